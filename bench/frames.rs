@@ -48,7 +48,7 @@ fn frames(criterion: &mut Criterion) {
         let torn: Vec<Bytes> = whole[0].chunks(1448).map(Bytes::copy_from_slice).collect();
         assert_eq!(split(framing, &torn), MESSAGES, "{name}");
         group.bench_function(format!("{name}_torn"), |bencher| {
-            bencher.iter(|| split(framing, black_box(&torn)))
+            bencher.iter(|| split(framing, black_box(&torn)));
         });
     }
     group.throughput(Throughput::Elements(1));

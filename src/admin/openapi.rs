@@ -276,16 +276,7 @@ fn describe(shape: RouteShape) -> RouteDescription {
                 [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
             list(&reference("Usage"), [times(), texts(&filters)].concat())
         }
-        RouteShape::Audit => {
-            let kind = json!({"type": "string", "enum": ["key", "server", "endpoint", "jwt_key"]});
-            let filters = [
-                ("actor", "Only changes by this actor"),
-                ("action", "Only this action, such as `server.create`"),
-                ("object_id", "Only this object"),
-            ];
-            let kind = vec![("object_kind", kind, "Only objects of this kind")];
-            list(&reference("AuditEntry"), [times(), texts(&filters), kind].concat())
-        }
+        RouteShape::Audit => audit(),
         RouteShape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Only this key")])),
         RouteShape::Import => RouteDescription {
             query: vec![("replace", json!({"type": "boolean"}), "Whether to replace existing servers")],
@@ -294,6 +285,17 @@ fn describe(shape: RouteShape) -> RouteDescription {
             ..one(200, "The outcome of each entry", JSON, reference("ImportReport"))
         },
     }
+}
+
+fn audit() -> RouteDescription {
+    let kind = json!({"type": "string", "enum": ["key", "server", "endpoint", "jwt_key"]});
+    let filters = [
+        ("actor", "Only changes by this actor"),
+        ("action", "Only this action, such as `server.create`"),
+        ("object_id", "Only this object"),
+    ];
+    let kind = vec![("object_kind", kind, "Only objects of this kind")];
+    list(&reference("AuditEntry"), [times(), texts(&filters), kind].concat())
 }
 
 fn one(status: u16, what: &'static str, media: &'static str, schema: Value) -> RouteDescription {

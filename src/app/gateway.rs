@@ -21,10 +21,10 @@ use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
 use super::{file_limit, tls};
 use crate::admin::definition::ServingPolicy;
-use crate::admin::{self, AdminJobs, ControlPlane};
+use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::auth::{Authenticator, Sealer};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
-use crate::catalog::{Catalog, CatalogTask};
+use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::config::Config;
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
@@ -67,8 +67,7 @@ impl App {
     pub async fn start(config: Config, door: Door, load_config: ConfigLoader) -> Result<Self, AppError> {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
         let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
-        let store = authenticator.store().clone();
-        let roots = tls::system_roots();
+        let (store, roots) = (authenticator.store().clone(), tls::system_roots());
         let mut builder = topology_builder(&config, &authenticator, roots.clone());
         let serving = Arc::new(config.serving.clone());
         let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
@@ -81,8 +80,8 @@ impl App {
         let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
-        let limits = Arc::new(Limits::new(config.limits.clone()));
-        let metrics = trace_export::new_metrics(&config);
+        let (limits, metrics) =
+            (Arc::new(Limits::new(config.limits.clone())), trace_export::new_metrics(&config));
         let (errands, runner) = AdminJobs::new();
         let admin = ControlPlane::new(admin::ControlPlaneParts {
             auth: Arc::clone(&authenticator),
@@ -121,8 +120,7 @@ impl App {
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let first_key = create_key_at_first_start(&config, &store, &authenticator).await?;
-        spawn_local(runner.run());
-        spawn_local(CatalogTask::new(catalog_inbox).run());
+        spawn_jobs(runner, catalog_inbox);
         let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let (publisher, seen) =
@@ -212,6 +210,12 @@ fn open_streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Ar
 fn spawn_cleanup(store: &Store, retention: Retention) {
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
+}
+
+/// Runs what the control plane asks for, and the fetching of lists, until the program ends.
+fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
+    spawn_local(runner.run());
+    spawn_local(CatalogTask::new(inbox).run());
 }
 
 /// Delivers usage counts to the store until the workers have ended.

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 pub struct Config {
     /// Whether clients must present a credential.
     pub mode: AuthMode,
-    /// The versions of `ENCRYPTION_KEY`, newest first. They encrypt at rest and seal ids. The first one seals; all
-    /// of them open.
+    /// The versions of `ENCRYPTION_KEY`, newest first. They encrypt at rest and seal ids. The first one
+    /// seals; all of them open.
     pub encryption_keys: Vec<EncryptionKey>,
     /// Becomes the first token signing key (HS256) when the store holds none.
     pub jwt_secret: Zeroizing<Vec<u8>>,

@@ -2,8 +2,8 @@
 
 /// Why a request was not authenticated.
 ///
-/// The text is what the client may see. An unknown key, a wrong secret and a revoked key read the same, so that
-/// nobody can learn which keys exist.
+/// The text is what the client may see. An unknown key, a wrong secret and a revoked key read the same, so
+/// that a client cannot learn which keys exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthDenial {
     /// The request has no credential.

@@ -41,7 +41,8 @@ impl KeyRequest {
     }
 }
 
-/// Creates a key and stores what is needed to verify it. The returned [`ApiKey`] is the only copy of the raw key.
+/// Creates a key and stores what is needed to verify it. The returned [`ApiKey`] is the only copy of the raw
+/// key.
 ///
 /// Cancel safe: a dropped call leaves at worst a row for a key that was never returned.
 pub async fn create_key(
@@ -55,8 +56,8 @@ pub async fn create_key(
     Ok((key, row))
 }
 
-/// Generates a key and the row to store for it, to be inserted at `now` (seconds since 1970) or to replace another key.
-/// Stores nothing.
+/// Generates a key and the row to store for it, to be inserted at `now` (seconds since 1970) or to replace
+/// another key. Stores nothing.
 ///
 /// Cancel safe.
 pub async fn generate_key(

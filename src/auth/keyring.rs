@@ -293,7 +293,7 @@ mod tests {
         KeyRow { sealed_hash: sealed.bytes, key_version: version, ..row }
     }
 
-    /// Builds from rows and compares the error it has to say.
+    /// Builds from rows and compares the reported error.
     #[track_caller]
     fn check(rows: Vec<KeyRow>, sealer: &Sealer, expected: Result<(), &str>) {
         let ring = Keyring::build(Keys { epoch: 1, rows }, sealer, &Keyring::empty());
@@ -438,7 +438,7 @@ mod tests {
         check_back(&off_then(forged(99)), beside_b(on), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
         let unbound = KeyRow { status: KeyStatus::Inactive, epoch: 7, ..a.clone() };
         check_back(&off_then(unbound), both(), &["BBBBBBBBBBBB"]);
-        // Switched on again, as usual.
+        // Enabling the key again works as usual.
         let on = KeyRow { epoch: 8, ..a.clone() };
         check_back(
             &[both(), vec![off(&a, 7), b.clone()]],

@@ -7,10 +7,11 @@
 //!
 //! The verifier is sealed together with the key's row.
 //!
-//! The prefilter tag rejects guesses without argon2: 65,535 of 65,536 wrong secrets fail it. It does not weaken the
-//! hash. Without `ENCRYPTION_KEY` it is as unreadable as the hash next to it. With it, it reveals 16 bits of a secret that
-//! has 256 random bits. An attacker who measures whether argon2 ran for a guess learns that the guess has the secret's
-//! tag under a salt that is never disclosed, which says nothing about the next guess.
+//! The prefilter tag rejects guesses without argon2: 65,535 of 65,536 wrong secrets fail it. It does not
+//! weaken the hash. Without `ENCRYPTION_KEY` it is as unreadable as the hash next to it. With it, it reveals
+//! 16 bits of a secret that has 256 random bits. An attacker who measures whether argon2 ran for a guess
+//! learns that the guess has the secret's tag under a salt that is never disclosed, which says nothing about
+//! the next guess.
 
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
@@ -31,8 +32,8 @@ pub struct SecretVerifier {
 }
 
 impl SecretVerifier {
-    /// Hashes a secret with argon2id under random salts, with the crate's parameters (19 MiB, 2 passes, 1 lane: the
-    /// first choice of OWASP's password storage cheat sheet). Blocks for about 50 ms.
+    /// Hashes a secret with argon2id under random salts, with the crate's parameters (19 MiB, 2 passes, 1
+    /// lane: the first choice of OWASP's password storage cheat sheet). Blocks for about 50 ms.
     pub fn from_secret(secret: &[u8]) -> Result<Self, argon2::password_hash::Error> {
         let hash = Zeroizing::new(Argon2::default().hash_password(secret)?.to_string());
         let salt = random_bytes();
@@ -75,8 +76,8 @@ const VERSION: u8 = 1;
 /// Large enough that no two keys share a salt.
 const SALT_BYTES: usize = 16;
 
-/// With two bytes, a thousand guesses a second cause one argon2 run a minute. A third byte would reveal more of the
-/// secret and save next to nothing.
+/// With two bytes, a thousand guesses a second cause one argon2 run a minute. A third byte would reveal more
+/// of the secret and save next to nothing.
 const PREFILTER_BYTES: usize = 2;
 
 #[cfg(test)]

@@ -101,8 +101,8 @@ pub fn prepare_data_dir(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes a temporary file next to its path and links it into place: a reader never sees a partial file, and of several writers
-/// only the first one succeeds.
+/// Writes a temporary file next to its path and links it into place: a reader never sees a partial file, and
+/// of several writers only the first one succeeds.
 fn create(path: &Path) -> std::io::Result<SecretsOrigin> {
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write(&draft).and_then(|()| match std::fs::hard_link(&draft, path) {
@@ -189,8 +189,8 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-/// Parses `JWT_SECRET`. The text itself is the secret, so that a value moved between file and environment stays the
-/// same.
+/// Parses `JWT_SECRET`. The text itself is the secret, so that a value moved between file and environment
+/// stays the same.
 pub fn parse_jwt_secret(text: &str) -> Result<Zeroizing<Vec<u8>>, WeakJwtSecret> {
     let text = text.trim();
     check_jwt_secret(text.as_bytes())?;
@@ -268,7 +268,8 @@ pub struct WeakJwtSecret {
 
 const FILE_NAME: &str = "secrets.toml";
 
-/// Room for a handful of key versions; a file with one takes about 350 bytes. A longer file is cut off and fails to parse.
+/// Room for a handful of key versions; a file with one takes about 350 bytes. A longer file is cut off and
+/// fails to parse.
 const FILE_BYTES_MAX: usize = 16 << 10;
 
 /// Two are enough for a rotation. Opening searches them in turn.

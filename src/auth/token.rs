@@ -1,9 +1,9 @@
 //! Short-lived access tokens: JWT (RFC 7519), HS256, issued and verified by this program alone.
 //!
-//! The header of a token is compared byte by byte with the one this program writes, and never parsed. A client can
-//! therefore not choose an algorithm, an embedded key or a critical extension, and a `kid` only selects among the keys
-//! of the keyring. The claims about the API key are checked against the API keyring at every use. A token in the cache
-//! is spared the signature check and the parsing, nothing else.
+//! The header of a token is compared byte by byte with the one this program writes, and never parsed. A
+//! client can therefore not choose an algorithm, an embedded key or a critical extension, and a `kid` only
+//! selects among the keys of the keyring. The claims about the API key are checked against the API keyring at
+//! every use. A token in the cache is spared the signature check and the parsing, nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +72,8 @@ impl TokenAuthority {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
-        // Times are checked below, with one clock for fresh and cached tokens. As fields of a typed payload they must be
-        // present and whole numbers.
+        // Times are checked below, with one clock for fresh and cached tokens. As fields of a typed payload
+        // they must be present and whole numbers.
         validation.validate_exp = false;
         Self { keyring: ArcSwap::from_pointee(keyring), validation, lifetime }
     }

@@ -34,8 +34,8 @@ pub struct PinsUpdate {
 pub const RESTORE_ACTION: &str = "server.tools.restore";
 
 impl StoredPins {
-    /// Returns what remains when the row has disappeared. Without this, anyone who can delete a row could make a
-    /// changed server look like one that is listed for the first time.
+    /// Returns what remains when the row has disappeared. Without this, anyone who can delete a row could
+    /// make a changed server look like one that is listed for the first time.
     pub(super) fn into_lost(self) -> Option<Self> {
         match self {
             Self::Pins(pins, _) | Self::Lost(pins) => Some(Self::Lost(pins)),

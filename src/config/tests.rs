@@ -21,12 +21,12 @@ impl Env for BTreeMap<String, String> {
     }
 }
 
-/// An environment of these variables alone.
+/// An environment with only these variables.
 pub(super) fn env(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// A directory with these files, gone afterwards.
+/// A directory with these files, removed when dropped.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -51,7 +51,7 @@ impl Drop for Dir {
     }
 }
 
-/// One run: a command line, variables, files of the current directory. The data directory is `data` in it.
+/// Resolves a command line, variables and files of the current directory. The data directory is `data` in it.
 fn run(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Config, Mistakes> {
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
     let dir = Dir::with(&files);
@@ -65,7 +65,7 @@ fn toml(text: &str) -> Result<Config, Mistakes> {
     run("", &[], &[("metamcp.toml", text)])
 }
 
-/// Each expected text is in one mistake of its own, and there are no others.
+/// Checks that each expected text is in a mistake of its own, and that there are no others.
 #[track_caller]
 fn check_mistakes(found: Result<Config, Mistakes>, expected: &[&str]) {
     let found: Vec<_> = found.unwrap_err().iter().map(ToString::to_string).collect();
@@ -444,7 +444,7 @@ fn reads_what_endpoints_show() {
     let base = "[servers.a]\nurl = 'http://a'\n[servers.off]\nurl = 'http://b'\ndisabled = true\n\
                 [endpoints.e]\nservers = ['a', 'off']\n";
     let with = |more: &str| toml(&format!("{base}{more}"));
-    // What it makes of three tools.
+    // The view of three tools.
     let check = |more: &str, expected: [Option<&str>; 3]| {
         let config = with(more).unwrap();
         let table =
@@ -559,7 +559,7 @@ fn programs() {
     };
     let plain = program("[servers.a]\ncommand = 'x'");
     assert_eq!((plain.command.as_str(), plain.settings.sharing, plain.cwd), ("x", Sharing::Key, None));
-    // Of the gateway's environment only what is no secret.
+    // From the gateway's environment, a program only gets variables without secrets.
     assert_eq!(plain.env, [("PATH".to_owned(), "/bin".to_owned())]);
     let full = program(
         "[servers.a]\ncommand='x'\nargs=['${SECRET}']\nenv={ A='${SECRET}', PATH='/own' }\nsharing='session'\n\
@@ -594,7 +594,7 @@ fn programs() {
     check("command='x'\nprocesses_max=0", &["servers.a.processes_max: is out of range"]);
 }
 
-/// What is said of a program that is taken as it is written.
+/// Checks the notices about a program that is accepted.
 #[track_caller]
 fn check_notices(json: &str, expected: &[&str]) {
     let json = format!(r#"{{"servers": {{"a": {{{json}}}}}}}"#);
@@ -646,7 +646,7 @@ fn one_name_twice_is_a_mistake() {
     check("", r#"{"mcpServers": {"a b": {"url": "http://a"}, "a-b": {"url": "http://b"}}}"#);
 }
 
-/// The block of the given language in the documentation.
+/// The documentation's code block in the given language.
 fn documented(language: &str) -> &'static str {
     let (_, rest) =
         include_str!("../../docs/CONFIGURATION.md").split_once(&format!("```{language}\n")).unwrap();
@@ -657,7 +657,7 @@ fn documented(language: &str) -> &'static str {
 fn the_documentation_is_true() {
     let written = run("", &[], &[("metamcp.toml", documented("toml"))]).unwrap();
     let plain = run("", &[], &[]).unwrap();
-    // What depends on the machine or has no default is written for show; all else is the default itself.
+    // Values that depend on the machine or have no default are examples; all others are the default.
     let (server, none) = (&written.server, Vec::<String>::new());
     let same = server::Config {
         workers: plain.server.workers,
@@ -691,7 +691,7 @@ fn the_documentation_is_true() {
     else {
         panic!("programs");
     };
-    // What it is and where it runs is written for show, and so are its limits.
+    // The kind, the place and the limits are examples.
     let (args, env, cwd) = (written.args.clone(), written.env.clone(), written.cwd.clone());
     let settings = ProcessSettings { limits: written.settings.limits.clone(), ..bare.settings.clone() };
     let same = Program { command: bare.command.clone(), args, env, cwd, settings };
@@ -700,7 +700,7 @@ fn the_documentation_is_true() {
 
 #[test]
 fn every_key_is_documented() {
-    // A key that nobody knows is answered with all that are known.
+    // The error for an unknown key lists all known ones.
     for section in [
         "",
         "server.",
@@ -726,7 +726,7 @@ fn every_key_is_documented() {
         let (_, known) = found.lines().find_map(|line| line.split_once("known here: ")).unwrap();
         for key in known.split(", ") {
             let documented = documented("toml");
-            // As a key, as a table, or as a table of tables.
+            // The key as a value, as a table, and as a table of tables.
             let forms = [
                 format!("{key} = "),
                 format!("[{section}{key}"),
@@ -749,7 +749,7 @@ fn tls_needs_both() {
     );
 }
 
-/// Whatever is in the files: a configuration or mistakes, never a panic.
+/// Any file contents give a configuration or mistakes, never a panic.
 fn survive(toml: &[u8], json: &[u8], dotenv: &[u8]) {
     let dir = Dir::with(&[("metamcp.toml", toml), ("mcp.json", json), (".env", dotenv)]);
     if let Err(mistakes) = load(&Cli::default(), &env(&[("HOME", "/home")]), &dir.0) {

@@ -98,7 +98,7 @@ impl MappedFile {
         self.words()[at / WORD].store(value, Ordering::Release);
     }
 
-    /// Adds to consecutive words of which the caller is the only writer, so no locked instruction is needed.
+    /// Adds to consecutive words that only the caller writes, so no locked instruction is needed.
     #[inline]
     pub fn add<const N: usize>(&self, at: usize, values: [u64; N]) {
         for (word, value) in self.words()[at / WORD..][..N].iter().zip(values) {

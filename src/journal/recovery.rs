@@ -52,7 +52,7 @@ pub enum DamageKind {
     Unreadable,
 }
 
-/// Faults listed in full; more are only counted, because more lines of the same kind.
+/// Faults listed in full. More are only counted, since more lines of the same kind are of no use.
 pub const DAMAGE_MAX: usize = 64;
 
 impl fmt::Display for Damage {
@@ -114,8 +114,8 @@ pub(super) enum ScanEnd {
     Damaged(DamageKind),
 }
 
-/// Reads records from the offset `start`, at which a record begins. `is_complete`: the bytes reach to the original end
-/// of the file.
+/// Reads records from the offset `start`, at which a record begins. `is_complete`: the bytes reach to the
+/// original end of the file.
 pub(super) fn scan(bytes: &[u8], seed: u32, start: usize, is_complete: bool) -> Scan {
     let mut scan = Scan { records: Vec::new(), end: start, end_reason: ScanEnd::End };
     let mut expected = None;
@@ -183,8 +183,8 @@ fn read_header(bytes: &[u8]) -> Option<RecordHeader> {
     bytes.get(..RECORD_HEADER_BYTES).map(bytemuck::pod_read_unaligned)
 }
 
-/// Whether something that looks like a record follows the zeros. This only selects the name of the fault, so the CRC is
-/// not checked: over hostile bytes that could take forever.
+/// Whether something that looks like a record follows the zeros. This only selects the name of the fault, so
+/// the CRC is not checked: over hostile bytes that could take forever.
 fn has_later_record(rest: &[u8]) -> bool {
     let looks = |at: usize| {
         read_header(&rest[at..]).is_some_and(|header| {

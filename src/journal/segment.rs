@@ -181,7 +181,7 @@ fn from_scan(
     let (Some(first), Some(last)) = (scan.records.first(), scan.records.last()) else {
         match scan.end_reason {
             ScanEnd::End | ScanEnd::Sealed | ScanEnd::Damaged(DamageKind::Unfinished) => {
-                folder.remove(&file.name)?
+                folder.remove(&file.name)?;
             }
             ScanEnd::Damaged(kind) => recovery.drop_file(&file.name, kind, skipped),
         }
@@ -190,7 +190,7 @@ fn from_scan(
     let mut disk_bytes = size;
     match scan.end_reason {
         ScanEnd::Damaged(kind) if kind != DamageKind::Unfinished => {
-            recovery.report(&file.name, kind, skipped)
+            recovery.report(&file.name, kind, skipped);
         }
         stop => {
             if let ScanEnd::Damaged(kind) = stop {

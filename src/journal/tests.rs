@@ -7,7 +7,7 @@ use super::{Config, DamageKind, Journal, JournalError, Record, RecordKind, Recov
 
 pub(crate) mod crash;
 
-/// A fresh folder, removed with the value.
+/// A new folder, removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -43,7 +43,7 @@ impl Folder {
         files
     }
 
-    /// Nothing but these segments.
+    /// Replaces all segments by these.
     fn put(&self, segments: &[(&str, &[u8])]) {
         for old in self.files("segment") {
             std::fs::remove_file(old).expect("it is there");
@@ -79,7 +79,7 @@ fn fill(journal: &mut Journal, records: u64) {
     }
 }
 
-/// What was written, and nothing else, in order.
+/// Whether the records are the written ones, in order.
 fn are_written(records: &[Record]) -> bool {
     records.iter().all(|record| record.kind == KIND && record.payload == payload(record.sequence.0))
         && records.windows(2).all(|pair| pair[0].sequence < pair[1].sequence)
@@ -174,7 +174,7 @@ fn any_byte_may_flip_and_any_length_be_cut() {
     let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     let bytes = std::fs::read(&path).expect("it is there");
     let used = bytes.iter().rposition(|byte| *byte != 0).expect("it holds records");
-    // Where each record ends, so that all before a damage can be asked for.
+    // The end of each record, to check that all records before a fault are read.
     let ends: Vec<_> = written
         .iter()
         .scan(64, |end, record| {

@@ -45,6 +45,7 @@ impl EndpointMembers {
 pub enum NamePrefix {
     /// `{server}__{tool}`. The name depends on configuration only, not on what other servers offer.
     Always,
-    /// The server's own name. If two servers use the same name, both items are hidden and the conflict is logged.
+    /// The server's own name. If two servers use the same name, both items are hidden and the conflict is
+    /// logged.
     Never,
 }

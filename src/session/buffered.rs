@@ -89,8 +89,8 @@ pub async fn send_buffered_for(
     Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
-/// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session management). Some
-/// servers answer 400, which has many other causes; a ping then decides.
+/// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session
+/// management). Some servers answer 400, which has many other causes; a ping then decides.
 pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
     match status {

@@ -32,8 +32,8 @@ thread_local! {
     /// The features of sessions opened on this thread, so that equal ones are stored once.
     static FEATURES: RefCell<RecentInterner<ServerFeatures>> = RefCell::default();
 
-    /// Recent responses to `initialize`. A server mostly sends every session the same one, since the gateway always uses
-    /// the same id. Such a response is compared with the earlier ones instead of parsed.
+    /// Recent responses to `initialize`. A server mostly sends every session the same one, since the gateway
+    /// always uses the same id. Such a response is compared with the earlier ones instead of parsed.
     static RESPONSES: RefCell<RecentInterner<ParsedInitialize>> = RefCell::default();
 }
 
@@ -43,7 +43,8 @@ const CACHED_BYTES_MAX: usize = 4 << 10;
 /// Features with longer instructions are not interned. Usual instructions have some thousand bytes.
 const INTERNED_BYTES_MAX: usize = 16 << 10;
 
-/// Opens a session. Also returns the raw response. `session_number` identifies the slot that the session is for.
+/// Opens a session. Also returns the raw response. `session_number` identifies the slot that the session is
+/// for.
 pub(super) async fn initialize(
     pool: &Rc<UpstreamPool>,
     handshake: &ClientHandshake,

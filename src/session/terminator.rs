@@ -16,8 +16,9 @@ use super::upstream_session::UpstreamSession;
 use crate::topology::UpstreamPools;
 use crate::upstream::{UpstreamId, UpstreamPool};
 
-/// The share of a server's in-flight requests that DELETEs may take when thousands of sessions end at once: one in
-/// four over all threads, at least one per thread. The rest is left to clients, whose calls would otherwise be refused.
+/// The share of a server's in-flight requests that DELETEs may take when thousands of sessions end at once:
+/// one in four over all threads, at least one per thread. The rest is left to clients, whose calls would
+/// otherwise be refused.
 const IN_FLIGHT_SHARE: usize = 4;
 
 /// DELETEs in flight to one server, however many it accepts: each may need a connection.
@@ -26,8 +27,8 @@ const IN_FLIGHT_MAX: usize = 64;
 /// Sessions queued per thread and server: 10 MiB. Beyond that, a server that is so slow is not sent any DELETE.
 const QUEUE_MAX: usize = 65_536;
 
-/// After so many DELETEs in a row without a response the queue is dropped. The server is away or hangs, and expires
-/// its sessions by itself.
+/// After so many DELETEs in a row without a response the queue is dropped. The server is away or hangs, and
+/// expires its sessions by itself.
 const UNANSWERED_MAX: usize = 16;
 
 /// How often to check whether the calls to a removed server have completed. It is not awaited.

@@ -13,8 +13,8 @@ use super::features::ServerFeatures;
 use crate::upstream::{RequestKind, UpstreamPool, UpstreamRequest};
 use metamcp_core::protocol::{Era, Revision, header};
 
-/// An open session with one upstream. Immutable except for its event stream's status: a lost session is replaced by
-/// a new one.
+/// An open session with one upstream. Immutable except for its event stream's status: a lost session is
+/// replaced by a new one.
 pub struct UpstreamSession {
     /// The id that the server assigned. Some servers assign none.
     pub session_id: Option<HeaderValue>,

@@ -1,9 +1,9 @@
-//! A long-lived event stream from an upstream that reconnects when it breaks: the messages that a Legacy server sends
-//! outside of calls, or those that a Modern server sends to a subscription.
+//! A long-lived event stream from an upstream that reconnects when it breaks: the messages that a Legacy
+//! server sends outside of calls, or those that a Modern server sends to a subscription.
 //!
-//! Events are read only when the consumer polls, and so is the back-off timer. Opening the stream runs in a task of its
-//! own, since others wait for the outcome while the consumer may not poll. Most streams are silent for days, so an open
-//! stream holds as little memory as possible.
+//! Events are read only when the consumer polls, and so is the back-off timer. Opening the stream runs in a
+//! task of its own, since others wait for the outcome while the consumer may not poll. Most streams are
+//! silent for days, so an open stream holds as little memory as possible.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -92,8 +92,8 @@ const BACKOFF_MIN_MS: u32 = 500;
 const BACKOFF_MAX_MS: u32 = 30_000;
 
 impl UpstreamStream {
-    /// Opens the stream, after `last_event_id` if given. `reconnects`: whether to open it again whenever it ends.
-    /// Must be called within a `LocalSet`.
+    /// Opens the stream, after `last_event_id` if given. `reconnects`: whether to open it again whenever it
+    /// ends. Must be called within a `LocalSet`.
     pub fn open(
         pool: Rc<UpstreamPool>,
         source: StreamSource,
@@ -274,7 +274,8 @@ pub(super) mod tests {
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
 
-    /// Reads a stream that arrives in two chunks. Returns its events, and whether memory is held while it is silent.
+    /// Reads a stream that arrives in two chunks. Returns its events, and whether memory is held while it is
+    /// silent.
     fn read(at: usize) -> (Vec<Event>, bool) {
         let (outlet, events) = event_channel();
         let mut open = OpenBody { body: IdleBody::Events(events), reader: None, is_mid_stream: false };
@@ -318,11 +319,12 @@ pub(super) mod tests {
         _clock_guard: mpsc::Sender<()>,
     }
 
-    /// What takes longer has failed.
+    /// Longer waits count as failures.
     pub const PATIENCE: Duration = Duration::from_mins(1);
 
     impl UnreadStream {
-        /// Uses a server that was unreachable for a while, so that the request for the stream is the breaker's probe.
+        /// Uses a server that was unreachable for a while, so that the request for the stream is the
+        /// breaker's probe.
         async fn new(name: &str) -> Self {
             let (clock_guard, released) = mpsc::channel();
             spawn_blocking(move || released.recv_timeout(PATIENCE).ok());

@@ -55,8 +55,8 @@ impl TopologyBuilder {
         &self.current
     }
 
-    /// Builds the next version from the full lists of servers and endpoints. A server whose configuration is unchanged
-    /// keeps its upstream and id; any other gets new ones. What cannot be served is recorded in
+    /// Builds the next version from the full lists of servers and endpoints. A server whose configuration is
+    /// unchanged keeps its upstream and id; any other gets new ones. What cannot be served is recorded in
     /// [`Topology::rejected`].
     pub fn build_next(
         &mut self,
@@ -160,8 +160,8 @@ fn validate_endpoints(
     endpoints
 }
 
-/// Hides the tools that overrides name like another server's tools. Showing them under their original names instead
-/// would show something that is not configured.
+/// Hides the tools that overrides name like another server's tools. Showing them under their original names
+/// instead would show something that is not configured.
 fn hide_foreign_names(
     endpoint: &EndpointName,
     member: &mut EndpointMember,

@@ -185,7 +185,7 @@ fn alter(gateway: &Gateway, admin: &str, client: (&str, &str), shell: impl Fn(&s
     assert!(told("server `s` was altered outside of keyadm"), "{:?}", left_out(gateway, admin));
     let (status_of_patch, answer) = administer(gateway, admin, "PATCH", server, &json!({"enabled": true}));
     assert_eq!(status_of_patch, 409, "{answer}");
-    assert!(answer.to_string().contains("write the whole of it anew"), "{answer}");
+    assert!(answer.to_string().contains("replace all of it"), "{answer}");
 
     let endpoint = "/api/v1/mcp/endpoints/team";
     shell("DELETE FROM endpoint_tools WHERE kind = 'deny'");

@@ -303,11 +303,11 @@ fn memory_goes_back_to_the_system() {
             assert_eq!(client.ask(&initialize("/servers/a/mcp")).status, 200);
         }
         let highest = gateway.resident_bytes();
-        gateway.reload(&without, "what is served has changed");
+        gateway.reload(&without, "configuration reloaded");
         highest
     };
     come_and_go(SESSIONS / 100);
-    gateway.reload(&with(), "what is served has changed");
+    gateway.reload(&with(), "configuration reloaded");
     let before = gateway.resident_bytes();
     let taken = come_and_go(SESSIONS) - before;
     assert!(taken > SESSIONS * 500, "{taken} bytes is nothing that could be given back");

@@ -309,17 +309,20 @@ fn a_server_that_says_nothing_usable_is_told_of() {
         assert!(server.seen("initialize").is_empty(), "{said}: nothing was sent");
     };
     let first = |first: &str| Ways { first: first.into(), ..Ways::default() };
-    check(first(""), "did not say in time");
-    check(first(": hello\n\nevent: message\ndata: /message\n\n"), "did not say in time");
-    check(first("event: endpoint\ndata: /message"), "did not say in time");
-    check(first(&": x\n\n".repeat(100_000)), "did not say in time");
+    check(first(""), "did not send the event `endpoint` in time");
+    check(
+        first(": hello\n\nevent: message\ndata: /message\n\n"),
+        "did not send the event `endpoint` in time",
+    );
+    check(first("event: endpoint\ndata: /message"), "did not send the event `endpoint` in time");
+    check(first(&": x\n\n".repeat(100_000)), "did not send the event `endpoint` in time");
     check(first("event: endpoint\ndata: http://evil.example/message\n\n"), "another origin");
     check(first("event: endpoint\ndata: //evil.example/message\n\n"), "another origin");
-    check(first("event: endpoint\ndata: /evil\ndata: /two\n\n"), "did not say in time");
+    check(first("event: endpoint\ndata: /evil\ndata: /two\n\n"), "did not send the event `endpoint` in time");
     check(Ways { get: Some("401 Unauthorized"), ..Ways::default() }, "HTTP 401");
     check(Ways { get: Some("302 Found"), ..Ways::default() }, "HTTP 302");
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n";
-    check(Ways { head, ..Ways::default() }, "did not say in time");
+    check(Ways { head, ..Ways::default() }, "did not send the event `endpoint` in time");
 }
 
 #[test]

@@ -110,8 +110,8 @@ impl AuthFixture {
 }
 
 impl AuthFixture {
-    /// As many made-up credentials as there are permits share one refresh, and the others are told to try again. A few
-    /// more get the permits of those that are answered while the rest arrive.
+    /// As many made-up credentials as there are permits share one refresh, and the others are told to try
+    /// again. A few more get the permits of those that are answered while the rest arrive.
     async fn check_unproven(&self, texts: &[String]) {
         let before = self.auth.keys.refreshes_started();
         let answers =
@@ -395,7 +395,7 @@ async fn an_encryption_key_that_opens_no_row_prevents_the_start_and_new_keys() {
     let error =
         create_key(&fixture.store, &sealer, asked.clone(), Audit::by("test")).await.unwrap_err().to_string();
     assert!(error.contains("not the gateway's"), "{error}");
-    // In the middle of a rotation both are given.
+    // During a rotation both credentials are valid.
     let both = Config { encryption_keys: [vec![key], config().encryption_keys].concat(), ..config() };
     let auth = Authenticator::new(both, fixture.store.clone()).await.unwrap();
     let (_, row) = create_key(&fixture.store, auth.sealer(), asked, Audit::by("test")).await.unwrap();
@@ -488,7 +488,7 @@ async fn arbitrary_bytes_are_refused() {
     });
 }
 
-/// A token that looks like ours, under a kid that does not exist.
+/// A token in the gateway's format, under a kid that does not exist.
 fn unknown_kid(number: usize) -> String {
     use base64::Engine;
     let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
@@ -548,7 +548,7 @@ async fn of_a_thousand_tokens_with_unknown_kids_a_few_share_a_refresh_and_a_kid_
     let tokens: Vec<String> = (0..1000).map(unknown_kid).collect();
     fixture.check_unproven(&tokens).await;
     fixture.check(&unknown_kid(5000), ["undecided", "invalid", "invalid"], 0).await;
-    // Without the store it is not known that the kid is not ours.
+    // Without the store it is unknown whether the kid is foreign.
     break_epoch(&fixture.folder.join(DATABASE));
     fixture.check(&unknown_kid(6000), ["undecided", "busy", "undecided"], 0).await;
 }
@@ -612,7 +612,7 @@ async fn guesses_at_a_key_do_not_prevent_its_renewal() {
     fixture.auth.authenticate(&credential(&key)).await.unwrap();
     let guesses: Vec<String> = (0..8).map(|_| forged(&key)).collect();
     let mut guessing = join_all(guesses.iter().map(|key| Box::pin(fixture.auth.verify_text(key))));
-    // They take all places that the key has in the queue.
+    // They take all of the key's slots in the queue.
     assert!(futures_util::poll!(&mut guessing).is_pending());
     assert_eq!(fixture.at(&key, Duration::from_mins(12)), key[4..16]);
     let guessed = guessing.await;

@@ -18,14 +18,14 @@ fn sealer() -> Sealer {
     Sealer::new(&[key(1), key(2), key(3)]).unwrap()
 }
 
-/// Whoever can write into the database, and has no key: a shell that no check and no reference holds back.
+/// An attacker who can write to the database and has no key. This shell ignores checks and references.
 enum Shell {
     Sqlite(Connection),
     Postgres(tokio_postgres::Client),
 }
 
 impl Shell {
-    /// Whether the database took it.
+    /// Returns whether the database accepted the statement.
     async fn run(&self, sql: &str) -> bool {
         match self {
             Self::Sqlite(shell) => shell.execute_batch(sql).is_ok(),
@@ -33,7 +33,7 @@ impl Shell {
         }
     }
 
-    /// The bytes of one field as it is written; `None`: NULL.
+    /// The stored bytes of one field; `None` for NULL.
     async fn bytes(&self, column: &Column, which: &str) -> Option<Vec<u8>> {
         let Column { table, name, kind } = column;
         let hex: Option<String> = match self {
@@ -89,7 +89,7 @@ enum Kind {
     Json,
 }
 
-/// A field that decides.
+/// A column that is covered by the seal.
 struct Column {
     table: &'static str,
     name: &'static str,
@@ -147,7 +147,7 @@ const COLUMNS: [Column; 44] = [
     column("jwt_keys", "changed_at", Kind::Number),
 ];
 
-/// Two of each kind, with something in every field. The first of each is altered.
+/// Stores two rows of each kind, with a value in every field. Tests alter the first row of each.
 async fn fill(store: &Store) {
     let by = || Audit { actor: "test".into(), at: 1 };
     for (key_id, letter) in [("AAAAAAAAAAAA", "a"), ("BBBBBBBBBBBB", "b")] {
@@ -212,7 +212,8 @@ async fn fill(store: &Store) {
     }
 }
 
-/// What each row of a table says, written down, and whether it opens. Reading never fails: one row takes no other along.
+/// The sealed contents of each row, and whether it opens. Reading never fails: one bad row does not affect
+/// the others.
 async fn rows(store: &Store, table: &str) -> Vec<(Vec<u8>, bool)> {
     let told = |row: Bound<'_>| (associated_data(row).1, sealer().open_row(row).is_some());
     match table {
@@ -254,7 +255,8 @@ async fn on_each(test: impl AsyncFn(&Store, &Shell)) {
     .await;
 }
 
-/// Two rows of each table, told apart by what no column of theirs says; and nothing that refuses what is written.
+/// For each table, the predicate that selects a row without naming a covered column. It also drops everything
+/// that would reject a write.
 const PREPARE: [(&str, &str); 7] = [
     ("tool_pins", "server = '?'"),
     ("api_keys", "key_id = '?'"),
@@ -287,7 +289,7 @@ async fn prepare(shell: &Shell) {
     }
 }
 
-/// What may be written in place of a value: nothing, each byte altered, less of it, other numbers.
+/// The values to write in place of a field: none, each byte altered, truncations, other numbers.
 fn altered(kind: Kind, whole: &[u8]) -> Vec<Option<Vec<u8>>> {
     let mut altered = vec![None];
     if matches!(kind, Kind::Number) {
@@ -305,7 +307,7 @@ fn altered(kind: Kind, whole: &[u8]) -> Vec<Option<Vec<u8>>> {
     altered
 }
 
-/// Writes a value into a row, and looks whether it is noticed. `false`: the database does not take it.
+/// Writes a value into a row, and checks that it is detected. Returns false if the database rejects it.
 async fn check(
     store: &Store,
     shell: &Shell,
@@ -362,7 +364,7 @@ async fn two_rows_that_have_exchanged_anything_open_nothing() {
             }
             exchanged += 1;
             for (first, second, closed) in [(&other, &one, 2), (&one, &other, 0)] {
-                // By way of something else: most are there once.
+                // Writes another value first, because most columns are unique.
                 for (which, value) in [(FIRST, between(column.kind)), (SECOND, second), (FIRST, first)] {
                     assert!(shell.put(column, which, Some(value)).await, "{}.{}", column.table, column.name);
                 }

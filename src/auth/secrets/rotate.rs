@@ -26,8 +26,8 @@ impl InstallationSecrets {
         Self::load(&data_dir.join(FILE_NAME))
     }
 
-    /// Adds a new version of the encryption key in front of the existing ones, and returns its number. From the next
-    /// start on it seals, and the others open.
+    /// Adds a new version of the encryption key in front of the existing ones, and returns its number. From
+    /// the next start on it seals, and the others open.
     pub fn add_encryption_key(data_dir: &Path) -> Result<u8, RotateError> {
         rotate(data_dir, |keys| {
             if keys.len() >= VERSIONS_MAX {

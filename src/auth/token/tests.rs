@@ -36,14 +36,14 @@ fn encoded_header() -> String {
     tokens().keyring().signing_key().unwrap().encoded_header().to_owned()
 }
 
-/// Signs any payload under our own header, as an attacker with the secret could.
+/// Signs any payload under the gateway's own header, as an attacker with the secret could.
 fn signed(payload: &str) -> String {
     let message = format!("{}{}", encoded_header(), encode(payload));
     let signature = sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
 
-/// Our claims with some replaced; `null` takes one away.
+/// The gateway's claims with some replaced; `null` removes one.
 fn with(changes: &Value) -> String {
     let mut payload = claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -228,7 +228,7 @@ fn no_variation_of_a_token_is_accepted() {
     for at in 0..good.len() {
         let mut altered = good.clone().into_bytes();
         altered[at] ^= 1;
-        // A change within the kid leads to a look-up of the kid, and is refused as well.
+        // A change within the kid causes a look-up of that kid, and is refused as well.
         let altered = String::from_utf8(altered).unwrap();
         assert!(
             tokens().verify(&altered, &MacKey::random().tag(altered.as_bytes()), NOW).is_err(),
@@ -243,7 +243,7 @@ fn another_secret_neither_signs_nor_verifies_our_tokens() {
         JwtKeyring::from_secret(b"another secret of thirty-two byt"),
         Duration::from_mins(15),
     );
-    // Its kid may be that of a key that was just added: the store has to be asked.
+    // The kid may belong to a key that was just added, so the store must be queried.
     check(&other.mint(&identity(), None, NOW).unwrap().access_token, Err("unknown"));
     let message = format!("{}{}", encoded_header(), encode(claims().to_string()));
     let key = EncodingKey::from_secret(b"another secret of thirty-two byt");

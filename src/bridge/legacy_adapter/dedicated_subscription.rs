@@ -51,8 +51,8 @@ impl DedicatedSubscription {
         Self { session, stream, sink, shared_events, shared_exit }
     }
 
-    /// Sends an event to the client. Returns false when the client has disconnected. Cancel safe, except that an
-    /// event that waits for room is lost.
+    /// Sends an event to the client. Returns false when the client has disconnected. Cancel safe, except that
+    /// an event that waits for room is lost.
     pub async fn notify(&self, event: Bytes) -> bool {
         self.sink.send(event).await
     }

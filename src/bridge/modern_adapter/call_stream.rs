@@ -77,7 +77,7 @@ impl CallStream {
     pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
         match &mut self.state {
             StreamState::Single(_, body, _) | StreamState::Events(body, _) => {
-                body.release_permit(idle_timeout)
+                body.release_permit(idle_timeout);
             }
             StreamState::Connecting(_) | StreamState::Ended => {}
         }

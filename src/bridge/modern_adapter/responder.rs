@@ -63,7 +63,8 @@ impl ClientResponder {
         }
     }
 
-    /// Sends the response. Returns false if the client has disconnected. Not cancel safe: the response may be lost.
+    /// Sends the response. Returns false if the client has disconnected. Not cancel safe: the response may be
+    /// lost.
     pub async fn end(self, reply: LocalResponse) -> bool {
         match (self.state, reply) {
             (ResponderState::Waiting(sender), reply) => sender.send(Ok(reply)).is_ok(),

@@ -1,7 +1,9 @@
-//! Usage counters by key, server and tool, exact to the unit over outages of the store and kills of the process.
+//! Usage counters by key, server and tool, exact to the unit over outages of the store and kills of the
+//! process.
 //!
-//! Each worker has a memory-mapped table of counters and adds to it with plain stores. The [`Outbox`] periodically
-//! writes the increments as a batch into the journal, and hands batches to a sink until the sink has them.
+//! Each worker has a memory-mapped table of counters and adds to it with plain stores. The [`Outbox`]
+//! periodically writes the increments as a batch into the journal, and hands batches to a sink until the sink
+//! has them.
 //!
 //! Invariants:
 //! - A table's counters only rise. For each of them `base <= journaled <= live`. `live` is what was added, `base` is
@@ -14,8 +16,9 @@
 //!   last sequence of each source in the same transaction applies it exactly once.
 //! - A slot gets new labels only while no one holds it and `live == base`.
 //!
-//! A loss of power loses counts that are in no synced record (those of about [`SYNC_MS`]), and never counts any twice.
-//! Nothing is lost while the journal is full: the difference grows in the table until there is room.
+//! A loss of power loses counts that are in no synced record (those of about [`SYNC_MS`]), and never counts
+//! any twice. Nothing is lost while the journal is full: the difference grows in the table until there is
+//! room.
 //!
 //! Does not know: what a key is, the store, or clocks: the caller passes the time.
 

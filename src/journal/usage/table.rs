@@ -1,7 +1,7 @@
 //! The counters of one worker in a memory-mapped file: a header, then slots of 512 bytes.
 //!
-//! A slot is a disk sector, so that a loss of power leaves it whole. Within it, the words written by the worker and those
-//! written by the flusher are on separate cache lines.
+//! A slot is a disk sector, so that a loss of power leaves it whole. Within it, the words written by the
+//! worker and those written by the flusher are on separate cache lines.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -111,8 +111,8 @@ impl Table {
         Ok(None)
     }
 
-    /// Restores the invariant after a restart, from the totals in the journal, and completes an interrupted change of
-    /// labels.
+    /// Restores the invariant after a restart, from the totals in the journal, and completes an interrupted
+    /// change of labels.
     pub fn reconcile(&self, journaled: &[CallCounts]) {
         for (slot, journaled) in journaled.iter().enumerate() {
             let version = self.version(slot);

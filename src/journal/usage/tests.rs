@@ -6,7 +6,7 @@ use super::{CallCounts, Config, OTHER, UsageSpool, UsageTables, WorkerCounters};
 use crate::journal::tests::{Folder, crash};
 use crate::journal::{DamageKind, JournalError, Record, RecordKind, Recovery, Sequence};
 
-/// A store that remembers the last sequence of each source with what it applied, and outlives every process.
+/// A store that remembers the last sequence of each source and what it applied, across processes.
 #[derive(Default)]
 struct Database {
     last: HashMap<u128, Sequence>,
@@ -36,7 +36,7 @@ impl Database {
         self.totals.iter().filter(|(names, _)| names[0] == key).map(|(_, count)| count.calls).sum()
     }
 
-    /// Everything that is left goes through.
+    /// Delivers everything that is left.
     fn drain(&mut self, outbox: &mut UsageSpool) {
         for _ in 0..100 {
             let is_all = collect(outbox, 0);
@@ -50,7 +50,7 @@ impl Database {
     }
 }
 
-/// False when the journal was full: what did not go in waits in the tables.
+/// Returns false if the journal is full. What was not collected stays in the tables.
 fn collect(outbox: &mut UsageSpool, now_unix_ms: u64) -> bool {
     match outbox.collect(now_unix_ms) {
         Ok(()) => true,
@@ -59,7 +59,7 @@ fn collect(outbox: &mut UsageSpool, now_unix_ms: u64) -> bool {
     }
 }
 
-/// Hands on what is safe on disk.
+/// Delivers the batches that are safe on disk.
 fn deliver(outbox: &mut UsageSpool, mut sink: impl FnMut(&SpooledBatch)) {
     loop {
         let pending = outbox.pending_batches().expect("the journal works");
@@ -86,8 +86,8 @@ fn call(counters: &WorkerCounters, key: &str) {
     counters.slot(key, "server", "tool").add(count(1));
 }
 
-/// What a process does, in little: names come and go, more than there are slots; batches fill segments; the
-/// sink has them; it ends, and another begins.
+/// One process in miniature: labels come and go, more than there are slots; batches fill segments; the sink
+/// receives them; the process ends.
 fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<CallCounts>, added: &Cell<CallCounts>) {
     let mut n = 0;
     for _ in 0..2 {
@@ -119,8 +119,8 @@ fn is_between(least: CallCounts, found: CallCounts, most: CallCounts) -> bool {
     least.max(found) == found && found.max(most) == most
 }
 
-/// A death after any store, and a second one while the next process recovers: no count that was added is lost,
-/// none is there twice, and of the one that was being added there is at most all.
+/// Kills the process after any store, and the next process while it recovers. No completed count is lost,
+/// none is applied twice, and at most the whole of an incomplete one is applied.
 #[test]
 fn a_death_after_any_step_neither_loses_nor_doubles() {
     let mut steps = 0;
@@ -165,7 +165,7 @@ fn workers_count_while_it_is_collected() {
             scope.spawn(move || {
                 let counters = usage.worker(worker).expect("it is free");
                 for n in 0..CALLS {
-                    // More names than slots, each in use for a while.
+                    // More labels than slots, each used for a while.
                     call(&counters, &format!("key {}", n / 1000 % 20));
                 }
             })
@@ -177,7 +177,7 @@ fn workers_count_while_it_is_collected() {
     database.drain(&mut outbox);
     let sum = database.sum();
     assert_eq!((sum.calls, sum.millis, sum.bytes_in), (2 * CALLS, 2 * CALLS, 2 * CALLS * 101));
-    // None was counted under the name of another.
+    // No count was added under the label of another.
     assert!((0..20).all(|key| database.calls(&format!("key {key}")) <= CALLS / 10));
 }
 
@@ -192,10 +192,10 @@ fn a_slot_changes_its_name_only_when_it_is_idle_and_settled() {
     call(&counters, "second");
     database.drain(&mut outbox);
     assert_eq!((database.calls("first"), database.calls("second"), database.calls(OTHER)), (1, 0, 1));
-    // Nobody asked for the first since the sweep that found no place for the second.
+    // The first label was not used since the sweep that found no slot for the second.
     call(&counters, "third");
     database.drain(&mut outbox);
-    // The third was asked for lately.
+    // The third label was used recently.
     call(&counters, "fourth");
     held.add(count(1));
     database.drain(&mut outbox);
@@ -212,7 +212,7 @@ fn a_slot_with_counts_on_their_way_keeps_its_name() {
     let counters = usage.worker(0).expect("it is free");
     let slot = counters.slot("first", "server", "tool");
     slot.add(count(1));
-    // The first sweep: from here on the first counts as not asked for lately.
+    // The first sweep. From here on the first label counts as unused.
     call(&counters, "second");
     outbox.collect(0).expect("there is room");
     outbox.sync().expect("the disk works");
@@ -224,7 +224,8 @@ fn a_slot_with_counts_on_their_way_keeps_its_name() {
     assert_eq!((database.calls("first"), database.calls("third"), database.calls(OTHER)), (2, 0, 2));
 }
 
-/// Hours without the store: a bounded number of bytes, then every call is there.
+/// Hours without the store: the journal takes a bounded number of bytes, and afterwards every call is
+/// counted.
 #[test]
 fn an_outage_costs_neither_counts_nor_the_disk() {
     let folder = Folder::new();
@@ -268,7 +269,8 @@ fn a_table_has_one_worker_at_a_time_and_survives_their_number() {
     assert_eq!(database.calls("key"), 5);
 }
 
-/// Whatever stands in a table: no panic, no count under a name that never was, and the others are right.
+/// Arbitrary bytes in a table cause no panic and no count under an invented label, and the other slots stay
+/// correct.
 #[test]
 fn damage_in_a_table_stays_where_it_is() {
     let folder = Folder::new();
@@ -301,7 +303,7 @@ fn damage_in_a_table_stays_where_it_is() {
         let slot = at / 512;
         assert_eq!(recovery.files_dropped, u64::from(at < 64), "byte {at}");
         if at >= 64 {
-            // The slots are in the order in which they were asked for, behind the header and the others'.
+            // The slots follow the header and the common slot, in the order of their first use.
             assert!(slot == 2 || database.calls("one") == 1, "byte {at}");
             assert!(slot == 3 || database.calls("two") == 1, "byte {at}");
         }
@@ -342,7 +344,7 @@ fn hostile_bytes_are_no_batch() {
         let payload = good.payload[..at].to_vec();
         assert_eq!(SpooledBatch::decode(Record { payload, ..good.clone() }), None, "cut at {at}");
     }
-    // Records of others in the same journal are passed over.
+    // Records of other kinds in the same journal are skipped.
     journal.append(RecordKind(std::num::NonZeroU8::MAX), b"not a batch").expect("there is room");
     drop(journal);
     let (_, mut outbox, _) = open(&folder, 1, 4);
@@ -358,8 +360,8 @@ fn files(folder: &Folder) -> Files {
     paths.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("it reads"))).collect()
 }
 
-/// The power fails: of each file the disk has what it was told to have, or all that came since. Nothing that was
-/// counted before the last wait for the disk is lost, and nothing is counted twice.
+/// A power failure: for each file, the disk has what was synced, or everything. Nothing counted before the
+/// last sync is lost, and nothing is counted twice.
 #[test]
 fn a_loss_of_power_loses_what_came_last_and_doubles_nothing() {
     for rounds in 0..24 {
@@ -382,7 +384,7 @@ fn a_loss_of_power_loses_what_came_last_and_doubles_nothing() {
                 }
                 deliver(&mut outbox, |batch| database.apply(batch));
             }
-            // Before a segment goes, the disk has the tables.
+            // A segment is only removed when the tables are on disk.
             let now = files(&folder);
             let gone = on_disk.keys().any(|path| !now.contains_key(path));
             drop((counters, usage, outbox));

@@ -194,7 +194,7 @@ mod tests {
     async fn who_waits_for_a_descriptor_is_told() {
         let (mut intake, address) = intake();
         let clients = come(address, AT_ONCE_MAX + 3);
-        // The runtime asks the kernel what has come.
+        // Lets the runtime poll the kernel for new connections.
         yield_now().await;
         intake.turn_away();
         for (number, mut client) in clients.into_iter().enumerate() {

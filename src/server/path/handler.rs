@@ -29,8 +29,8 @@ use metamcp_core::protocol::{Era, Revision};
 
 /// Answers a request that hyper read. A fault becomes a response too.
 ///
-/// Not cancel safe: dropping it, as hyper does when the client has disconnected, drops the connection to the upstream
-/// with it, which tells the upstream to stop.
+/// Not cancel safe: dropping it, as hyper does when the client has disconnected, drops the connection to the
+/// upstream with it, which tells the upstream to stop.
 pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);

@@ -46,7 +46,8 @@ impl ResumableStream {
         let (owner, state) = (StreamOwner::new(claims), Mutex::new(StreamState::new()));
         let mut stream = Self { pool, number, owner, request_id, state };
         if stream.request_id.is_some() {
-            // The response to a call follows soon. Fix the label now, so that all ids of the stream have the same one.
+            // The response to a call follows soon. Fix the label now, so that all ids of the stream have the
+            // same one.
             let log = Box::new(StreamLog::new(stream.new_label()));
             stream.state.get_mut().unwrap_or_else(PoisonError::into_inner).log = Some(log);
         }
@@ -98,7 +99,8 @@ impl ResumableStream {
         self.state().phase != StreamPhase::Open
     }
 
-    /// Replaces the reader by one that continues after the event `sequence`. Returns its generation and position.
+    /// Replaces the reader by one that continues after the event `sequence`. Returns its generation and
+    /// position.
     pub(super) fn attach(&self, sequence: u64) -> Result<(u32, Cursor), ResumeError> {
         let mut state = self.state();
         let cursor = self.find(&state, sequence)?;
@@ -168,14 +170,15 @@ impl ResumableStream {
         writer.into_iter().for_each(Waker::wake);
     }
 
-    /// Discards the stream where the client may have its response, or a part of it. The reader's connection is then
-    /// broken off visibly.
+    /// Discards the stream where the client may have its response, or a part of it. The reader's connection
+    /// is then broken off visibly.
     pub fn abort(&self) {
         self.state().is_aborted = true;
         self.discard();
     }
 
-    /// Releases the retained events. The reader is notified, unless the stream ended and it has read everything.
+    /// Releases the retained events. The reader is notified, unless the stream ended and it has read
+    /// everything.
     pub fn discard(&self) {
         let mut state = self.state();
         if state.phase == StreamPhase::Lost {
@@ -215,7 +218,8 @@ impl ResumableStream {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, StreamState> {
-        // No code panics while it holds the lock. An inconsistent value would at worst be misread, which CRCs detect.
+        // No code panics while it holds the lock. An inconsistent value would at worst be misread, which CRCs
+        // detect.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -263,8 +267,8 @@ impl ResumableStream {
         Ok(Some(count))
     }
 
-    /// Whether the stream may take another block. A stream at its limit first releases its oldest block, if that was
-    /// read.
+    /// Whether the stream may take another block. A stream at its limit first releases its oldest block, if
+    /// that was read.
     fn may_grow(&self, state: &mut StreamState) -> bool {
         let Some(log) = &state.log else { return true };
         let blocks = log.blocks.len();
@@ -281,8 +285,8 @@ impl ResumableStream {
         any
     }
 
-    /// Why the writer should keep writing. `None` if no client will read the stream. The writer is woken when that may have
-    /// changed.
+    /// Why the writer should keep writing. `None` if no client will read the stream. The writer is woken when
+    /// that may have changed.
     pub(super) fn poll_retention(&self, waker: &Waker) -> Option<RetentionReason> {
         let mut state = self.state();
         let reason = match state.unread_since {

@@ -24,8 +24,8 @@ pub(super) struct StreamState {
     /// Whether the reader is to pass a comment on.
     pub has_comment: bool,
     pub phase: StreamPhase,
-    /// Whether the writer stopped where the client may have its response, or a part of it. The client then must not be
-    /// told that nothing followed.
+    /// Whether the writer stopped where the client may have its response, or a part of it. The client then
+    /// must not be told that nothing followed.
     pub is_aborted: bool,
     /// Whether the writer waits for room. Reset as soon as there may be some.
     pub wants_room: bool,

@@ -273,7 +273,7 @@ fn a_stream_retains_a_bounded_amount() {
     let (writer, mut reader) = fixture.streams.begin(&own_claims(), None);
     put(&writer, &data);
     let first = read(&mut reader).id.unwrap();
-    // Nobody reads, so the writer stops at the bound.
+    // No client reads, so the writer stops at the bound.
     let written = fill(&writer, &data);
     assert!((40..64).contains(&written), "{written}");
     assert_eq!(fixture.streams.bytes(), 16 * BLOCK_BYTES);

@@ -12,8 +12,8 @@ use super::resumable_stream::ResumableStream;
 use super::state::{RetentionReason, StreamClosed};
 use metamcp_core::frame::EventPart;
 
-/// Writes a stream. Only one task may use it, since only one is woken. Dropping it before [`StreamWriter::finish`]
-/// discards the stream.
+/// Writes a stream. Only one task may use it, since only one is woken. Dropping it before
+/// [`StreamWriter::finish`] discards the stream.
 pub struct StreamWriter(Arc<ResumableStream>);
 
 /// Elapses when a client that left can no longer come back. Boxed: most clients stay.
@@ -28,7 +28,8 @@ impl StreamWriter {
         &self.0
     }
 
-    /// Appends a part of an event, and waits for room if necessary. Not cancel safe: some of the part may be written.
+    /// Appends a part of an event, and waits for room if necessary. Not cancel safe: some of the part may be
+    /// written.
     pub async fn push(&self, part: &EventPart) -> Result<(), StreamClosed> {
         push(&self.0, part).await
     }
@@ -49,8 +50,8 @@ impl StreamWriter {
         self.0.send_comment();
     }
 
-    /// Completes when no client will read the stream: its client left and cannot come back, or did not in time; or the
-    /// stream was discarded. Cancel safe.
+    /// Completes when no client will read the stream: its client left and cannot come back, or did not in
+    /// time; or the stream was discarded. Cancel safe.
     pub async fn abandoned(&self) {
         let mut timer = None;
         poll_fn(|cx| self.poll_abandoned(&mut timer, cx)).await;

@@ -83,8 +83,8 @@ async fn seal<T: Transaction>(tx: &mut T, binding: &Binding, id: Uuid) -> Result
     Ok(row)
 }
 
-/// The endpoints that contain a server and open, to be sealed again once the server is deleted. An altered endpoint stays
-/// altered. Fails if it is unknown whether one was altered, so that the server is not deleted.
+/// The endpoints that contain a server and open, to be sealed again once the server is deleted. An altered
+/// endpoint stays altered. Fails if it is unknown whether one was altered, so that the server is not deleted.
 pub async fn with_server<T: Transaction>(
     tx: &mut T,
     binding: &Binding,

@@ -51,9 +51,9 @@ impl Store {
         transact!(self, AccessMode::Administer, |tx| insert(tx, &binding, id, &spec, &audit))
     }
 
-    /// Replaces a server by `spec`. A server that is the same already keeps its version. [`StoreError::NotFound`],
-    /// [`StoreError::Conflict`], [`StoreError::Exists`], [`StoreError::Unbound`]; [`StoreError::Closed`] when its secrets
-    /// must be kept and the row does not open.
+    /// Replaces a server by `spec`. A server that is the same already keeps its version.
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`], [`StoreError::Exists`], [`StoreError::Unbound`];
+    /// [`StoreError::Closed`] when its secrets must be kept and the row does not open.
     ///
     /// Cancel safe: a dropped call takes effect entirely or not at all.
     pub async fn replace_server(
@@ -68,8 +68,8 @@ impl Store {
     }
 
     /// Deletes a server, also from every endpoint, and returns its last row. [`StoreError::NotFound`],
-    /// [`StoreError::Conflict`]; [`StoreError::Unbound`] or [`StoreError::Closed`] when an endpoint that contains the server
-    /// cannot be sealed again.
+    /// [`StoreError::Conflict`]; [`StoreError::Unbound`] or [`StoreError::Closed`] when an endpoint that
+    /// contains the server cannot be sealed again.
     ///
     /// Cancel safe: a dropped call takes effect entirely or not at all.
     pub async fn delete_server(

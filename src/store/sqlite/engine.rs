@@ -44,7 +44,8 @@ impl Sqlite {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` in a transaction, which is rolled back on an error. Cancel safe: once queued, it runs to its end.
+    /// Runs `work` in a transaction, which is rolled back on an error. Cancel safe: once queued, it runs to
+    /// its end.
     pub async fn transact<T, F>(&self, access: AccessMode, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -128,10 +129,10 @@ fn unreadable(path: &Path, reason: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unreadable { path: PathBuf::from(path), reason: reason.to_string() }
 }
 
-/// Queued jobs. They come from a poll every second, administration and the command line; a longer queue would only hide a
-/// hanging disk. When the queue is full, callers wait.
+/// Queued jobs. They come from a poll every second, administration and the command line; a longer queue would
+/// only hide a hanging disk. When the queue is full, callers wait.
 const QUEUE_MAX: usize = 64;
 
-/// How long to wait for the write of another process. Transactions take milliseconds; if it takes longer, somebody holds
-/// the lock by hand.
+/// How long to wait for the write of another process. Transactions take milliseconds; if it takes longer,
+/// somebody holds the lock by hand.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

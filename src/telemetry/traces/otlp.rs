@@ -19,7 +19,8 @@ use super::span::{Span, SpanKind, SpanTarget};
 const HAS_IS_REMOTE: u32 = SpanFlags::ContextHasIsRemoteMask as u32;
 const IS_REMOTE: u32 = SpanFlags::ContextIsRemoteMask as u32;
 
-/// Encodes one batch. `instance` becomes `service.instance.id`, which distinguishes the processes of one service.
+/// Encodes one batch. `instance` becomes `service.instance.id`, which distinguishes the processes of one
+/// service.
 pub fn encode_batch(config: &TraceConfig, instance: &str, spans: &[Box<Span>]) -> Vec<u8> {
     let scope = InstrumentationScope {
         name: "metamcp".into(),
@@ -34,7 +35,8 @@ pub fn encode_batch(config: &TraceConfig, instance: &str, spans: &[Box<Span>]) -
     ExportTraceServiceRequest { resource_spans }.encode_to_vec()
 }
 
-/// Returns how many spans of a batch the collector rejected. Zero for a body that is no `ExportTraceServiceResponse`.
+/// Returns how many spans of a batch the collector rejected. Zero for a body that is no
+/// `ExportTraceServiceResponse`.
 pub fn rejected_spans(body: &[u8]) -> u64 {
     let response = ExportTraceServiceResponse::decode(body).ok();
     let partial = response.and_then(|response| response.partial_success);
@@ -91,8 +93,8 @@ fn convert_link(context: &TraceContext) -> span::Link {
     }
 }
 
-/// The attributes of OpenTelemetry's semantic conventions for MCP, and those with the prefix `metamcp.` that the conventions
-/// do not define.
+/// The attributes of OpenTelemetry's semantic conventions for MCP, and those with the prefix `metamcp.` that
+/// the conventions do not define.
 fn span_attributes(span: &Span) -> Vec<KeyValue> {
     let (tool, prompt) = match &span.target {
         Some(SpanTarget::Tool(name)) => (Some(&**name), None),

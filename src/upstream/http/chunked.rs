@@ -267,7 +267,7 @@ mod tests {
         let extension = |bytes| format!("0;{}\r\n\r\n", "x".repeat(bytes));
         assert_eq!(ended(extension(EXTENSION_BYTES_MAX - 1)), Ok(true));
         assert_eq!(ended(extension(EXTENSION_BYTES_MAX)), Err(MalformedChunk));
-        // Over all chunks together.
+        // Summed over all chunks.
         let often = "1;xxx\r\na\r\n".repeat(EXTENSION_BYTES_MAX / 3 + 1);
         assert_eq!(ended(often), Err(MalformedChunk));
         let trailers = |count| format!("0\r\n{}\r\n", "X: 1\r\n".repeat(count));

@@ -88,9 +88,9 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
     Err(last)
 }
 
-/// Distinguishes failures of the server from those of the gateway. Connections closed a moment ago keep their local ports for a
-/// minute; when none is left for an address, or this process or the system is out of descriptors, the server
-/// is not to blame.
+/// Distinguishes failures of the server from those of the gateway. Connections closed a moment ago keep their
+/// local ports for a minute; when none is left for an address, or this process or the system is out of
+/// descriptors, the server is not to blame.
 fn classify_connect_error(error: &io::Error) -> FailureStage {
     let local = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE];
     let is_local = Errno::from_io_error(error).is_some_and(|errno| local.contains(&errno));

@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// More than the smallest buffers of two sockets hold, and still common.
+    /// More than the smallest buffers of two sockets hold, but still a common size.
     const BODY_BYTES: usize = 31 << 10;
 
     /// Nothing here waits for anything but the other side.
@@ -224,7 +224,7 @@ mod tests {
         RequestHeads::new("/mcp".parse().expect("a path"), "localhost".parse().expect("a value"), &[])
     }
 
-    /// What a server does after it has begun to answer a request that it has not read.
+    /// What a server does once it has begun to answer a request that it has not read.
     #[derive(Clone, Copy)]
     enum Reaction {
         /// Reads the whole request, and sends this.
@@ -293,7 +293,8 @@ mod tests {
         whole
     }
 
-    /// The response comes whole, so does the request where it is read, and no other request follows it.
+    /// Checks that the response arrives whole, and the request too if it is read, and that the connection is
+    /// not reused.
     async fn check(first: &str, reaction: Reaction, status: u16, expected: &str) {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         socket2::SockRef::from(&near).set_send_buffer_size(4 << 10).expect("a small buffer");

@@ -132,7 +132,7 @@ impl SseSession {
         let edits = [(id.span, &client_id[..])];
         match (call.kind, envelope.kind) {
             (CallKind::Initialize, MessageKind::Response) => {
-                self.complete_opening(call.sink, splice(message, &edits))
+                self.complete_opening(call.sink, splice(message, &edits));
             }
             // The server may have refused what this client said of itself, so this is no failure of the server.
             (CallKind::Initialize, _) => {

@@ -147,7 +147,7 @@ fn check(calls: Calls<'_>, listens: bool, stream: &str, expected: &[&str]) {
 #[test]
 fn responses_match_their_calls() {
     let calls = [("0", ""), ("\"0\"", ""), ("9007199254740993", "")];
-    // In another order, two in one chunk, with all three kinds of line ends.
+    // In another order, two in one chunk, with all three kinds of line end.
     check(
         &calls,
         false,
@@ -160,7 +160,7 @@ fn responses_match_their_calls() {
             r#"{"jsonrpc":"2.0","id":9007199254740993,"result":{}}"#,
         ],
     );
-    // On several lines, in a batch, and behind what says nothing.
+    // On several lines, in a batch, and after messages without content.
     check(
         &calls,
         false,
@@ -172,7 +172,7 @@ fn responses_match_their_calls() {
             "nothing",
         ],
     );
-    // Twice, to nobody, in another spelling, cut off, and no message.
+    // A duplicate, an unknown id, another spelling, a truncated message, and no message.
     check(
         &calls,
         false,
@@ -200,7 +200,7 @@ fn messages_outside_of_calls_reach_their_recipient() {
     check(&calls, true, LOG, &["nothing", "nothing", LOGGED]);
     check(&calls, false, LOG, &["nothing", LOGGED]);
     check(&[], true, LOG, &[LOGGED]);
-    // Lists and resources are of no call.
+    // List and resource changes belong to no call.
     for method in
         ["tools/list_changed", "prompts/list_changed", "resources/list_changed", "resources/updated"]
     {
@@ -210,14 +210,14 @@ fn messages_outside_of_calls_reach_their_recipient() {
         let event = event.replace("updated\"", "updated\",\"params\":{\"uri\":\"x:y\"}");
         check(&calls[..1], true, &said, &["nothing", &event]);
     }
-    // Then the answer, on the stream that was begun.
+    // Then the response, on the stream that has started.
     check(
         &calls[..1],
         false,
         &format!("{LOG}data: {{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{{}}}}\n\n"),
         &[&format!("{LOGGED}+{{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{{}}}}")],
     );
-    // A ping is answered here.
+    // The gateway answers a ping itself.
     check(
         &calls,
         true,
@@ -239,13 +239,13 @@ async fn a_request_of_the_server_is_answered_once() {
             check("\"r\"", false);
             check("\"q\"", true);
             check("\"q\"", false);
-            // More than a client answers are refused.
+            // Requests over the limit per client are refused.
             let mut fixture = Fixture::new(&[], true);
             for id in 0..300 {
                 fixture.feed(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}\n\n").as_bytes());
             }
             assert_eq!(fixture.session.state.borrow().server_requests.len(), 256);
-            // What was asked in a call that is given up goes with it.
+            // A request from a cancelled call is dropped with it.
             for is_cancelled in [false, true] {
                 let mut fixture = Fixture::new(&[("0", "")], true);
                 fixture.feed(b"data: {\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"roots/list\"}\n\n");

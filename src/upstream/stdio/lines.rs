@@ -67,7 +67,7 @@ pub fn write_line(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) {
 mod tests {
     use super::*;
 
-    /// In pieces of every size, the lines are the same.
+    /// Checks that the lines are the same for pieces of every size.
     fn check(output: &[u8], expected: &[&str]) {
         for size in 1..=output.len().max(1) {
             let mut lines = LineReader::new(10);

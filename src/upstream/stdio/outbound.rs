@@ -13,8 +13,8 @@ use metamcp_core::frame::{Envelope, Span};
 use metamcp_core::protocol::{McpMethod, code};
 
 impl ProcessConnection {
-    /// Sends a client's call, under an id and a progress token of the gateway. Returns the call when too much waits
-    /// to be written.
+    /// Sends a client's call, under an id and a progress token of the gateway. Returns the call when too much
+    /// waits to be written.
     pub fn send_call(
         self: &Rc<Self>,
         message: &Bytes,

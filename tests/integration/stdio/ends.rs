@@ -115,5 +115,5 @@ fn the_log_says_that_a_wrapper_left_its_server() {
     let gateway = Setup::new().with(&format!("[servers.a]\n{lines}")).start();
     let refused = Client::connect(gateway.address).ask(&initialize(PATH)).text();
     assert!(refused.contains("its program ended with exit status 0"), "{refused}");
-    assert!(gateway.log().contains("so what it started is ended too"), "{}", gateway.log());
+    assert!(gateway.log().contains("so the processes that it started are ended too"), "{}", gateway.log());
 }

@@ -350,7 +350,7 @@ fn message() -> impl Strategy<Value = String> {
     )
 }
 
-/// Bytes that mean something to one of the readers.
+/// Bytes that are significant to one of the parsers.
 const MEANINGFUL: &[u8] = b"{}[]:,\"\\ueE+-.019tfn \n\r\t\x00\x0c\x1f\x7f\xef\xbb\xbf\xed\xa0\xff";
 
 proptest! {
@@ -414,7 +414,7 @@ fn every_byte_at_every_offset() {
     }
 }
 
-/// Enough of the generated messages are accepted for the tests above to mean something.
+/// Checks that enough of the generated messages are accepted for the tests above to be meaningful.
 #[test]
 fn generated_messages_are_mostly_sound() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

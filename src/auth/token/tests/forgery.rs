@@ -5,7 +5,7 @@ use super::*;
 /// A description of the attack, and the token.
 type Row = (String, String);
 
-/// A token of any header and payload, signed as HS256 with our secret whatever the header says.
+/// A token with any header and payload, signed as HS256 with the gateway's secret regardless of the header.
 fn forged(header: &str, payload: &str) -> String {
     let message = format!("{}.{}", encode(header), encode(payload));
     let signature = sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), Algorithm::HS256).unwrap();
@@ -16,7 +16,7 @@ fn our_kid() -> String {
     tokens().keyring().signing_key().unwrap().header.kid.clone().unwrap()
 }
 
-/// Our header, with `members` in place of the algorithm.
+/// The gateway's header, with `members` in place of the algorithm.
 fn header(members: &str) -> String {
     format!(r#"{{"typ":"JWT",{members},"kid":"{}"}}"#, our_kid())
 }

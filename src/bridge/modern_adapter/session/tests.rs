@@ -58,7 +58,7 @@ fn messages_go_to_the_call_they_are_certainly_meant_for() {
     check(&session, &mut [&mut one, &mut other], cancelled, &[0, 1]);
     drop(one);
     check(&session, &mut [&mut other], ask, &[0]);
-    // A call that does not read misses messages, and nobody waits for it.
+    // A call that does not read misses messages, and does not delay others.
     let message = Bytes::from_static(log.as_bytes());
     let envelope = Scanner::new().scan(&message).expect("a message");
     let taken = (0..2 * WAITING_MAX).filter(|_| session.route(&message, &envelope)).count();
@@ -83,7 +83,7 @@ fn unsolicited_requests_wait_for_a_call_that_allows_input() {
     };
     check(&[], false, true);
     check(&[false], false, true);
-    // As two that open the session together.
+    // Like two callers that open the session together.
     check(&[false, false], false, true);
     check(&[true], true, false);
     check(&[false, true], false, false);

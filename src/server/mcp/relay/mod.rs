@@ -2,11 +2,11 @@
 //! the request holds is released after the last of them.
 
 mod held;
-mod relay;
+mod response_relay;
 mod stream;
 mod tagging;
 mod whole;
 
 pub use held::Held;
-pub use relay::Relay;
+pub use response_relay::Relay;
 pub use stream::COMMENT;

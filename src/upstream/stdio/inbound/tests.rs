@@ -124,7 +124,7 @@ fn responses_get_the_clients_ids() {
     let written = fixture.written();
     let ids: Vec<_> = written.lines().map(|line| line.split([':', ',']).nth(3).unwrap()).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5"]);
-    // In any order, spaced as it likes, and an error is an answer as well.
+    // Responses may come in any order and with any spacing. An error is a response too.
     fixture.receive(r#"{"result":{"id":1},"id": 4 ,"jsonrpc":"2.0"}"#).unwrap();
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#).unwrap();
     fixture.receive(r#"[{"jsonrpc":"2.0","id":5,"result":5},{"jsonrpc":"2.0","id":3,"result":3}]"#).unwrap();
@@ -133,7 +133,7 @@ fn responses_get_the_clients_ids() {
 3: {"result":{"id":1},"id": 9007199254740993 ,"jsonrpc":"2.0"}
 4: {"jsonrpc":"2.0","id":"a\u0062","result":5}"#;
     assert_eq!(fixture.received(), expected);
-    // Once; and what was never asked is nobody's.
+    // Each id is answered once. Ids that were never sent are ignored.
     for id in ["1", "4", "6", "\"2\"", "02", "0"] {
         fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"stray"}}"#)).unwrap();
     }
@@ -166,8 +166,8 @@ fn progress_goes_to_the_call_of_its_token() {
     assert_eq!(fixture.received(), expected);
 }
 
-/// What a process says without naming a call: with one client it is that client's, with two nobody's, or
-/// everybody's.
+/// Messages of a process that name no call. With one client they go to that client, with two to none or to
+/// both.
 #[test]
 fn only_certain_messages_are_passed_on() {
     let check = |clients: usize, subscribed: &[usize], line: &str, expected: &str, written: &str| {
@@ -234,7 +234,7 @@ fn only_the_asked_client_may_respond() {
 
 const ROOTS: &str = r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#;
 
-/// Hundreds of calls in which the process asks something, and which nobody waits for to the end.
+/// Hundreds of calls that are cancelled while the process waits for an answer to its own request.
 #[test]
 fn requests_during_cancelled_calls_are_refused() {
     let mut fixture = Fixture::new(Era::Legacy, 1);
@@ -248,7 +248,7 @@ fn requests_during_cancelled_calls_are_refused() {
         match n % 3 {
             0 => fixture.connection.cancel_abandoned(n as u64 + 1),
             1 => fixture.connection.cancel(fixture.clients[0], id.as_bytes()),
-            // An answer that is no message.
+            // A response that is not a message.
             _ => fixture
                 .receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1))
                 .unwrap(),
@@ -266,14 +266,14 @@ fn requests_during_cancelled_calls_are_refused() {
     assert_eq!(fixture.written().lines().skip(1).count(), 0, "all are asked");
     fixture.receive(&question(ServerRequests::<()>::MAX)).unwrap();
     assert!(fixture.written().contains(TOO_MANY_REQUESTS));
-    // What was asked in a call that is answered still waits for its client.
+    // A request from an answered call still waits for its client.
     fixture
         .receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ServerRequests::<()>::MAX + 1))
         .unwrap();
     assert_eq!(fixture.connection.state.borrow().server_requests.len(), ServerRequests::<()>::MAX);
 }
 
-/// A client that came back, with a session that it has left without a word beside its new one.
+/// A client reconnects with a new session and leaves the old one open.
 #[tokio::test(start_paused = true)]
 async fn silent_clients_are_ignored() {
     let mut fixture = Fixture::new(Era::Legacy, 2);
@@ -290,7 +290,8 @@ async fn silent_clients_are_ignored() {
     };
     check(&mut fixture, "");
     fixture.send_call(Some(1), &request("0", ""), CallKind::Call);
-    // The other has just come, and may be about to listen, upon which a call of another makes nobody certain.
+    // The other client has just connected and may be about to listen, so a call of the first makes no
+    // recipient certain.
     check(&mut fixture, "");
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
     check(&mut fixture, "0>");
@@ -302,7 +303,7 @@ async fn silent_clients_are_ignored() {
     fixture.send_call(Some(0), &request("0", ""), CallKind::Call);
     check(&mut fixture, "");
     fixture.connection.cancel_abandoned(2);
-    // It may be at that call still.
+    // It may still be processing that call.
     check(&mut fixture, "");
     tokio::time::advance(std::time::Duration::from_secs(10)).await;
     check(&mut fixture, "0>");
@@ -350,13 +351,13 @@ fn abandoned_calls_are_cancelled() {
     fixture.connection.cancel_abandoned(1);
     fixture.connection.cancel_abandoned(1);
     assert_eq!(fixture.written().matches(r#""requestId":1,"#).count(), 1);
-    // Not by somebody else's id, and answered at once.
+    // A client cannot cancel by another client's id. A cancelled call ends at once.
     fixture.connection.cancel(fixture.clients[0], b"1");
     assert_eq!((fixture.written(), fixture.received()), (String::new(), String::new()));
     fixture.connection.cancel(fixture.clients[1], b"1");
     assert!(fixture.written().contains(r#""requestId":"#));
     assert!(fixture.received().contains(r#""id":1,"error":{"code":-32800"#));
-    // Late answers are nobody's.
+    // Late responses are dropped.
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":"late"}"#).unwrap();
     assert_eq!(fixture.received(), "");
     fixture.connection.close(FailureStage::NoResponse);
@@ -386,7 +387,7 @@ fn modern_subscriptions_have_their_own_ids() {
         received.lines().all(|line| line.starts_with("1> ") && line.contains(r#":"listen"}"#)),
         "{received}"
     );
-    // Two ways to end one.
+    // Two ways to end a subscription.
     fixture
         .receive(&format!(
             r#"{{"jsonrpc":"2.0","id":2,"result":{{"resultType":"complete","_meta":{{{KEY}:2}}}}}}"#
@@ -399,7 +400,7 @@ fn modern_subscriptions_have_their_own_ids() {
     fixture.receive(&notification("cancelled", r#""requestId":1"#)).unwrap();
     let received = fixture.received();
     assert!(received.contains(r#""requestId":"listen""#) && received.ends_with("0> end"), "{received}");
-    // Only a subscription is ended so.
+    // Only a subscription can be ended this way.
     fixture.receive(&notification("cancelled", r#""requestId":3"#)).unwrap();
     assert_eq!(fixture.connection.state.borrow().calls.len(), 1);
 }
@@ -437,12 +438,12 @@ fn invalid_lines_are_skipped_up_to_a_limit() {
         fixture.receive(line).unwrap();
     }
     assert_eq!(fixture.connection.context.message_counters.invalid_lines.get(), 8);
-    // Two ids: readers disagree on which counts. The call is over all the same where one is certain.
+    // Two ids: readers disagree on which one counts. The call still ends if its id is certain.
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"id":2,"result":{}}"#).unwrap();
     assert_eq!(fixture.received(), "");
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#).unwrap();
     assert_eq!(fixture.received(), "0: InvalidResponse");
-    // A message now and then, and it may print what it likes.
+    // It sends a message now and then, and may print anything.
     for _ in 0..5 {
         fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
         assert!((1..INVALID_LINES_MAX).all(|_| fixture.receive("x").is_ok()));

@@ -2,7 +2,7 @@ use super::*;
 
 const BYTES_MAX: usize = 8;
 
-/// What comes of a stream: messages, `!` for one that is too long, and what is left or wrong at the end.
+/// Reads a stream. Returns the messages, `!` for one that is too long, and the remainder or error at the end.
 fn read(form: MessageFraming, chunks: &[&[u8]]) -> String {
     let mut reader = MessageReader::new(form, BYTES_MAX);
     let mut told = Vec::new();
@@ -35,7 +35,7 @@ fn read(form: MessageFraming, chunks: &[&[u8]]) -> String {
     told.join(" ")
 }
 
-/// Whole, byte by byte, and cut in two at every offset: the same comes of it.
+/// Checks the stream whole, byte by byte, and split in two at every offset.
 #[track_caller]
 fn check(form: MessageFraming, stream: &[u8], expected: &str) {
     assert_eq!(read(form, &[stream]), expected, "whole");

@@ -3,7 +3,8 @@ use std::fmt::Write;
 use super::*;
 use crate::frame::{DEPTH_MAX, MEMBERS_MAX, SCRATCH_BYTES_KEPT};
 
-/// Scans, and tells the result in one line: kind and members with a value, or code, error and id.
+/// Scans a message and describes the result in one line: kind and members with a value, or code, error and
+/// id.
 fn describe_result(message: &[u8]) -> String {
     match Scanner::new().scan(message) {
         Ok(envelope) => describe_envelope(&envelope, message),
@@ -216,7 +217,7 @@ fn members() {
     }
 }
 
-/// Of the wrong type: refused where routing depends on it, absent elsewhere.
+/// Values of the wrong type are rejected if routing depends on them, and ignored elsewhere.
 #[test]
 fn types() {
     for (method, params, expected) in [
@@ -251,7 +252,7 @@ fn types() {
         ),
         ("x", r#"{"_meta":null}"#, r#"Request id=Number:1 method=x params={"_meta":null}"#),
     ] {
-        // The method stands behind the params: their types are judged when it is known.
+        // The method follows the params, so their types are checked once it is known.
         check(format!(r#"{{"jsonrpc":"2.0","params":{params},"id":1,"method":"{method}"}}"#), expected);
     }
     check(
@@ -260,7 +261,7 @@ fn types() {
     );
 }
 
-/// T1 and T2: one message, two readings.
+/// T1 and T2: a message that two parsers read differently.
 #[test]
 fn smuggling() {
     // Envoy AI Gateway, GHSA-4gph-2hhr-5mwg.
@@ -274,7 +275,7 @@ fn smuggling() {
     );
 }
 
-/// T1 and T2, member by member.
+/// T1 and T2, for each member.
 #[test]
 fn smuggling_members() {
     for (message, expected) in [
@@ -339,14 +340,14 @@ fn smuggling_members() {
     ] {
         check(message, expected);
     }
-    // What no one reads may be what it likes.
+    // Members that the gateway does not read may have any form.
     check(
         r#"{"jsonrpc":"2.0","method":"a","x":{"a":1,"a":2,"s":"\ud800"},"params":{"arguments":{"b":1,"b":2,"B":3}}}"#,
         r#"Notification method=a arguments={"b":1,"b":2,"B":3} params={"arguments":{"b":1,"b":2,"B":3}}"#,
     );
 }
 
-/// A10: what is not JSON, and what is JSON but more than the parser can hold.
+/// A10: input that is not JSON, and JSON beyond the parser's limits.
 #[test]
 fn json() {
     let syntax = "-32700 Syntax id=-";

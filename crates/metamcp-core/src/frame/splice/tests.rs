@@ -46,7 +46,7 @@ fn edits_refused() {
     check("abc", &[(0, 0, ""); EDITS_MAX + 1], Err(SpliceError::TooMany));
 }
 
-/// The name of a call, written with escapes, is replaced over its raw place.
+/// An escaped tool name is replaced by its raw span.
 #[test]
 fn an_escaped_name_is_replaced_whole() {
     let message = Bytes::from_static(

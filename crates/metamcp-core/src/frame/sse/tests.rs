@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Reads chunks; gives the events, and whether the stream ended at a boundary.
+/// Reads chunks. Returns the events, and whether the stream ended at a boundary.
 fn read(chunks: &[&[u8]]) -> Result<(Vec<Event>, bool), SseError> {
     let mut reader = EventReader::new();
     let mut events = Vec::new();
@@ -31,7 +31,7 @@ fn describe_event(event: &Event) -> String {
     told.join(" ")
 }
 
-/// Events without what depends on how the chunks were cut: a line feed behind a last carriage return.
+/// The events without the part that depends on chunking: a line feed after a final carriage return.
 fn comparable((events, at_boundary): (Vec<Event>, bool)) -> (Vec<(String, Vec<u8>)>, bool) {
     let events = events.iter().map(|event| {
         let raw = event.raw.strip_suffix(b"\r\n").or(event.raw.strip_suffix(b"\r")).unwrap_or(&event.raw);
@@ -40,7 +40,7 @@ fn comparable((events, at_boundary): (Vec<Event>, bool)) -> (Vec<(String, Vec<u8
     (events.collect(), at_boundary)
 }
 
-/// Checks the events of a stream, and that they are the same however it is cut.
+/// Checks the events of a stream, for every way to split it.
 fn check(stream: impl AsRef<[u8]>, expected: &[&str], at_boundary: bool) {
     let stream = stream.as_ref();
     let whole = read(&[stream]).expect("short enough");
@@ -68,12 +68,12 @@ fn check_cuts(stream: &[u8]) {
     check_boundaries(stream);
 }
 
-/// The tracker finds the ends that the reader finds, however the stream is cut.
+/// Checks that the tracker finds the same boundaries as the reader, for every way to split the stream.
 fn check_boundaries(stream: &[u8]) {
     if stream.starts_with(b"\xef\xbb\xbf") {
         return; // the one thing that it reads differently
     }
-    // Where the stream may be cut: a line feed behind a carriage return may lie before or behind the cut.
+    // A line feed after a carriage return may fall on either side of a cut.
     let ends: Vec<usize> = (0..=stream.len()).filter(|&end| ends_at_boundary(&stream[..end])).collect();
     for size in 1..=stream.len().min(7) {
         let mut tracker = BoundaryTracker::new();
@@ -176,7 +176,7 @@ fn length_is_bounded() {
     assert_eq!(read(&[endless.as_bytes()]).err(), Some(SseError::TooLong));
 }
 
-/// Pieces that meet the rules at their edges.
+/// Pieces that exercise the edges of the rules.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         3 => Just(b"\n".to_vec()),
@@ -193,7 +193,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
 }
 
-/// What a browser would dispatch, written after the standard line by line, without regard to chunks.
+/// The events that a browser would dispatch: the standard's algorithm, line by line, without chunks.
 fn reference_events(stream: &[u8]) -> Vec<String> {
     let stream = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
     let unified = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
