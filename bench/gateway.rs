@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use metamcp::app::App;
 use metamcp::config::{self, Cli, ProcessEnv};
-use metamcp::server::Door;
+use metamcp::server::ListenTarget;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -131,7 +131,8 @@ fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     LocalSet::new().block_on(&runtime, async {
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
-        let app = App::start(config, Door::Private(dir.join("door")), reload).await.expect("it starts");
+        let app =
+            App::start(config, ListenTarget::Private(dir.join("door")), reload).await.expect("it starts");
         started.send(app.info.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
         let client = async { drop(stopped.await) };
         app.run(client).await.expect("it ends well");

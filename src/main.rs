@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use metamcp::app::{App, AppError, ConfigLoader, StartupInfo, shortage, stdio};
 use metamcp::child::disable_huge_pages;
 use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
-use metamcp::server::Door;
+use metamcp::server::ListenTarget;
 use metamcp::telemetry;
 use metamcp_core::base::EndpointName;
 use tokio::runtime::Builder;
@@ -59,7 +59,7 @@ enum Audience {
     SingleClient(Option<EndpointName>),
 }
 
-fn print_mistakes(mistakes: &config::Mistakes) -> ExitCode {
+fn print_mistakes(mistakes: &config::ConfigErrors) -> ExitCode {
     eprintln!("{mistakes}");
     ExitCode::from(EXIT_USAGE)
 }
@@ -132,7 +132,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
 }
 
 async fn run(config: Config, load_config: ConfigLoader) -> Result<(), AppError> {
-    let app = App::start(config, Door::Public, load_config).await?;
+    let app = App::start(config, ListenTarget::Public, load_config).await?;
     // Standard output may be closed, which is no reason to stop.
     let _ = print_startup(&app.info);
     app.run(pending()).await

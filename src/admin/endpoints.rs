@@ -17,7 +17,9 @@ use super::servers::{
 };
 use super::standing::add_row_status;
 use super::tag::EntityTag;
-use crate::store::{Binder, Bound, EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
+use crate::store::{
+    EndpointRow, EndpointSpec, Outcome, RowSealer, SealedRow, ServerRow, StoreError, UpsertResult, new_id,
+};
 
 impl ControlPlane {
     pub(super) async fn list_endpoints(
@@ -113,7 +115,7 @@ impl ControlPlane {
         &self,
         write: DefinitionWrite<'_>,
         call: &AuthenticatedRequest<'_>,
-    ) -> Result<(Put<EndpointRow>, Vec<ServerRow>), Problem> {
+    ) -> Result<(UpsertResult<EndpointRow>, Vec<ServerRow>), Problem> {
         let (store, reference) = (&self.parts.store, call.parameter(0));
         let precondition = Precondition::from_headers(call.headers())?;
         for _ in 0..WRITE_ATTEMPTS_MAX {
@@ -127,20 +129,22 @@ impl ControlPlane {
             let was_there = found.is_some();
             let written = if let Some(row) = found {
                 // An altered row is never merged with.
-                let is_closed = self.parts.auth.sealer().open_row(Bound::Endpoint(&row)).is_none();
+                let is_closed = self.parts.auth.sealer().open_row(SealedRow::Endpoint(&row)).is_none();
                 if is_closed && write.whole().is_none() {
                     return Err(StoreError::Closed("endpoint").into());
                 }
                 let spec = read(&write.merged(document(&row, &servers)), &servers)?;
                 store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
-                    Put { outcome, row: new }
+                    UpsertResult { outcome, row: new }
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
                 let spec = read(value, &servers)?;
                 check_creatable(reference, "endpoint")?;
-                self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
+                self.insert_endpoint(spec, call)
+                    .await
+                    .map(|row| UpsertResult { outcome: Outcome::Create, row })
             };
             match written {
                 Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}

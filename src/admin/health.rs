@@ -143,11 +143,11 @@ impl ControlPlane {
     pub(super) async fn token(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Asked {
+        struct TokenExchange {
             api_key: String,
         }
         // The media type is not checked, because scripts that send a key with curl usually do not set it.
-        let Ok(asked) = serde_json::from_slice::<Asked>(call.body()) else {
+        let Ok(asked) = serde_json::from_slice::<TokenExchange>(call.body()) else {
             json_body(call.headers(), call.body())?;
             return Err(Problem::new(StatusCode::BAD_REQUEST, "send {\"api_key\": \"mcp_…\"} as JSON"));
         };

@@ -37,6 +37,7 @@ mod vetting;
 mod records;
 mod views;
 mod openapi;
+mod openapi_schemas;
 mod swagger;
 
 pub use body::ControlPlaneBody;

@@ -14,7 +14,7 @@ use super::definition::strict_json::{self, StrictJsonError};
 use super::definition::{FieldError, child_pointer};
 use super::problem::Problem;
 use super::tag::EntityTag;
-use crate::store::{Match, PAGE_ITEMS_MAX};
+use crate::store::{PAGE_ITEMS_MAX, VersionMatch};
 
 /// The query string, read parameter by parameter.
 pub struct QueryReader {
@@ -196,7 +196,7 @@ impl<'a> Precondition<'a> {
 
     /// Checks the condition against the ETag and version of the object. Returns the version that the change
     /// must apply to.
-    pub fn check(self, found: Option<(EntityTag, u64)>) -> Result<Match, Problem> {
+    pub fn check(self, found: Option<(EntityTag, u64)>) -> Result<VersionMatch, Problem> {
         let holds = match (self, &found) {
             (Self::None, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
             (Self::OneOf(tags), Some((tag, _))) => tag.matches_any(tags),
@@ -207,7 +207,7 @@ impl<'a> Precondition<'a> {
                 "the precondition failed; read the object again and apply the change to its current state";
             return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
         }
-        Ok(found.map_or(Match::Any, |(_, version)| Match::Version(version)))
+        Ok(found.map_or(VersionMatch::Any, |(_, version)| VersionMatch::Version(version)))
     }
 }
 
@@ -292,7 +292,7 @@ const CURSOR_BYTES_MAX: usize = 2048;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Sealed, ServerKind, ServerRow, Uuid};
+    use crate::store::{SealedValue, ServerKind, ServerRow, Uuid};
 
     #[track_caller]
     fn check(query: &str, expected: &[&str]) {
@@ -338,7 +338,7 @@ mod tests {
             name: "a".into(),
             kind: ServerKind::Http,
             definition: json!({}),
-            secrets: Sealed::default(),
+            secrets: SealedValue::default(),
             version,
             created_at: 0,
             changed_at: 0,

@@ -19,7 +19,7 @@ use super::request::{
 use super::standing::add_row_status;
 use super::tag::EntityTag;
 use super::views::{ServerApprovalStatus, ServerCondition};
-use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
+use crate::store::{Outcome, ServerRow, StoreError, UpsertResult, Uuid, new_id};
 
 /// Attempts to apply a change when others write at the same time.
 pub const WRITE_ATTEMPTS_MAX: usize = 5;
@@ -176,7 +176,7 @@ impl ControlPlane {
         write: DefinitionWrite<'_>,
         precondition: Precondition<'_>,
         call: &AuthenticatedRequest<'_>,
-    ) -> Result<Put<ServerRow>, Problem> {
+    ) -> Result<UpsertResult<ServerRow>, Problem> {
         let store = &self.parts.store;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let found = store.server(reference).await?;
@@ -198,14 +198,16 @@ impl ControlPlane {
                 self.check_prefixes(&server, Some(&row)).await?;
                 store.replace_server(row.id, expect, server.to_spec(), call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
-                    Put { outcome, row: new }
+                    UpsertResult { outcome, row: new }
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
                 let server = ServerDefinition::read(value, None, &self.rules).map_err(unprocessable)?;
                 check_creatable(reference, "server")?;
                 self.check_prefixes(&server, None).await?;
-                self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
+                self.insert_server(&server, call)
+                    .await
+                    .map(|row| UpsertResult { outcome: Outcome::Create, row })
             };
             match written {
                 // Another writer was faster. Retries, unless the precondition excludes that.

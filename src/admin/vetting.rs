@@ -13,7 +13,7 @@ use super::request::{json_body, ok_response};
 use super::servers::{WRITE_ATTEMPTS_MAX, unprocessable};
 use super::views::{ApproveTools, ApprovedTools, ServerApprovalStatus, ToolChange};
 use crate::catalog::{ApprovalSelection, PinApprovalError, StoredPins, ToolPins, summarize_changes};
-use crate::store::{Binder, Bound, NewPins, StoreError, Uuid};
+use crate::store::{NewToolPins, RowSealer, SealedRow, StoreError, Uuid};
 
 impl ControlPlane {
     pub(super) async fn get_vetting(
@@ -62,12 +62,12 @@ impl ControlPlane {
             ToolPins::default().approve(what)?;
             return Ok(Vec::new());
         };
-        let opens = self.parts.auth.sealer().open_row(Bound::ToolPins(&row)).is_some();
+        let opens = self.parts.auth.sealer().open_row(SealedRow::ToolPins(&row)).is_some();
         let pins = ToolPins::from_json(&row.pins).filter(|_| opens);
         let mut pins = pins.ok_or(ApprovalError::Store(StoreError::Closed("tool pin record of a server")))?;
         let approved = pins.approve(what)?;
         if !approved.is_empty() {
-            let new = NewPins {
+            let new = NewToolPins {
                 server: server.to_owned(),
                 pins: pins.to_json(),
                 expect: Some(row.version),

@@ -3,7 +3,7 @@
 
 use crate::child;
 use crate::config::Config;
-use crate::server::{self, Door};
+use crate::server::{self, ListenTarget};
 use crate::upstream::{self, ServerAddress};
 
 /// Files besides the connections of clients and to servers: the store, the journal, the listening sockets, epoll and name
@@ -72,10 +72,10 @@ pub fn shortage(config: &Config) -> Option<String> {
 
 /// Raises the soft limit to the hard limit, and returns the server's configuration with `connections_max` lowered to what
 /// fits.
-pub(super) fn fit_to_limit(config: &Config, door: &Door) -> server::Config {
+pub(super) fn fit_to_limit(config: &Config, door: &ListenTarget) -> server::Config {
     let budget = FileBudget::new(config, child::raise_file_limit());
     // No warning for a single client, which has a connection or two.
-    if let Some(text) = budget.shortage().filter(|_| *door == Door::Public) {
+    if let Some(text) = budget.shortage().filter(|_| *door == ListenTarget::Public) {
         tracing::warn!("{text}");
     }
     let connections_max = usize::try_from(budget.clients_max()).unwrap_or(usize::MAX);

@@ -28,9 +28,9 @@ use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::config::Config;
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
-use crate::server::{self, Door, Shared, Workers};
+use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
-use crate::store::{Retention, Store};
+use crate::store::{RetentionPolicy, Store};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::stdio::StdioHealth;
 use crate::upstream::{TlsRoots, Upstream};
@@ -57,14 +57,18 @@ pub struct App {
     usage: JoinHandle<()>,
     trace_export: Option<JoinHandle<()>>,
     /// What the workers share: the drain settings and the topology among it.
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     signals: ShutdownSignals,
 }
 
 impl App {
     /// Builds every part and begins to serve. Runs in a `LocalSet`, on which it spawns its background tasks.
     /// `load_config` is called at SIGHUP.
-    pub async fn start(config: Config, door: Door, load_config: ConfigLoader) -> Result<Self, AppError> {
+    pub async fn start(
+        config: Config,
+        door: ListenTarget,
+        load_config: ConfigLoader,
+    ) -> Result<Self, AppError> {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
         let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
         let (store, roots) = (authenticator.store().clone(), tls::system_roots());
@@ -100,7 +104,7 @@ impl App {
             keys: keys_changed.subscribe(),
         });
         let changes = admin.topology_changes();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             guard: server::OriginGuard::new(&config.server),
             config: file_limit::fit_to_limit(&config, &door),
             auth: Arc::clone(&authenticator),
@@ -196,8 +200,8 @@ async fn read_stored_config(
 
 /// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be
 /// resumed. The one client on a private socket needs none: its connection does not break.
-fn open_streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
-    let bounds = config.session.streams.clone().filter(|_| *door == Door::Public)?;
+fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
+    let bounds = config.session.streams.clone().filter(|_| *door == ListenTarget::Public)?;
     match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer)) {
         Ok(streams) => Some(streams),
         Err(error) => {
@@ -207,7 +211,7 @@ fn open_streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Ar
     }
 }
 
-fn spawn_cleanup(store: &Store, retention: Retention) {
+fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
 }

@@ -13,7 +13,7 @@ use crate::auth::{
     parse_encryption_key, parse_jwt_secret,
 };
 use crate::config::Config;
-use crate::store::{Audit, Grants, Seen, Store};
+use crate::store::{Audit, Grants, Store, WatchState};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -132,12 +132,12 @@ pub async fn create_key_at_first_start(
 /// Refreshes the keyring whenever keys change in the store, and increments `changed` each time.
 pub async fn watch_keys(
     authenticator: Arc<Authenticator>,
-    mut watch: watch::Receiver<Seen>,
+    mut watch: watch::Receiver<WatchState>,
     changed: watch::Sender<u64>,
 ) {
     let mut known = None;
     loop {
-        let Seen { epochs, away, asked } = watch.borrow_and_update().clone();
+        let WatchState { epochs, away, asked } = watch.borrow_and_update().clone();
         if asked {
             authenticator.set_store_outage(away.as_ref());
         }

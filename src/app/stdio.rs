@@ -15,7 +15,7 @@ use super::shutdown_signals::ShutdownSignals;
 use super::tls::system_roots;
 use crate::auth::AuthMode;
 use crate::config::{Config, Connect};
-use crate::server::Door;
+use crate::server::ListenTarget;
 use crate::upstream::ServerAddress;
 use http::header::AUTHORIZATION;
 use metamcp_core::base::EndpointName;
@@ -47,7 +47,7 @@ pub async fn serve(
     let private_dir = PrivateDir::new(&std::env::temp_dir()).map_err(AppError::PrivateDir)?;
     let line_bytes_max = config.server.body_bytes_max;
     let app = tokio::select! {
-        app = App::start(config, Door::Private(private_dir.socket()), load_config) => app?,
+        app = App::start(config, ListenTarget::Private(private_dir.socket()), load_config) => app?,
         // Waiting for a database may take any time; without a client there is nothing to wait for.
         () = client.disconnected() => return Ok(()),
     };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::store::{Away, Store, StoreError};
+use crate::store::{Store, StoreError, StoreOutage};
 
 use super::clock::ClockReading;
 use super::config::{AuthMode, Config};
@@ -199,7 +199,7 @@ impl Authenticator {
     }
 
     /// Records whether the store answers, as found by the store watcher.
-    pub fn set_store_outage(&self, outage: Option<&Away>) {
+    pub fn set_store_outage(&self, outage: Option<&StoreOutage>) {
         self.keys.set_store_outage(outage);
     }
 

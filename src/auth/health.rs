@@ -1,12 +1,12 @@
 //! Health of authentication: whether the store answers, and where the keys in use came from.
 
-use crate::store::Away;
+use crate::store::StoreOutage;
 
 /// Whether the keys in use are known to be current.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthHealth {
     /// Since when and why the store does not answer; `None` while it answers.
-    pub outage: Option<Away>,
+    pub outage: Option<StoreOutage>,
     pub key_source: KeySource,
 }
 

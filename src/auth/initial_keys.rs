@@ -1,6 +1,6 @@
 //! The keys that a process starts with: from the store, or from the snapshot of an earlier run.
 
-use crate::store::{Away, JwtKeys, Keys, Store};
+use crate::store::{JwtKeys, Keys, Store, StoreOutage};
 
 use super::error::AuthError;
 use super::health::{AuthHealth, KeySource};
@@ -35,7 +35,7 @@ impl InitialKeys {
             Ok(Some(stored)) => {
                 tracing::warn!(%error, "store unavailable, started with the keys of an earlier run");
                 let health = AuthHealth {
-                    outage: Some(Away::now(&error)),
+                    outage: Some(StoreOutage::now(&error)),
                     key_source: KeySource::Snapshot { written_at: stored.written_at },
                 };
                 Ok(Self { keys: stored.keys, jwt_keys: stored.jwt_keys.map(Into::into), health })

@@ -14,7 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 
 use crate::store::{
-    Audit, Binder, Bound, JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey, Plain, Store, StoreError,
+    Audit, JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey, Plaintext, RowSealer, SealedRow, Store,
+    StoreError,
 };
 
 use super::error::AuthError;
@@ -147,7 +148,7 @@ fn open(row: &JwtKeyRow, sealer: &Sealer, previous: &JwtKeyring) -> (Option<Arc<
     if row.algorithm != JwtAlgorithm::Hs256 || !is_kid(&row.kid) {
         return (None, false);
     }
-    match sealer.open_row(Bound::JwtKey(row)) {
+    match sealer.open_row(SealedRow::JwtKey(row)) {
         Some(secret) => (Some(Arc::new(SigningKey::new(row.kid.clone(), secret.expose()))), true),
         None if sealer.has_key_version(row.secret.key_version) => (None, false),
         None => (previous.keys.iter().find(|key| key.kid == row.kid).cloned(), false),
@@ -192,7 +193,7 @@ pub fn generate_jwt_key() -> NewJwtKey {
 }
 
 fn jwt_key_from_secret(secret: &[u8], phase: JwtPhase) -> NewJwtKey {
-    let (kid, secret) = (derive_kid(secret), Plain::new(secret.to_vec()));
+    let (kid, secret) = (derive_kid(secret), Plaintext::new(secret.to_vec()));
     NewJwtKey { kid, algorithm: JwtAlgorithm::Hs256, secret, phase }
 }
 

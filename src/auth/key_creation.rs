@@ -3,7 +3,8 @@
 use zeroize::Zeroizing;
 
 use crate::store::{
-    Audit, Binder, Bound, Grants, KeyRow, KeyStatus, NewKey, Plain, Store, StoreError, Uuid, new_id,
+    Audit, Grants, KeyRow, KeyStatus, NewKey, Plaintext, RowSealer, SealedRow, Store, StoreError, Uuid,
+    new_id,
 };
 
 use super::grants::{self, GrantsError};
@@ -114,7 +115,7 @@ async fn hash_key(key: ParsedApiKey<'_>, id: Uuid, request: KeyRequest) -> Resul
         name: request.name,
         description: request.description,
         grants: request.grants,
-        hash: Plain::new(verifier.to_bytes().to_vec()),
+        hash: Plaintext::new(verifier.to_bytes().to_vec()),
         expires_at: request.expires_at,
     })
 }
@@ -122,7 +123,7 @@ async fn hash_key(key: ParsedApiKey<'_>, id: Uuid, request: KeyRequest) -> Resul
 /// Refuses an `ENCRYPTION_KEY` that is not the gateway's: a key sealed with it would never open.
 async fn check_sealer(store: &Store, sealer: &Sealer) -> Result<(), CreateKeyError> {
     let rows = store.keys().await?.rows;
-    let opens = |row: &KeyRow| sealer.open_row(Bound::Key(row)).is_some();
+    let opens = |row: &KeyRow| sealer.open_row(SealedRow::Key(row)).is_some();
     let mut active = rows.iter().filter(|row| row.status == KeyStatus::Active).peekable();
     if active.peek().is_some() && !active.any(opens) {
         return Err(CreateKeyError::OtherEncryptionKey);

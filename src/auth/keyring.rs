@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use crate::store::{Binder, Bound, KeyRow, KeyStatus, Keys};
+use crate::store::{KeyRow, KeyStatus, Keys, RowSealer, SealedRow};
 
 use super::error::AuthError;
 use super::identity::Identity;
@@ -183,7 +183,7 @@ impl Keyring {
 
 impl KeyringEntry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
-        let plain = sealer.open_row(Bound::Key(row))?;
+        let plain = sealer.open_row(SealedRow::Key(row))?;
         Some(Self {
             identity: Identity::new(key_id, row.name.clone(), row.epoch, &row.grants),
             verifier: SecretVerifier::from_bytes(plain.expose())?,
@@ -262,7 +262,7 @@ mod tests {
     use super::super::mac::MacKey;
     use super::super::secret_verifier::tests::sample_bytes;
     use super::*;
-    use crate::store::{Grants, Plain, Rate, Role, Uuid};
+    use crate::store::{Grants, Plaintext, Rate, Role, Uuid};
 
     fn sealer(version: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn sealed_by(version: u8, row: KeyRow) -> KeyRow {
-        let sealed = sealer(version).seal_row(Bound::Key(&row), &Plain::new(sample_bytes()));
+        let sealed = sealer(version).seal_row(SealedRow::Key(&row), &Plaintext::new(sample_bytes()));
         KeyRow { sealed_hash: sealed.bytes, key_version: version, ..row }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         let inactive = KeyRow { status: KeyStatus::Inactive, ..a };
         check(vec![inactive.clone()], &sealer(2), Ok(()));
         check(vec![inactive, b.clone()], &sealer(2), Err("1 of 1"));
-        let plain = sealer(1).seal_row(Bound::Key(&b), &Plain::new(b"$argon2id$".to_vec())).bytes;
+        let plain = sealer(1).seal_row(SealedRow::Key(&b), &Plaintext::new(b"$argon2id$".to_vec())).bytes;
         check(vec![KeyRow { sealed_hash: plain, ..b }], &sealer(1), Err("1 of 1"));
     }
 

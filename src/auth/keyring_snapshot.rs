@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, Keys, Sealed};
+use crate::store::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, Keys, SealedValue};
 
 /// The keys of the store at one moment.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl From<JwtKeyringSnapshot> for JwtKeys {
         let row = |key: JwtKeySnapshot| JwtKeyRow {
             kid: key.kid,
             algorithm: key.algorithm,
-            secret: Sealed { bytes: key.sealed, key_version: key.key_version },
+            secret: SealedValue { bytes: key.sealed, key_version: key.key_version },
             phase: key.phase,
             created_at: key.created_at,
             changed_at: key.changed_at,

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-use crate::store::{Away, JwtKeys, Keys, Store, StoreError};
+use crate::store::{JwtKeys, Keys, Store, StoreError, StoreOutage};
 
 use super::clock::ClockReading;
 use super::config::Config;
@@ -120,7 +120,7 @@ impl LiveKeys {
         self.health.load_full()
     }
 
-    pub fn set_store_outage(&self, outage: Option<&Away>) {
+    pub fn set_store_outage(&self, outage: Option<&StoreOutage>) {
         self.health.rcu(|health| AuthHealth { outage: outage.cloned(), ..(**health).clone() });
     }
 

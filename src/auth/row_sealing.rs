@@ -10,36 +10,36 @@
 //! column therefore have different encodings. JSON is encoded as it is read back, members ordered by name.
 
 use crate::store::{
-    Binder, Bound, EndpointRow, EndpointServer, JwtKeyRow, KeyRow, PinsRow, Plain, Sealed, ServerRow,
-    ToolOverride,
+    EndpointRow, EndpointServer, JwtKeyRow, KeyRow, Plaintext, RowSealer, SealedRow, SealedValue, ServerRow,
+    ToolOverride, ToolPinsRow,
 };
 
 use super::seal::{Purpose, Sealer};
 
 /// The purpose of a row's sealed value, and the associated data: every column that decides something. Left out are
 /// texts for people (a key's description), times and version counters, and the epoch that the database assigns to a key.
-pub fn associated_data(row: Bound<'_>) -> (Purpose, Vec<u8>) {
+pub fn associated_data(row: SealedRow<'_>) -> (Purpose, Vec<u8>) {
     match row {
-        Bound::Key(row) => (Purpose::KeyRow, encode_key(row)),
-        Bound::Server(row) => (Purpose::ServerSecrets, encode_server(row)),
-        Bound::Endpoint(row) => (Purpose::EndpointRow, encode_endpoint(row)),
-        Bound::JwtKey(row) => (Purpose::JwtKey, encode_jwt_key(row)),
-        Bound::ToolPins(row) => (Purpose::ToolPins, encode_tool_pins(row)),
+        SealedRow::Key(row) => (Purpose::KeyRow, encode_key(row)),
+        SealedRow::Server(row) => (Purpose::ServerSecrets, encode_server(row)),
+        SealedRow::Endpoint(row) => (Purpose::EndpointRow, encode_endpoint(row)),
+        SealedRow::JwtKey(row) => (Purpose::JwtKey, encode_jwt_key(row)),
+        SealedRow::ToolPins(row) => (Purpose::ToolPins, encode_tool_pins(row)),
     }
 }
 
-impl Binder for Sealer {
-    fn seal_row(&self, row: Bound<'_>, plain: &Plain) -> Sealed {
+impl RowSealer for Sealer {
+    fn seal_row(&self, row: SealedRow<'_>, plain: &Plaintext) -> SealedValue {
         let (purpose, aad) = associated_data(row);
-        Sealed { bytes: self.seal(purpose, &aad, plain.expose()), key_version: self.current_version() }
+        SealedValue { bytes: self.seal(purpose, &aad, plain.expose()), key_version: self.current_version() }
     }
 
-    fn open_row(&self, row: Bound<'_>) -> Option<Plain> {
+    fn open_row(&self, row: SealedRow<'_>) -> Option<Plaintext> {
         let (purpose, aad) = associated_data(row);
         let (sealed, version) = row.sealed();
         // The column must name the version that sealed the value: error messages and `rekey` rely on it.
         let is_consistent = sealed.first() == Some(&version);
-        is_consistent.then(|| self.open(purpose, &aad, sealed).ok()).flatten().map(Plain::new)
+        is_consistent.then(|| self.open(purpose, &aad, sealed).ok()).flatten().map(Plaintext::new)
     }
 
     fn has_version(&self, version: u8) -> bool {
@@ -110,7 +110,7 @@ fn encode_jwt_key(row: &JwtKeyRow) -> Vec<u8> {
     to.0
 }
 
-fn encode_tool_pins(row: &PinsRow) -> Vec<u8> {
+fn encode_tool_pins(row: &ToolPinsRow) -> Vec<u8> {
     let mut to = FieldEncoder::for_kind(TOOL_PINS);
     to.text(&row.server);
     to.text(&row.pins.to_string());

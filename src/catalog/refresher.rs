@@ -39,9 +39,9 @@ pub struct ListRefresher {
     /// Notified to request a fetch.
     refresh: Notify,
     /// How often the server announced changes of its tools, prompts or resources.
-    announced: Cell<Announced>,
+    announced: Cell<ChangeCounts>,
     /// The same when the newest fetch began.
-    fetched: Cell<Announced>,
+    fetched: Cell<ChangeCounts>,
     /// The task that listens for changes, while it runs.
     watch: RefCell<Option<AbortOnDrop>>,
 }
@@ -51,11 +51,11 @@ struct RefreshState {
     /// The generation of the server's lists when these were fetched.
     generation: u64,
     /// The changes that the server had announced by then.
-    announced: Announced,
+    announced: ChangeCounts,
 }
 
 /// How often the server announced changes of its tools, prompts and resources.
-pub type Announced = [u64; 3];
+pub type ChangeCounts = [u64; 3];
 
 /// Receives what refreshers report.
 pub trait ListObserver {
@@ -124,7 +124,7 @@ impl ListRefresher {
     /// Returns the changes that the server had announced when the lists were fetched. Clients are notified
     /// even if the lists are equal, because nothing else tells them of other changes, such as a prompt's
     /// text.
-    pub fn announced(&self) -> Announced {
+    pub fn announced(&self) -> ChangeCounts {
         self.state.borrow().announced
     }
 

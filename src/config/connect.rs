@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::cli::{Cli, ConnectArgs};
 use super::defaults as d;
 use super::expand::expand;
-use super::mistakes::{Mistakes, Place, Report, Written};
+use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Env, Variables, read_named};
 use super::types::{LogConfig, LogFormat};
 use crate::admin::definition::address;
@@ -29,14 +29,20 @@ pub struct Connect {
 }
 
 /// Reads the configuration. On failure returns every error. `cwd` is the same as in [`load`](super::load).
-pub fn load_connect(cli: &Cli, args: &ConnectArgs, env: &dyn Env, cwd: &Path) -> Result<Connect, Mistakes> {
-    let report = Report::default();
+pub fn load_connect(
+    cli: &Cli,
+    args: &ConnectArgs,
+    env: &dyn Env,
+    cwd: &Path,
+) -> Result<Connect, ConfigErrors> {
+    let report = Diagnostics::default();
     let variables = Variables::read(env, cwd, &report);
-    let address =
-        address::parse(args.url.expose()).map_err(|wrong| report.mistake(&Place::flag("URL"), wrong)).ok();
+    let address = address::parse(args.url.expose())
+        .map_err(|wrong| report.mistake(&SourceLocation::flag("URL"), wrong))
+        .ok();
     let mut headers = configured(args, &variables, &report);
     let key = key(args, &variables, cwd, &report);
-    if let Some(Written { value, place }) = key {
+    if let Some(WithLocation { value, place }) = key {
         if headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
             report.mistake(&place, "is there beside an Authorization header; leave one of them out");
         }
@@ -48,7 +54,7 @@ pub fn load_connect(cli: &Cli, args: &ConnectArgs, env: &dyn Env, cwd: &Path) ->
     let patience = Duration::from_secs(args.timeout.unwrap_or(d::CONNECT_TIMEOUT.default.as_secs()));
     if !(d::CONNECT_TIMEOUT.min..=d::CONNECT_TIMEOUT.max).contains(&patience) {
         let (min, max) = (d::CONNECT_TIMEOUT.min.as_secs(), d::CONNECT_TIMEOUT.max.as_secs());
-        report.mistake(&Place::flag("--timeout"), format!("is out of range; write {min} to {max}"));
+        report.mistake(&SourceLocation::flag("--timeout"), format!("is out of range; write {min} to {max}"));
     }
     let filter = variables.text("RUST_LOG", &report).map(|written| {
         if EnvFilter::try_new(&written.value).is_err() {
@@ -68,10 +74,10 @@ pub fn load_connect(cli: &Cli, args: &ConnectArgs, env: &dyn Env, cwd: &Path) ->
 fn configured(
     args: &ConnectArgs,
     variables: &Variables<'_>,
-    report: &Report,
+    report: &Diagnostics,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut list: Vec<(HeaderName, HeaderValue)> = Vec::new();
-    let place = Place::flag("--header");
+    let place = SourceLocation::flag("--header");
     for written in &args.header {
         let Some((name, value)) = written.expose().split_once('=') else {
             report.mistake(&place, "is not NAME=VALUE");
@@ -106,22 +112,22 @@ fn key(
     args: &ConnectArgs,
     variables: &Variables<'_>,
     cwd: &Path,
-    report: &Report,
-) -> Option<Written<String>> {
+    report: &Diagnostics,
+) -> Option<WithLocation<String>> {
     let written = if let Some(key) = &args.key {
-        Written { value: key.expose().to_owned(), place: Place::flag("--key") }
+        WithLocation { value: key.expose().to_owned(), place: SourceLocation::flag("--key") }
     } else if let Some(path) = &args.key_file {
-        let place = Place::flag("--key-file");
+        let place = SourceLocation::flag("--key-file");
         let value = read_named(&cwd.join(path), &place, report)?;
-        Written { value, place }
+        WithLocation { value, place }
     } else {
         variables.text("METAMCP_KEY", report)?
     };
-    let Written { value, place } = written;
+    let WithLocation { value, place } = written;
     let value = value.trim().to_owned();
     if value.is_empty() || value.contains(char::is_whitespace) {
         report.mistake(&place, "is no key; write it alone, without `Bearer`");
         return None;
     }
-    Some(Written { value, place })
+    Some(WithLocation { value, place })
 }

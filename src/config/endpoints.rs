@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::mistakes::{Report, Written};
+use super::mistakes::{Diagnostics, WithLocation};
 use super::section::{Section, suggest};
 use super::servers::Servers;
 use super::shows;
@@ -10,7 +10,7 @@ use crate::route::{EndpointConfig, NamePrefix};
 use metamcp_core::base::{EndpointName, ServerName};
 
 /// Reads the endpoints, in the order of the file. An endpoint without a list of servers has every server.
-pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Vec<EndpointConfig> {
+pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Diagnostics) -> Vec<EndpointConfig> {
     let mut endpoints = Vec::new();
     for (written, section) in root.named("endpoints") {
         let list = section.texts("servers");
@@ -29,9 +29,9 @@ pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Ve
     endpoints
 }
 
-fn choose(list: &[Written<&str>], servers: &Servers, report: &Report) -> Vec<ServerName> {
+fn choose(list: &[WithLocation<&str>], servers: &Servers, report: &Diagnostics) -> Vec<ServerName> {
     let mut chosen: Vec<ServerName> = Vec::with_capacity(list.len());
-    for Written { value, place } in list {
+    for WithLocation { value, place } in list {
         match servers.known.get(*value) {
             Some(Some(name)) if chosen.contains(name) => {
                 report.mistake(place, format!("{name} is there twice"));

@@ -1,18 +1,18 @@
 //! Expansion of variable references such as `${NAME}`.
 
-use super::mistakes::{Report, Written};
+use super::mistakes::{Diagnostics, WithLocation};
 use super::raw::{NotUnicode, Variables};
 
 /// What readers of values with variable references share.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub variables: &'a Variables<'a>,
-    pub report: &'a Report,
+    pub report: &'a Diagnostics,
 }
 
 impl Context<'_> {
     /// Expands variable references. Reports errors and returns `None` if there are any.
-    pub(super) fn expand(&self, written: &Written<&str>) -> Option<String> {
+    pub(super) fn expand(&self, written: &WithLocation<&str>) -> Option<String> {
         match expand(written.value, self.variables) {
             Ok(text) => Some(text),
             Err(mistakes) => {

@@ -1,21 +1,21 @@
 //! Reads `mcp.json` from disk and locates its errors.
 
-use super::mistakes::{Place, Report, quote};
+use super::mistakes::{Diagnostics, SourceLocation, quote};
 use crate::admin::definition::mcp_json::{self, Diagnostic, EntryKind};
 
 /// A valid entry of the file, with its location.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub name: String,
-    pub place: Place,
+    pub place: SourceLocation,
     pub kind: EntryKind,
 }
 
 /// Reads the entries in the order of the file. Errors in one entry do not affect the others.
-pub(super) fn parse(source: &str, text: &str, report: &Report) -> Vec<Entry> {
+pub(super) fn parse(source: &str, text: &str, report: &Diagnostics) -> Vec<Entry> {
     let file = mcp_json::parse(text);
     let place = |line, path: &[String]| {
-        path.iter().fold(Place::file(source, line, ""), |place, key| place.below(key))
+        path.iter().fold(SourceLocation::file(source, line, ""), |place, key| place.below(key))
     };
     let tell = |Diagnostic { line, path, text }: Diagnostic| report.mistake(&place(line, &path), text);
     let read = |mcp_json::McpJsonEntry { name, path, kind, notices }: mcp_json::McpJsonEntry| {

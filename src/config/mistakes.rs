@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// `Display`: `metamcp.toml:12: server.port`, `environment: SERVER_PORT`, `command line: --host`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SourceLocation {
     source: String,
     line: Option<usize>,
     key: String,
@@ -16,37 +16,37 @@ pub struct Place {
 /// An error in the configuration. Says what to write instead, and never quotes a value that may be a secret:
 /// an address, a header, a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    place: Place,
+pub struct ConfigError {
+    place: SourceLocation,
     text: String,
 }
 
 /// Something that was skipped or changed while reading, and does not prevent a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    place: Place,
+pub struct ConfigNotice {
+    place: SourceLocation,
     text: String,
 }
 
 /// Every error, in the order of reading. Never empty. `Display` prints one error per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct ConfigErrors(Vec<ConfigError>);
 
 /// Collects errors and notices. Shared by reference, so that every reader can add to it.
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    mistakes: RefCell<Vec<Mistake>>,
-    notices: RefCell<Vec<Notice>>,
+pub(super) struct Diagnostics {
+    mistakes: RefCell<Vec<ConfigError>>,
+    notices: RefCell<Vec<ConfigNotice>>,
 }
 
 /// A value with its location.
 #[derive(Debug, Clone)]
-pub(super) struct Written<T> {
+pub(super) struct WithLocation<T> {
     pub value: T,
-    pub place: Place,
+    pub place: SourceLocation,
 }
 
-impl Place {
+impl SourceLocation {
     pub(super) fn file(source: &str, line: Option<usize>, key: &str) -> Self {
         Self { source: printable(source), line, key: printable(key) }
     }
@@ -72,24 +72,24 @@ impl Place {
     }
 }
 
-impl Report {
-    pub fn mistake(&self, place: &Place, text: impl Into<String>) {
-        self.mistakes.borrow_mut().push(Mistake { place: place.clone(), text: text.into() });
+impl Diagnostics {
+    pub fn mistake(&self, place: &SourceLocation, text: impl Into<String>) {
+        self.mistakes.borrow_mut().push(ConfigError { place: place.clone(), text: text.into() });
     }
 
-    pub fn notice(&self, place: &Place, text: impl Into<String>) {
-        self.notices.borrow_mut().push(Notice { place: place.clone(), text: text.into() });
+    pub fn notice(&self, place: &SourceLocation, text: impl Into<String>) {
+        self.notices.borrow_mut().push(ConfigNotice { place: place.clone(), text: text.into() });
     }
 
     /// Returns the notices, or the errors if there are any.
-    pub fn finish(self) -> Result<Vec<Notice>, Mistakes> {
+    pub fn finish(self) -> Result<Vec<ConfigNotice>, ConfigErrors> {
         let mistakes = self.mistakes.into_inner();
-        if mistakes.is_empty() { Ok(self.notices.into_inner()) } else { Err(Mistakes(mistakes)) }
+        if mistakes.is_empty() { Ok(self.notices.into_inner()) } else { Err(ConfigErrors(mistakes)) }
     }
 }
 
-impl Mistakes {
-    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+impl ConfigErrors {
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()
     }
 
@@ -100,16 +100,16 @@ impl Mistakes {
     }
 }
 
-impl<'a> IntoIterator for &'a Mistakes {
-    type Item = &'a Mistake;
-    type IntoIter = std::slice::Iter<'a, Mistake>;
+impl<'a> IntoIterator for &'a ConfigErrors {
+    type Item = &'a ConfigError;
+    type IntoIter = std::slice::Iter<'a, ConfigError>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)?;
         if let Some(line) = self.line {
@@ -119,19 +119,19 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.text)
     }
 }
 
-impl fmt::Display for Notice {
+impl fmt::Display for ConfigNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.text)
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for mistake in self.0.iter().take(SHOWN_MAX) {
             writeln!(f, "{mistake}")?;
@@ -144,7 +144,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
 
 /// Quotes a name: shortened, and without control characters, because it is printed to a terminal or a log.
 pub(super) fn quote(text: &str) -> String {
@@ -172,19 +172,19 @@ mod tests {
 
     #[test]
     fn names_the_place() {
-        let check = |place: Place, expected: &str| assert_eq!(place.to_string(), expected);
-        check(Place::file("metamcp.toml", Some(12), "server.port"), "metamcp.toml:12: server.port");
-        check(Place::variable("SERVER_PORT"), "environment: SERVER_PORT");
-        check(Place::flag("--host"), "command line: --host");
-        check(Place::file("mcp.json", None, "").below("a").below("b"), "mcp.json: a.b");
-        check(Place::file("mcp.json", None, "a\u{1b}[31m"), "mcp.json: a\\u{1b}[31m");
+        let check = |place: SourceLocation, expected: &str| assert_eq!(place.to_string(), expected);
+        check(SourceLocation::file("metamcp.toml", Some(12), "server.port"), "metamcp.toml:12: server.port");
+        check(SourceLocation::variable("SERVER_PORT"), "environment: SERVER_PORT");
+        check(SourceLocation::flag("--host"), "command line: --host");
+        check(SourceLocation::file("mcp.json", None, "").below("a").below("b"), "mcp.json: a.b");
+        check(SourceLocation::file("mcp.json", None, "a\u{1b}[31m"), "mcp.json: a\\u{1b}[31m");
     }
 
     #[test]
     fn shows_a_bounded_number() {
-        let report = Report::default();
+        let report = Diagnostics::default();
         for _ in 0..1000 {
-            report.mistake(&Place::flag("--x"), "wrong");
+            report.mistake(&SourceLocation::flag("--x"), "wrong");
         }
         let text = report.finish().unwrap_err().to_string();
         assert_eq!(text.lines().count(), SHOWN_MAX + 1);

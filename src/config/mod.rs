@@ -31,7 +31,7 @@ pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
 pub use describe::Summary;
 pub use load::{load, load_base};
-pub use mistakes::{Mistake, Mistakes, Notice, Place};
+pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};
 pub use raw::{Env, ProcessEnv};
 pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat};
 

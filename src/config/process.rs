@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::expand::Context;
-use super::mistakes::{Place, Report, Written, quote};
+use super::mistakes::{Diagnostics, SourceLocation, WithLocation, quote};
 use super::raw::Variables;
 use super::section::Section;
 use crate::admin::definition::settings::{self, SettingRange};
@@ -17,10 +17,10 @@ use crate::upstream::stdio::{INHERITED, ProcessSettings, Program, Sharing};
 
 /// A program whose variable references are not expanded yet.
 pub(super) struct Draft<'a> {
-    pub command: Written<&'a str>,
-    pub args: Vec<Written<&'a str>>,
-    pub env: Vec<(&'a str, Written<&'a str>)>,
-    pub cwd: Option<Written<&'a str>>,
+    pub command: WithLocation<&'a str>,
+    pub args: Vec<WithLocation<&'a str>>,
+    pub env: Vec<(&'a str, WithLocation<&'a str>)>,
+    pub cwd: Option<WithLocation<&'a str>>,
     /// The directory that a relative working directory starts from.
     pub beside: Option<&'a Path>,
     pub settings: ProcessSettings,
@@ -86,7 +86,7 @@ fn confinement(section: Section<'_>, context: Context<'_>) -> Option<Confinement
     is_written.then_some(Confinement { read, write, required })
 }
 
-fn absolute(written: &Written<&str>, context: Context<'_>) -> Option<PathBuf> {
+fn absolute(written: &WithLocation<&str>, context: Context<'_>) -> Option<PathBuf> {
     let path = PathBuf::from(context.expand(written)?);
     if !path.is_absolute() {
         context.report.mistake(&written.place, "is not an absolute path");
@@ -98,7 +98,7 @@ fn absolute(written: &Written<&str>, context: Context<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-fn id(written: &Written<i128>, context: Context<'_>) -> Option<u32> {
+fn id(written: &WithLocation<i128>, context: Context<'_>) -> Option<u32> {
     let id = u32::try_from(written.value).ok().filter(|id| *id != u32::MAX);
     if id.is_none() {
         context.report.mistake(&written.place, "is not the number of a user or group");
@@ -108,7 +108,7 @@ fn id(written: &Written<i128>, context: Context<'_>) -> Option<u32> {
 
 impl Draft<'_> {
     /// Expands the variable references and validates the program.
-    pub fn program(self, place: &Place, context: Context<'_>) -> Option<Program> {
+    pub fn program(self, place: &SourceLocation, context: Context<'_>) -> Option<Program> {
         let report = context.report;
         let command = context.expand(&self.command)?;
         if command.trim().is_empty() || command.contains('\0') {
@@ -195,9 +195,9 @@ fn may_run(found: &Metadata) -> bool {
 }
 
 /// Reads the allowlist for programs that are defined in the store.
-pub(super) fn allowed(section: &Section<'_>, report: &Report) -> StdioAllowlist {
+pub(super) fn allowed(section: &Section<'_>, report: &Diagnostics) -> StdioAllowlist {
     let mut allowed = StdioAllowlist::default();
-    for Written { value: line, place } in section.text_lists("stdio_commands") {
+    for WithLocation { value: line, place } in section.text_lists("stdio_commands") {
         let mut words = line.into_iter().map(str::to_owned);
         match words.next().filter(|path| is_path(path)) {
             None => report.mistake(&place, NO_PROGRAM),
@@ -207,13 +207,13 @@ pub(super) fn allowed(section: &Section<'_>, report: &Report) -> StdioAllowlist 
             }
         }
     }
-    for Written { value, place } in section.texts("stdio_env").unwrap_or_default() {
+    for WithLocation { value, place } in section.texts("stdio_env").unwrap_or_default() {
         match EnvPattern::new(value) {
             Ok(pattern) => put(pattern, &place, &mut allowed.env, report),
             Err(wrong) => report.mistake(&place, wrong.to_string()),
         }
     }
-    for Written { value, place } in section.texts("stdio_dirs").unwrap_or_default() {
+    for WithLocation { value, place } in section.texts("stdio_dirs").unwrap_or_default() {
         if is_path(value) {
             put(value.to_owned(), &place, &mut allowed.dirs, report);
         } else {
@@ -227,7 +227,7 @@ fn is_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(char::is_control)
 }
 
-fn put<T: PartialEq>(value: T, place: &Place, list: &mut Vec<T>, report: &Report) {
+fn put<T: PartialEq>(value: T, place: &SourceLocation, list: &mut Vec<T>, report: &Diagnostics) {
     if list.contains(&value) {
         report.mistake(place, "is there twice");
     } else {
@@ -236,7 +236,7 @@ fn put<T: PartialEq>(value: T, place: &Place, list: &mut Vec<T>, report: &Report
 }
 
 /// Rejects the placeholder for sealed values, which would otherwise be passed to the program.
-fn check_shown(value: &str, place: &Place, report: &Report) {
+fn check_shown(value: &str, place: &SourceLocation, report: &Diagnostics) {
     if value == SEALED_PLACEHOLDER {
         report.mistake(place, "stands for what is not shown; write the value itself");
     }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::cli::Flags;
-use super::mistakes::{Place, Report, Written};
+use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
 
 /// The environment of a process. A trait, so that tests can set variables.
 pub trait Env {
@@ -56,18 +56,18 @@ impl Env for ProcessEnv {
 impl<'a> Raw<'a> {
     /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
     /// flag are looked for there first.
-    pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
+    pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
             Some(path) => {
                 let path = cwd.join(path);
-                let text = read_named(&path, &Place::flag(flag_name), report);
+                let text = read_named(&path, &SourceLocation::flag(flag_name), report);
                 text.map(|text| TextFile { path, text })
             }
             None => [cwd, &data_dir].into_iter().find_map(|dir| {
                 let path = dir.join(name);
-                let place = Place::file(name, None, "");
+                let place = SourceLocation::file(name, None, "");
                 read_text(&path, &place, report).text().map(|text| TextFile { path, text })
             }),
         };
@@ -85,10 +85,11 @@ impl<'a> Variables<'a> {
     }
 
     /// Reads `.env` of the directory as well, if it exists. The environment of the process is not changed.
-    pub fn read(process: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
+    pub fn read(process: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
         let path = cwd.join(".env");
         let source = path.display().to_string();
-        let text = read_text(&path, &Place::file(".env", None, ""), report).text().unwrap_or_default();
+        let text =
+            read_text(&path, &SourceLocation::file(".env", None, ""), report).text().unwrap_or_default();
         let mut file = BTreeMap::new();
         for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {
@@ -99,7 +100,7 @@ impl<'a> Variables<'a> {
                 Err(error) => {
                     let line = dotenv_line(&text, &error);
                     // The line is not quoted, because `.env` files contain secrets.
-                    let place = Place::file(&source, line, "");
+                    let place = SourceLocation::file(&source, line, "");
                     report.mistake(&place, "is not NAME=value; quote values with spaces: NAME=\"a value\"");
                 }
             }
@@ -116,10 +117,10 @@ impl<'a> Variables<'a> {
     }
 
     /// Returns a variable of metamcp. An empty variable counts as not set.
-    pub fn text(&self, name: &str, report: &Report) -> Option<Written<String>> {
-        let place = Place::variable(name);
+    pub fn text(&self, name: &str, report: &Diagnostics) -> Option<WithLocation<String>> {
+        let place = SourceLocation::variable(name);
         if let Ok(value) = self.lookup(name) {
-            value.filter(|value| !value.is_empty()).map(|value| Written { value, place })
+            value.filter(|value| !value.is_empty()).map(|value| WithLocation { value, place })
         } else {
             report.mistake(&place, "is not UTF-8");
             None
@@ -127,9 +128,9 @@ impl<'a> Variables<'a> {
     }
 }
 
-fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: &Report) -> PathBuf {
+fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: &Diagnostics) -> PathBuf {
     find_data_dir(flag, variables, cwd, report).unwrap_or_else(|| {
-        let place = Place::flag("--data-dir");
+        let place = SourceLocation::flag("--data-dir");
         report.mistake(&place, "nothing says where data is kept (HOME is not set); write --data-dir DIR");
         cwd.to_owned()
     })
@@ -141,7 +142,7 @@ pub(super) fn find_data_dir(
     flag: Option<&Path>,
     variables: &Variables<'_>,
     cwd: &Path,
-    report: &Report,
+    report: &Diagnostics,
 ) -> Option<PathBuf> {
     if let Some(dir) = flag {
         return Some(cwd.join(dir));
@@ -158,14 +159,14 @@ pub(super) fn find_data_dir(
 }
 
 /// The result of reading a file.
-enum Found {
+enum FileRead {
     Text(String),
     Missing,
     /// The error was reported.
     Unreadable,
 }
 
-impl Found {
+impl FileRead {
     fn text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text),
@@ -175,29 +176,31 @@ impl Found {
 }
 
 /// Reads a file that was named explicitly. Reports an error if it does not exist.
-pub(super) fn read_named(path: &Path, place: &Place, report: &Report) -> Option<String> {
+pub(super) fn read_named(path: &Path, place: &SourceLocation, report: &Diagnostics) -> Option<String> {
     let found = read_text(path, place, report);
-    if matches!(found, Found::Missing) {
+    if matches!(found, FileRead::Missing) {
         report.mistake(place, format!("{} is not there", path.display()));
     }
     found.text()
 }
 
-fn read_text(path: &Path, place: &Place, report: &Report) -> Found {
+fn read_text(path: &Path, place: &SourceLocation, report: &Diagnostics) -> FileRead {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     let wrong = match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Missing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return FileRead::Missing,
         Err(error) => format!("cannot be read: {error}"),
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => "is longer than 1 MiB".to_owned(),
         Ok(_) => match String::from_utf8(bytes) {
             // Some editors write a byte order mark.
-            Ok(text) => return Found::Text(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+            Ok(text) => {
+                return FileRead::Text(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text));
+            }
             Err(_) => "is not UTF-8".to_owned(),
         },
     };
     report.mistake(place, format!("{} {wrong}", path.display()));
-    Found::Unreadable
+    FileRead::Unreadable
 }
 
 /// Returns the line of an error: dotenvy returns the text that it could not parse, but not its position.

@@ -10,7 +10,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::expand::Context;
-use super::mistakes::{Mistakes, Place, Report, Written};
+use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
@@ -22,7 +22,7 @@ use crate::telemetry::traces::TraceConfig as Tracing;
 use crate::{bridge, catalog, limits, server, session, store};
 
 /// Validates the raw configuration. Continues after every error and returns all of them.
-pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes> {
+pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, ConfigErrors> {
     let toml = raw.toml.as_ref().and_then(|file| TomlFile::parse(file.path.clone(), &file.text, &report));
     let root = Section::root(toml.as_ref(), &report);
     let entries = raw
@@ -76,8 +76,8 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
 }
 
 /// Reads from the environment what is needed to open the store.
-pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Report) -> Base {
-    let database_url = variables.text("DATABASE_URL", report).map(|Written { value, place }| {
+pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Diagnostics) -> Base {
+    let database_url = variables.text("DATABASE_URL", report).map(|WithLocation { value, place }| {
         if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
             report.mistake(&place, "is not postgres://...; leave it out to use SQLite in the data directory");
         }
@@ -88,11 +88,11 @@ pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report:
     Base { data_dir, database_url, encryption_key, jwt_secret }
 }
 
-fn jwt_secret(text: &str, report: &Report) -> Zeroizing<Vec<u8>> {
+fn jwt_secret(text: &str, report: &Diagnostics) -> Zeroizing<Vec<u8>> {
     if text.len() < d::JWT_SECRET_BYTES_MIN {
         let least = d::JWT_SECRET_BYTES_MIN;
         report.mistake(
-            &Place::variable(JWT_SECRET),
+            &SourceLocation::variable(JWT_SECRET),
             format!("is shorter than {least} bytes; take the output of: openssl rand -base64 32"),
         );
     }
@@ -102,13 +102,13 @@ fn jwt_secret(text: &str, report: &Report) -> Zeroizing<Vec<u8>> {
 const JWT_SECRET: &str = "JWT_SECRET";
 
 /// The authentication mode with its location, if it was set. The flag can only switch authentication off.
-fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<AuthMode>> {
+fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<WithLocation<AuthMode>> {
     let written = section.text("mode").map(|written| written.place);
     let mode = section.word("mode", &[("keys", AuthMode::Keys), ("none", AuthMode::Open)], AuthMode::Keys);
     if raw.flags.no_auth {
-        return Some(Written { value: AuthMode::Open, place: Place::flag("--no-auth") });
+        return Some(WithLocation { value: AuthMode::Open, place: SourceLocation::flag("--no-auth") });
     }
-    written.map(|place| Written { value: mode, place })
+    written.map(|place| WithLocation { value: mode, place })
 }
 
 fn auth_timing(section: &Section<'_>) -> AuthTiming {
@@ -123,12 +123,12 @@ fn auth_timing(section: &Section<'_>) -> AuthTiming {
 fn server(
     raw: &Raw<'_>,
     root: &Section<'_>,
-    mode: Option<&Written<AuthMode>>,
-    report: &Report,
+    mode: Option<&WithLocation<AuthMode>>,
+    report: &Diagnostics,
 ) -> server::Config {
     let section = root.child("server");
     let listen = listen(raw, &section, report);
-    if let Some(Written { value: AuthMode::Open, place }) = mode
+    if let Some(WithLocation { value: AuthMode::Open, place }) = mode
         && !listen.ip().to_canonical().is_loopback()
     {
         report.mistake(
@@ -160,11 +160,11 @@ fn server(
 
 /// Host and port, each from flag, environment, file or default, in this order. Values that are overridden are
 /// validated too.
-fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> SocketAddr {
-    let host = |text: &str, place: &Place| -> Option<IpAddr> {
+fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Diagnostics) -> SocketAddr {
+    let host = |text: &str, place: &SourceLocation| -> Option<IpAddr> {
         cli::parse_host(text).map_err(|wrong| report.mistake(place, wrong)).ok()
     };
-    let port = |port: Option<u16>, place: &Place| -> Option<u16> {
+    let port = |port: Option<u16>, place: &SourceLocation| -> Option<u16> {
         if port.is_none() {
             report.mistake(place, "is not a port; write 0 to 65535");
         }
@@ -183,17 +183,17 @@ fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> SocketAddr {
     )
 }
 
-fn workers(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> usize {
+fn workers(raw: &Raw<'_>, section: &Section<'_>, report: &Diagnostics) -> usize {
     let written = section.count("workers", d::WORKERS.with_default(cores()));
     let workers = raw.flags.workers.unwrap_or(written);
     if !(d::WORKERS.min..=d::WORKERS.max).contains(&workers) {
         let (min, max) = (d::WORKERS.min, d::WORKERS.max);
-        report.mistake(&Place::flag("--workers"), format!("is out of range; write {min} to {max}"));
+        report.mistake(&SourceLocation::flag("--workers"), format!("is out of range; write {min} to {max}"));
     }
     workers
 }
 
-fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
+fn tls(section: &Section<'_>, report: &Diagnostics) -> Option<server::Tls> {
     let tls = section.child("tls");
     let (cert, key) = (tls.text("cert"), tls.text("key"));
     let (place, written) = (tls.place().clone(), tls.is_written());
@@ -219,7 +219,12 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
 
 /// If the gateway itself is reachable from this machine only, servers on private addresses are allowed by
 /// default.
-fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> ServingPolicy {
+fn serving(
+    raw: &Raw<'_>,
+    root: &Section<'_>,
+    server: &server::Config,
+    report: &Diagnostics,
+) -> ServingPolicy {
     let section = root.child("admin");
     let allowed = process::allowed(&section, report);
     section.finish();
@@ -251,7 +256,7 @@ fn catalog(root: &Section<'_>) -> catalog::Config {
     config
 }
 
-fn session(root: &Section<'_>, report: &Report) -> session::Config {
+fn session(root: &Section<'_>, report: &Diagnostics) -> session::Config {
     let section = root.child("session");
     let lifetime = section.duration("lifetime", d::SESSION_LIFETIME);
     // A shorter lifetime alone is not an error, because the idle timeout was not written.
@@ -267,7 +272,7 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
 }
 
 /// Limits for resumable streams. `None` if resumption is off.
-fn streams(section: &Section<'_>, report: &Report) -> Option<session::StreamsConfig> {
+fn streams(section: &Section<'_>, report: &Diagnostics) -> Option<session::StreamsConfig> {
     let is_on = section.flag("resume").unwrap_or(true);
     let bytes_max = section.size("resume_bytes_max", d::RESUME_BYTES);
     // A lower total alone is not an error, because the limit per stream was not written.
@@ -297,9 +302,9 @@ fn bridge(root: &Section<'_>) -> bridge::Config {
     config
 }
 
-fn retention(root: &Section<'_>) -> store::Retention {
+fn retention(root: &Section<'_>) -> store::RetentionPolicy {
     let section = root.child("retention");
-    let retention = store::Retention {
+    let retention = store::RetentionPolicy {
         usage: section.duration("usage", d::RETENTION),
         audit: section.duration("audit", d::RETENTION),
     };
@@ -316,11 +321,11 @@ fn telemetry(root: &Section<'_>, context: Context<'_>) -> (MetricsAccess, Option
     (scrapes, traces)
 }
 
-fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {
+fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Diagnostics) -> LogConfig {
     let section = root.child("log");
     let written =
         section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], LogFormat::Text);
-    let valid = |filter: &str, place: &Place| {
+    let valid = |filter: &str, place: &SourceLocation| {
         let valid = EnvFilter::try_new(filter).is_ok();
         if !valid {
             report.mistake(place, "is not a log filter; write \"info\", or \"info,metamcp=debug\"");
@@ -343,11 +348,11 @@ fn list(
     section: &Section<'_>,
     key: &'static str,
     canonical: fn(&str) -> Result<String, &'static str>,
-    report: &Report,
+    report: &Diagnostics,
 ) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut list = Vec::new();
-    for Written { value, place } in section.texts(key).unwrap_or_default() {
+    for WithLocation { value, place } in section.texts(key).unwrap_or_default() {
         match canonical(value) {
             Ok(text) if seen.insert(text.clone()) => list.push(text),
             Ok(_) => report.mistake(&place, "is there twice"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Place, Report, Written, printable, quote};
+use super::mistakes::{Diagnostics, SourceLocation, WithLocation, printable, quote};
 use crate::admin::definition::settings::SettingRange;
 use metamcp_core::base::units;
 
@@ -27,9 +27,9 @@ pub(super) struct TomlFile<'a> {
 /// it is not used here.)
 pub(super) struct Section<'a> {
     file: Option<&'a TomlFile<'a>>,
-    report: &'a Report,
+    report: &'a Diagnostics,
     table: Option<&'a DeTable<'a>>,
-    place: Place,
+    place: SourceLocation,
     /// The keys that were read. All others are unknown.
     known: RefCell<BTreeSet<&'static str>>,
 }
@@ -38,14 +38,17 @@ type Value<'a> = &'a Spanned<DeValue<'a>>;
 
 impl<'a> TomlFile<'a> {
     /// Parses the file. Reports every syntax error; after one, nothing is read from the file.
-    pub fn parse(path: PathBuf, text: &'a str, report: &Report) -> Option<Self> {
+    pub fn parse(path: PathBuf, text: &'a str, report: &Diagnostics) -> Option<Self> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let line_ends: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         let source = path.display().to_string();
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             let line = error.span().map(|span| line_of(&line_ends, span.start));
             // Only the message: the error's `Display` quotes the line, which may contain a secret.
-            report.mistake(&Place::file(&source, line, ""), format!("is not TOML: {}", error.message()));
+            report.mistake(
+                &SourceLocation::file(&source, line, ""),
+                format!("is not TOML: {}", error.message()),
+            );
         }
         errors.is_empty().then(|| Self { path, table: table.into_inner(), line_ends })
     }
@@ -53,13 +56,13 @@ impl<'a> TomlFile<'a> {
 
 impl<'a> Section<'a> {
     /// The root table; an empty one if there is no file.
-    pub fn root(file: Option<&'a TomlFile<'a>>, report: &'a Report) -> Self {
+    pub fn root(file: Option<&'a TomlFile<'a>>, report: &'a Diagnostics) -> Self {
         let source = file.map(|file| file.path.display().to_string()).unwrap_or_default();
         Self {
             file,
             report,
             table: file.map(|file| &file.table),
-            place: Place::file(&source, None, ""),
+            place: SourceLocation::file(&source, None, ""),
             known: RefCell::default(),
         }
     }
@@ -98,7 +101,7 @@ impl<'a> Section<'a> {
     }
 
     /// The strings of the table at `key`, in the order of the file.
-    pub fn text_map(&self, key: &'static str) -> Vec<(&'a str, Written<&'a str>)> {
+    pub fn text_map(&self, key: &'static str) -> Vec<(&'a str, WithLocation<&'a str>)> {
         let child = self.child(key);
         let mut entries: Vec<_> = child.table.into_iter().flatten().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
@@ -127,16 +130,16 @@ impl<'a> Section<'a> {
     }
 
     /// The location of the table.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &SourceLocation {
         &self.place
     }
 
-    pub fn text(&self, key: &'static str) -> Option<Written<&'a str>> {
+    pub fn text(&self, key: &'static str) -> Option<WithLocation<&'a str>> {
         let (value, place) = self.value(key)?;
         self.text_at(value, place)
     }
 
-    pub fn texts(&self, key: &'static str) -> Option<Vec<Written<&'a str>>> {
+    pub fn texts(&self, key: &'static str) -> Option<Vec<WithLocation<&'a str>>> {
         let (value, place) = self.value(key)?;
         let Some(items) = value.get_ref().as_array() else {
             self.report.mistake(&place, format!("is {}; write a list of texts: [\"...\"]", kind(value)));
@@ -147,7 +150,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a list of strings or lists of strings. A string is the same as a list with that string only.
-    pub fn text_lists(&self, key: &'static str) -> Vec<Written<Vec<&'a str>>> {
+    pub fn text_lists(&self, key: &'static str) -> Vec<WithLocation<Vec<&'a str>>> {
         let Some((value, place)) = self.value(key) else { return Vec::new() };
         let Some(items) = value.get_ref().as_array() else {
             self.report.mistake(&place, format!("is {}; write a list: [\"...\"]", kind(value)));
@@ -162,7 +165,7 @@ impl<'a> Section<'a> {
                     read.collect::<Option<_>>()?
                 }
             };
-            Some(Written { value: words, place })
+            Some(WithLocation { value: words, place })
         };
         items.iter().filter_map(words).collect()
     }
@@ -176,17 +179,17 @@ impl<'a> Section<'a> {
         flag
     }
 
-    pub fn integer(&self, key: &'static str) -> Option<Written<i128>> {
+    pub fn integer(&self, key: &'static str) -> Option<WithLocation<i128>> {
         let (value, place) = self.value(key)?;
         let number =
             value.get_ref().as_integer().and_then(|n| i128::from_str_radix(n.as_str(), n.radix()).ok());
         if number.is_none() {
             self.report.mistake(&place, format!("is {}; write a whole number", kind(value)));
         }
-        Some(Written { value: number?, place })
+        Some(WithLocation { value: number?, place })
     }
 
-    pub fn fraction(&self, key: &'static str) -> Option<Written<f64>> {
+    pub fn fraction(&self, key: &'static str) -> Option<WithLocation<f64>> {
         let (value, place) = self.value(key)?;
         let number = match value.get_ref() {
             DeValue::Float(number) => number.as_str().parse().ok(),
@@ -196,11 +199,11 @@ impl<'a> Section<'a> {
         if number.is_none() {
             self.report.mistake(&place, format!("is {}; write a fraction: 0.5", kind(value)));
         }
-        Some(Written { value: number?, place })
+        Some(WithLocation { value: number?, place })
     }
 
     pub fn count(&self, key: &'static str, bound: SettingRange<usize>) -> usize {
-        let Some(Written { value, place }) = self.integer(key) else { return bound.default };
+        let Some(WithLocation { value, place }) = self.integer(key) else { return bound.default };
         self.within(usize::try_from(value).ok(), &place, bound, |n| n.to_string())
     }
 
@@ -229,7 +232,7 @@ impl<'a> Section<'a> {
 
     /// Reads a value that is one of `keywords`.
     pub fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
-        let Some(Written { value, place }) = self.text(key) else { return default };
+        let Some(WithLocation { value, place }) = self.text(key) else { return default };
         match words.iter().find(|(word, _)| *word == value) {
             Some((_, meaning)) => *meaning,
             None => self.wrong(&place, &one_of(words.iter().map(|(word, _)| word)), default),
@@ -248,21 +251,21 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn value(&self, key: &'static str) -> Option<(Value<'a>, Place)> {
+    fn value(&self, key: &'static str) -> Option<(Value<'a>, SourceLocation)> {
         self.known.borrow_mut().insert(key);
         let (_, value) = self.table?.get_key_value(key)?;
         Some((value, self.place_of(key, value.span().start)))
     }
 
-    fn text_at(&self, value: Value<'a>, place: Place) -> Option<Written<&'a str>> {
+    fn text_at(&self, value: Value<'a>, place: SourceLocation) -> Option<WithLocation<&'a str>> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.report.mistake(&place, format!("is {}; write a text: \"...\"", kind(value)));
         }
-        Some(Written { value: text?, place })
+        Some(WithLocation { value: text?, place })
     }
 
-    fn place_of(&self, key: &str, offset: usize) -> Place {
+    fn place_of(&self, key: &str, offset: usize) -> SourceLocation {
         let place = self.place.below(key);
         match self.file {
             Some(file) => place.on_line(line_of(&file.line_ends, offset)),
@@ -273,7 +276,7 @@ impl<'a> Section<'a> {
     fn within<T: Copy + PartialOrd>(
         &self,
         value: Option<T>,
-        place: &Place,
+        place: &SourceLocation,
         bound: SettingRange<T>,
         text: impl Fn(T) -> String,
     ) -> T {
@@ -286,7 +289,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn wrong<T>(&self, place: &Place, text: &str, instead: T) -> T {
+    fn wrong<T>(&self, place: &SourceLocation, text: &str, instead: T) -> T {
         self.report.mistake(place, text);
         instead
     }

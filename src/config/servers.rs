@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::expand::Context;
 use super::mcp_json::{self, Entry};
-use super::mistakes::{Place, Written, quote};
+use super::mistakes::{SourceLocation, WithLocation, quote};
 use super::process;
 use super::section::Section;
 use crate::admin::definition::MODERN_OVER_SSE;
@@ -25,16 +25,16 @@ pub(super) struct Servers {
     /// By name, both as written and as served. `None` if the server was skipped with a notice.
     pub known: BTreeMap<String, Option<ServerName>>,
     /// Names in use, with their location.
-    taken: BTreeMap<ServerName, Place>,
+    taken: BTreeMap<ServerName, SourceLocation>,
 }
 
 /// A server whose variable references are not expanded yet.
 struct Draft<'a> {
     name: ServerName,
-    place: Place,
-    url: Option<Written<&'a str>>,
-    headers: Vec<(&'a str, Written<&'a str>)>,
-    bearer: Option<Written<&'a str>>,
+    place: SourceLocation,
+    url: Option<WithLocation<&'a str>>,
+    headers: Vec<(&'a str, WithLocation<&'a str>)>,
+    bearer: Option<WithLocation<&'a str>>,
     transport: HttpTransport,
     program: Option<process::Draft<'a>>,
     settings: ServerSettings,
@@ -63,7 +63,7 @@ impl ServerSettings {
     }
 
     /// A notice, not an error: the configuration works, but costs performance.
-    fn note_few_connections(&self, place: &Place, context: Context<'_>) {
+    fn note_few_connections(&self, place: &SourceLocation, context: Context<'_>) {
         let (in_flight_max, idle_max) = self.connections();
         if idle_max < in_flight_max.min(settings::IDLE_CONNECTIONS.max) {
             let text = format!(
@@ -162,11 +162,11 @@ impl Servers {
             },
         };
         self.known.insert(entry.name.clone(), Some(name.clone()));
-        let at = |key: &str, value: &'a str| Written { value, place: entry.place.below(key) };
+        let at = |key: &str, value: &'a str| WithLocation { value, place: entry.place.below(key) };
         let all = |key: &'static str, members: &'a [(String, String)]| -> Vec<_> {
             let place = entry.place.below(key);
             let written = |(name, value): &'a (String, String)| {
-                (name.as_str(), Written { value: value.as_str(), place: place.below(name) })
+                (name.as_str(), WithLocation { value: value.as_str(), place: place.below(name) })
             };
             members.iter().map(written).collect()
         };
@@ -288,7 +288,10 @@ impl Draft<'_> {
 }
 
 /// The value of `Authorization`. `Err(None)` if the error was already reported.
-fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderValue, Option<&'static str>> {
+fn authorization(
+    bearer: &WithLocation<&str>,
+    context: Context<'_>,
+) -> Result<HeaderValue, Option<&'static str>> {
     let token = context.expand(bearer).ok_or(None)?;
     let token = token.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {

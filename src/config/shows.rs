@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::mistakes::{Report, Written};
+use super::mistakes::{Diagnostics, WithLocation};
 use super::section::Section;
 use super::servers::Servers;
 use crate::admin::definition::endpoint::{
@@ -19,7 +19,7 @@ pub(super) fn read(
     endpoint: &Section<'_>,
     chosen: Option<Vec<ServerName>>,
     servers: &Servers,
-    report: &Report,
+    report: &Diagnostics,
 ) -> EndpointMembers {
     let said = endpoint.named("tools");
     let Some(chosen) = chosen else {
@@ -50,10 +50,10 @@ pub(super) fn read(
     EndpointMembers::Listed(members)
 }
 
-fn read_server(section: Section<'_>, report: &Report) -> Option<std::sync::Arc<ToolView>> {
+fn read_server(section: Section<'_>, report: &Diagnostics) -> Option<std::sync::Arc<ToolView>> {
     let globs = |key| -> Vec<Glob> {
         let mut globs = Vec::new();
-        for Written { value, place } in section.texts(key).unwrap_or_default() {
+        for WithLocation { value, place } in section.texts(key).unwrap_or_default() {
             match Glob::new(value) {
                 Ok(glob) => globs.push(glob),
                 Err(invalid) => report.mistake(&place, invalid.to_string()),
@@ -73,9 +73,9 @@ fn read_server(section: Section<'_>, report: &Report) -> Option<std::sync::Arc<T
     ToolView::new(allow, deny, overrides)
 }
 
-fn read_override(section: Section<'_>, report: &Report) -> ToolOverride {
+fn read_override(section: Section<'_>, report: &Diagnostics) -> ToolOverride {
     let text = |key, check: fn(&str) -> Result<(), String>| {
-        let Written { value, place } = section.text(key)?;
+        let WithLocation { value, place } = section.text(key)?;
         check(value).map_err(|wrong| report.mistake(&place, wrong)).ok()?;
         Some(value.to_owned())
     };
@@ -90,10 +90,10 @@ fn read_override(section: Section<'_>, report: &Report) -> ToolOverride {
 }
 
 /// Reads the annotations of MCP (2026-07-28, `ToolAnnotations`).
-fn annotations(section: Section<'_>, report: &Report) -> Option<Value> {
+fn annotations(section: Section<'_>, report: &Diagnostics) -> Option<Value> {
     let is_written = section.is_written();
     let mut members = Map::new();
-    if let Some(Written { value, place }) = section.text("title") {
+    if let Some(WithLocation { value, place }) = section.text("title") {
         match check_title(value) {
             Ok(()) => drop(members.insert("title".to_owned(), value.into())),
             Err(wrong) => report.mistake(&place, wrong),

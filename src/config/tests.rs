@@ -52,7 +52,7 @@ impl Drop for Dir {
 }
 
 /// Resolves a command line, variables and files of the current directory. The data directory is `data` in it.
-fn run(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Config, Mistakes> {
+fn run(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
     let dir = Dir::with(&files);
     let mut variables = env(variables);
@@ -61,13 +61,13 @@ fn run(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result
     load(&cli, &variables, &dir.0)
 }
 
-fn toml(text: &str) -> Result<Config, Mistakes> {
+fn toml(text: &str) -> Result<Config, ConfigErrors> {
     run("", &[], &[("metamcp.toml", text)])
 }
 
 /// Checks that each expected text is in a mistake of its own, and that there are no others.
 #[track_caller]
-fn check_mistakes(found: Result<Config, Mistakes>, expected: &[&str]) {
+fn check_mistakes(found: Result<Config, ConfigErrors>, expected: &[&str]) {
     let found: Vec<_> = found.unwrap_err().iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for expected in expected {

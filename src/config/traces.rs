@@ -7,7 +7,7 @@ use url::Url;
 
 use super::defaults as d;
 use super::expand::Context;
-use super::mistakes::{Place, Written};
+use super::mistakes::{SourceLocation, WithLocation};
 use super::section::Section;
 use crate::admin::definition::{address, headers};
 use crate::telemetry::traces::{ParentPolicy, SamplingRatio, TraceConfig};
@@ -19,7 +19,7 @@ pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<Trac
     let section = telemetry.child("traces");
     let in_file = section.text("endpoint").and_then(|written| {
         let text = context.expand(&written)?;
-        endpoint(&Written { value: text, place: written.place }, Base::WherePathless, context)
+        endpoint(&WithLocation { value: text, place: written.place }, Base::WherePathless, context)
     });
     let sample = section.fraction("sample");
     let share_in_file = sample.and_then(|written| share(written.value, &written.place, context));
@@ -70,7 +70,7 @@ enum Base {
     WherePathless,
 }
 
-fn endpoint(written: &Written<String>, base: Base, context: Context<'_>) -> Option<Url> {
+fn endpoint(written: &WithLocation<String>, base: Base, context: Context<'_>) -> Option<Url> {
     let wrong = |text: &str| {
         context.report.mistake(&written.place, text);
         None
@@ -88,7 +88,7 @@ fn endpoint(written: &Written<String>, base: Base, context: Context<'_>) -> Opti
     Some(url)
 }
 
-fn share(value: f64, place: &Place, context: Context<'_>) -> Option<SamplingRatio> {
+fn share(value: f64, place: &SourceLocation, context: Context<'_>) -> Option<SamplingRatio> {
     let share = SamplingRatio::new(value);
     if share.is_none() {
         context.report.mistake(place, "is no share; write 0.0 (nothing) to 1.0 (everything)");
@@ -110,7 +110,7 @@ fn add_header(
     list: &mut Vec<(HeaderName, HeaderValue)>,
     name: &str,
     value: &str,
-    place: &Place,
+    place: &SourceLocation,
     context: Context<'_>,
 ) {
     match headers::parse(name, value) {
@@ -130,7 +130,7 @@ fn add_header(
 /// Whether the traces exporter is enabled.
 fn exports(context: Context<'_>) -> bool {
     match context.variables.text("OTEL_TRACES_EXPORTER", context.report) {
-        Some(Written { value, place }) if value != "otlp" => {
+        Some(WithLocation { value, place }) if value != "otlp" => {
             if value != "none" {
                 context.report.mistake(&place, "is not spoken here; write otlp, or none");
             }
@@ -144,7 +144,7 @@ fn exports(context: Context<'_>) -> bool {
 fn check_protocol(context: Context<'_>) {
     let text = |name| context.variables.text(name, context.report);
     let said = text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| text("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    if let Some(Written { place, .. }) = said.filter(|written| written.value != "http/protobuf") {
+    if let Some(WithLocation { place, .. }) = said.filter(|written| written.value != "http/protobuf") {
         let text = "is not spoken here; write http/protobuf, and its port in the endpoint (mostly 4318)";
         context.report.mistake(&place, text);
     }
@@ -184,10 +184,10 @@ fn take_variables(config: &mut TraceConfig, context: Context<'_>) {
 }
 
 /// Supports the samplers of OpenTelemetry that decide by ratio and by the parent.
-fn take_sampler(config: &mut TraceConfig, written: &Written<String>, context: Context<'_>) {
+fn take_sampler(config: &mut TraceConfig, written: &WithLocation<String>, context: Context<'_>) {
     let ratio = || {
         let arg = context.variables.text("OTEL_TRACES_SAMPLER_ARG", context.report);
-        let Some(Written { value, place }) = arg else { return SamplingRatio::ALL };
+        let Some(WithLocation { value, place }) = arg else { return SamplingRatio::ALL };
         share(value.parse().unwrap_or(f64::NAN), &place, context).unwrap_or(SamplingRatio::ALL)
     };
     (config.sampling_ratio, config.parent_policy) = match written.value.as_str() {
@@ -206,7 +206,7 @@ fn take_sampler(config: &mut TraceConfig, written: &Written<String>, context: Co
 }
 
 /// Parses `name=value,name=value`, with `%` escapes in the values (W3C Baggage, as OpenTelemetry uses it).
-fn pairs(written: &Written<String>, context: Context<'_>) -> Vec<(String, String)> {
+fn pairs(written: &WithLocation<String>, context: Context<'_>) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     for item in written.value.split(',').filter(|item| !item.trim().is_empty()).take(PAIRS_MAX) {
         let pair = item.split_once('=').and_then(|(name, value)| {
@@ -242,7 +242,7 @@ const PAIRS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::super::mistakes::Report;
+    use super::super::mistakes::Diagnostics;
     use super::super::raw::Variables;
     use super::super::section::TomlFile;
     use super::super::tests::env;
@@ -250,7 +250,7 @@ mod tests {
 
     /// Reads a configuration, or returns its errors.
     fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Option<TraceConfig>, String> {
-        let report = Report::default();
+        let report = Diagnostics::default();
         let env = env(variables);
         let variables = Variables::process(&env);
         let context = Context { variables: &variables, report: &report };

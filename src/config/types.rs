@@ -7,7 +7,7 @@ use std::time::Duration;
 use metamcp_core::base::ServerName;
 use zeroize::Zeroizing;
 
-use super::mistakes::Notice;
+use super::mistakes::ConfigNotice;
 use crate::admin::MetricsAccess;
 use crate::admin::definition::ServingPolicy;
 use crate::admin::definition::settings::DEFAULTS;
@@ -38,7 +38,7 @@ pub struct Config {
     /// Limits per key.
     pub limits: limits::Config,
     /// How long usage and audit records are kept.
-    pub retention: store::Retention,
+    pub retention: store::RetentionPolicy,
     /// Whether a credential is required. `Open` only if `server.listen` is a loopback address.
     pub auth_mode: auth::AuthMode,
     /// The parts of `auth::Config` that are not secret.
@@ -57,7 +57,7 @@ pub struct Config {
     /// The files that were read.
     pub sources: Vec<PathBuf>,
     /// Entries that were skipped or renamed, to be logged at startup.
-    pub skipped: Vec<Notice>,
+    pub skipped: Vec<ConfigNotice>,
 }
 
 /// How long credentials are cached, and how many hashes may run.

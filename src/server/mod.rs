@@ -20,6 +20,6 @@ mod worker;
 pub use config::{Config, Tls};
 pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
 pub use http1::guard::OriginGuard;
-pub use net::listener::{Door, ListenError, Workers, start};
+pub use net::listener::{ListenError, ListenTarget, Workers, start};
 pub use reply::body::ResponseBody;
-pub use worker::{Shared, Worker};
+pub use worker::{SharedState, Worker};

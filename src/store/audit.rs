@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use super::error::StoreError;
 use super::handle::{Store, transact};
-use super::page::{Paged, fetch_limit, page_size, to_page};
+use super::page::{PagedRows, fetch_limit, page_size, to_page};
 use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value, column_enum};
 
@@ -82,7 +82,7 @@ impl Store {
         filter: AuditFilter,
         before: Option<u64>,
         limit: usize,
-    ) -> Result<Paged<AuditRow, u64>, StoreError> {
+    ) -> Result<PagedRows<AuditRow, u64>, StoreError> {
         let limit = page_size(limit);
         let rows = transact!(self, AccessMode::Read, |tx| find(tx, &filter, before, limit))?;
         Ok(to_page(rows, limit, |row| row.id))

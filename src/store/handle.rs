@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::epochs::{self, Epochs};
 use super::error::StoreError;
 use super::postgres::Postgres;
-use super::row_sealer::{Binder, Binding};
+use super::row_sealer::{OptionalSealer, RowSealer};
 use super::sqlite::Sqlite;
 use super::transaction::AccessMode;
 
@@ -16,7 +16,7 @@ use super::transaction::AccessMode;
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) engine: Engine,
-    pub(super) binding: Binding,
+    pub(super) binding: OptionalSealer,
 }
 
 #[derive(Debug, Clone)]
@@ -78,8 +78,8 @@ impl Store {
 
     /// A handle to the same store that seals with `binder` every row it changes.
     #[must_use]
-    pub fn bound_by(&self, binder: impl Binder + 'static) -> Self {
-        Self { binding: Binding::new(Arc::new(binder)), ..self.clone() }
+    pub fn bound_by(&self, binder: impl RowSealer + 'static) -> Self {
+        Self { binding: OptionalSealer::new(Arc::new(binder)), ..self.clone() }
     }
 
     /// All epochs at one moment. Cancel safe.
@@ -88,7 +88,7 @@ impl Store {
     }
 
     fn with_engine(engine: Engine) -> Self {
-        Self { engine, binding: Binding::default() }
+        Self { engine, binding: OptionalSealer::default() }
     }
 }
 

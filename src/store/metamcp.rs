@@ -61,7 +61,7 @@ pub struct MetaServer {
 #[error(
     "its column `{0}` does not have the form that MetaMCP writes: correct it there, or define the server anew"
 )]
-pub struct OddColumn(&'static str);
+pub struct MalformedColumn(&'static str);
 
 /// A row of `namespaces`.
 #[derive(Debug, Deserialize)]
@@ -144,24 +144,24 @@ impl fmt::Debug for MetaKey {
 
 impl MetaServer {
     /// The arguments of a child process.
-    pub fn args(&self) -> Result<Vec<String>, OddColumn> {
+    pub fn args(&self) -> Result<Vec<String>, MalformedColumn> {
         column("args", &self.args)
     }
 
     /// The environment of a child process.
-    pub fn env(&self) -> Result<BTreeMap<String, String>, OddColumn> {
+    pub fn env(&self) -> Result<BTreeMap<String, String>, MalformedColumn> {
         column("env", &self.env)
     }
 
     /// The request headers for a remote server.
-    pub fn headers(&self) -> Result<BTreeMap<String, String>, OddColumn> {
+    pub fn headers(&self) -> Result<BTreeMap<String, String>, MalformedColumn> {
         column("headers", &self.headers)
     }
 }
 
 /// Parses a JSON column; NULL counts as empty.
-fn column<T: DeserializeOwned + Default>(name: &'static str, value: &Json) -> Result<T, OddColumn> {
-    if value.is_null() { Ok(T::default()) } else { T::deserialize(value).map_err(|_| OddColumn(name)) }
+fn column<T: DeserializeOwned + Default>(name: &'static str, value: &Json) -> Result<T, MalformedColumn> {
+    if value.is_null() { Ok(T::default()) } else { T::deserialize(value).map_err(|_| MalformedColumn(name)) }
 }
 
 impl MetaMcp {

@@ -45,21 +45,21 @@ pub use error::StoreError;
 pub use handle::{Store, is_new_postgres};
 pub use id::new_id;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
-pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
+pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};
 pub use metamcp::{
-    MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool, OddColumn,
+    MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool,
 };
-pub use page::{PAGE_ITEMS_MAX, Paged};
-pub use reseal::{Rewrapped, SealedKind};
-pub use retention::{Retention, Retired};
-pub use row_sealer::{Binder, Bound};
-pub use sealed_value::{Plain, Sealed};
+pub use page::{PAGE_ITEMS_MAX, PagedRows};
+pub use reseal::{ResealedBatch, SealedKind};
+pub use retention::{PruneReport, RetentionPolicy};
+pub use row_sealer::{RowSealer, SealedRow};
+pub use sealed_value::{Plaintext, SealedValue};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
-pub use tool_pins::{NewPins, PinsRow};
-pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
+pub use tool_pins::{NewToolPins, ToolPinsRow};
+pub use usage::{ApplyOutcome, UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow};
 pub use uuid::Uuid;
-pub use version::{Match, Outcome, Put};
-pub use watch::{Away, Seen};
+pub use version::{Outcome, UpsertResult, VersionMatch};
+pub use watch::{StoreOutage, WatchState};
 
 #[cfg(test)]
 mod tests;

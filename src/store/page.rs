@@ -4,7 +4,7 @@ use super::value::Value;
 
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Paged<T, C> {
+pub struct PagedRows<T, C> {
     pub items: Vec<T>,
     /// The cursor of the next page; `None` on the last one.
     pub next: Option<C>,
@@ -24,9 +24,13 @@ pub(super) fn fetch_limit(page_size: usize) -> Value {
 }
 
 /// Makes a page of the fetched rows. `cursor` of its last item is where the next page starts.
-pub(super) fn to_page<T, C>(mut items: Vec<T>, page_size: usize, cursor: impl Fn(&T) -> C) -> Paged<T, C> {
+pub(super) fn to_page<T, C>(
+    mut items: Vec<T>,
+    page_size: usize,
+    cursor: impl Fn(&T) -> C,
+) -> PagedRows<T, C> {
     let has_more = items.len() > page_size;
     items.truncate(page_size);
     let next = items.last().filter(|_| has_more).map(cursor);
-    Paged { items, next }
+    PagedRows { items, next }
 }

@@ -9,7 +9,7 @@ use super::audit::{Audit, Change, ObjectKind, record};
 use super::error::StoreError;
 use super::handle::{Store, transact};
 use super::page::{PAGE_ITEMS_MAX, fetch_limit, to_page};
-use super::row_sealer::{Binding, Bound};
+use super::row_sealer::{OptionalSealer, SealedRow};
 use super::transaction::{AccessMode, Transaction};
 use super::{endpoints, jwt_keys, keys, servers, tool_pins};
 
@@ -30,7 +30,7 @@ pub enum SealedKind {
 
 /// The result of re-sealing one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rewrapped {
+pub struct ResealedBatch {
     /// Rows that were re-sealed.
     pub count: u64,
     /// Rows that do not open and were left unchanged, identified as [`SealedKind`] says.
@@ -78,7 +78,7 @@ impl Store {
         kind: SealedKind,
         after: Option<String>,
         audit: Audit,
-    ) -> Result<Rewrapped, StoreError> {
+    ) -> Result<ResealedBatch, StoreError> {
         self.rewrap_some(kind, after, PAGE_ITEMS_MAX, audit).await
     }
 
@@ -89,7 +89,7 @@ impl Store {
         after: Option<String>,
         items: usize,
         audit: Audit,
-    ) -> Result<Rewrapped, StoreError> {
+    ) -> Result<ResealedBatch, StoreError> {
         let binding = self.binding.clone();
         let after = after.unwrap_or_default();
         transact!(self, AccessMode::Administer, |tx| batch(tx, &binding, kind, (&after, items), &audit))
@@ -98,11 +98,11 @@ impl Store {
 
 async fn batch<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     kind: SealedKind,
     (after, items): (&str, usize),
     audit: &Audit,
-) -> Result<Rewrapped, StoreError> {
+) -> Result<ResealedBatch, StoreError> {
     let version = binding.binder()?.sealing_version();
     let (table, name) = kind.table_and_name();
     let sql = format!(
@@ -129,13 +129,13 @@ async fn batch<T: Transaction>(
         };
         record(tx, audit, change).await?;
     }
-    Ok(Rewrapped { count, closed: unsealable, next: page.next })
+    Ok(ResealedBatch { count, closed: unsealable, next: page.next })
 }
 
 /// Re-seals one row; `None` when it does not open.
 async fn reseal_row<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     kind: SealedKind,
     name: &str,
 ) -> Result<Option<()>, StoreError> {
@@ -143,29 +143,31 @@ async fn reseal_row<T: Transaction>(
     let row = match kind {
         SealedKind::Keys => {
             key = keys::find(tx, name).await?;
-            key.as_ref().map(Bound::Key)
+            key.as_ref().map(SealedRow::Key)
         }
         SealedKind::Servers => {
             server = servers::find(tx, name).await?;
-            server.as_ref().map(Bound::Server)
+            server.as_ref().map(SealedRow::Server)
         }
         SealedKind::Endpoints => {
             endpoint = endpoints::find(tx, name).await?;
-            endpoint.as_ref().map(Bound::Endpoint)
+            endpoint.as_ref().map(SealedRow::Endpoint)
         }
         SealedKind::JwtKeys => {
             jwt_key = jwt_keys::find(tx, "kid", name).await?;
-            jwt_key.as_ref().map(Bound::JwtKey)
+            jwt_key.as_ref().map(SealedRow::JwtKey)
         }
         SealedKind::ToolPins => {
             pins = tool_pins::find(tx, name).await?;
-            pins.as_ref().map(Bound::ToolPins)
+            pins.as_ref().map(SealedRow::ToolPins)
         }
     };
     let Some(row) = row else { return Ok(None) };
     let plain = match row {
-        Bound::Key(row) => keys::open_hash(binding, row).ok(),
-        Bound::Server(_) | Bound::Endpoint(_) | Bound::JwtKey(_) | Bound::ToolPins(_) => binding.open(row),
+        SealedRow::Key(row) => keys::open_hash(binding, row).ok(),
+        SealedRow::Server(_) | SealedRow::Endpoint(_) | SealedRow::JwtKey(_) | SealedRow::ToolPins(_) => {
+            binding.open(row)
+        }
     };
     let Some(plain) = plain else { return Ok(None) };
     binding.seal(tx, row, &plain).await.map(|_| Some(()))

@@ -14,7 +14,7 @@ use super::transaction::{AccessMode, Transaction, query_one};
 use super::value::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retention {
+pub struct RetentionPolicy {
     /// The period of usage counters.
     pub usage: Duration,
     /// The period of entries in the audit log.
@@ -23,7 +23,7 @@ pub struct Retention {
 
 /// What a run deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retired {
+pub struct PruneReport {
     /// The number of deleted usage counters.
     pub usage: u64,
     /// Deleted entries of the audit log.
@@ -46,7 +46,7 @@ impl Store {
     /// the old rows does no harm, or the clock jumped ahead. [`Retired::doubted`] reports it.
     ///
     /// Cancel safe: for each kind, the deletion takes effect entirely or not at all.
-    pub async fn retire(&self, retention: &Retention, now: u64) -> Result<Retired, StoreError> {
+    pub async fn retire(&self, retention: &RetentionPolicy, now: u64) -> Result<PruneReport, StoreError> {
         let now = self.clock().await?.map_or(now, |database| database.min(now));
         let (usage, usage_doubted) = self.cutoff(now, retention.usage).await?;
         let (audit, audit_doubted) = self.cutoff(now, retention.audit).await?;
@@ -55,7 +55,7 @@ impl Store {
         let audit = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_AUDIT, audit))?;
         let sources = transact!(self, AccessMode::Retire, |tx| delete_sources(tx, floor))?;
         let more = [usage, audit, sources].contains(&ROWS_MAX);
-        Ok(Retired { usage, audit, sources, more, doubted: usage_doubted || audit_doubted })
+        Ok(PruneReport { usage, audit, sources, more, doubted: usage_doubted || audit_doubted })
     }
 
     /// Rows before the returned time are deleted. Zero when the clock is in doubt.

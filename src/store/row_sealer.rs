@@ -13,15 +13,15 @@ use super::endpoints::EndpointRow;
 use super::error::StoreError;
 use super::jwt_keys::JwtKeyRow;
 use super::keys::KeyRow;
-use super::sealed_value::{Plain, Sealed};
+use super::sealed_value::{Plaintext, SealedValue};
 use super::servers::ServerRow;
-use super::tool_pins::PinsRow;
+use super::tool_pins::ToolPinsRow;
 use super::transaction::Transaction;
 use super::value::Value;
 
 /// A row that is sealed.
 #[derive(Debug, Clone, Copy)]
-pub enum Bound<'a> {
+pub enum SealedRow<'a> {
     /// Sealed with the verifier of the key's secret.
     Key(&'a KeyRow),
     /// Sealed with the server's secrets, which may be empty.
@@ -31,16 +31,16 @@ pub enum Bound<'a> {
     /// Sealed with the signing secret.
     JwtKey(&'a JwtKeyRow),
     /// Sealed with an empty plaintext.
-    ToolPins(&'a PinsRow),
+    ToolPins(&'a ToolPinsRow),
 }
 
 /// Seals rows and opens them. The implementation defines which columns are authenticated.
-pub trait Binder: fmt::Debug + Send + Sync {
+pub trait RowSealer: fmt::Debug + Send + Sync {
     /// Seals `plain` together with the columns of the row. The value that the row holds now is ignored.
-    fn seal_row(&self, row: Bound<'_>, plain: &Plain) -> Sealed;
+    fn seal_row(&self, row: SealedRow<'_>, plain: &Plaintext) -> SealedValue;
 
     /// Opens the sealed value of the row. `None` unless it was sealed under one of our keys with the row's present columns.
-    fn open_row(&self, row: Bound<'_>) -> Option<Plain>;
+    fn open_row(&self, row: SealedRow<'_>) -> Option<Plaintext>;
 
     /// Whether this version of `ENCRYPTION_KEY` is available.
     fn has_version(&self, version: u8) -> bool;
@@ -51,9 +51,9 @@ pub trait Binder: fmt::Debug + Send + Sync {
 
 /// The row sealer of a store handle, if it has one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Binding(Option<Arc<dyn Binder>>);
+pub(super) struct OptionalSealer(Option<Arc<dyn RowSealer>>);
 
-impl Bound<'_> {
+impl SealedRow<'_> {
     /// The sealed bytes of the row, and the version of `ENCRYPTION_KEY` that it names.
     pub fn sealed(&self) -> (&[u8], u8) {
         match self {
@@ -66,22 +66,22 @@ impl Bound<'_> {
     }
 }
 
-impl Binding {
-    pub fn new(binder: Arc<dyn Binder>) -> Self {
+impl OptionalSealer {
+    pub fn new(binder: Arc<dyn RowSealer>) -> Self {
         Self(Some(binder))
     }
 
     /// Opens a row. `None` when it does not open, or there is no sealer.
-    pub fn open(&self, row: Bound<'_>) -> Option<Plain> {
+    pub fn open(&self, row: SealedRow<'_>) -> Option<Plaintext> {
         self.0.as_ref()?.open_row(row)
     }
 
     /// Opens a row of an operation that cannot continue without its plaintext. `kind` names the row in the error.
-    pub fn open_required(&self, row: Bound<'_>, kind: &'static str) -> Result<Plain, StoreError> {
+    pub fn open_required(&self, row: SealedRow<'_>, kind: &'static str) -> Result<Plaintext, StoreError> {
         self.binder()?.open_row(row).ok_or(StoreError::Closed(kind))
     }
 
-    pub fn binder(&self) -> Result<&dyn Binder, StoreError> {
+    pub fn binder(&self) -> Result<&dyn RowSealer, StoreError> {
         self.0.as_deref().ok_or(StoreError::Unbound)
     }
 
@@ -89,9 +89,9 @@ impl Binding {
     pub async fn seal<T: Transaction>(
         &self,
         tx: &mut T,
-        row: Bound<'_>,
-        plain: &Plain,
-    ) -> Result<Sealed, StoreError> {
+        row: SealedRow<'_>,
+        plain: &Plaintext,
+    ) -> Result<SealedValue, StoreError> {
         let sealed = self.binder()?.seal_row(row, plain);
         store_sealed(tx, row, &sealed).await?;
         Ok(sealed)
@@ -101,16 +101,16 @@ impl Binding {
 /// Stores the sealed value of a row.
 pub(super) async fn store_sealed<T: Transaction>(
     tx: &mut T,
-    row: Bound<'_>,
-    sealed: &Sealed,
+    row: SealedRow<'_>,
+    sealed: &SealedValue,
 ) -> Result<(), StoreError> {
     let by_id = |id: Uuid| Value::from(id);
     let (table, column, name, value) = match row {
-        Bound::Key(row) => ("api_keys", "sealed_hash", "id", by_id(row.id)),
-        Bound::Server(row) => ("mcp_servers", "sealed_secrets", "id", by_id(row.id)),
-        Bound::Endpoint(row) => ("endpoints", "seal", "id", by_id(row.id)),
-        Bound::JwtKey(row) => ("jwt_keys", "sealed_secret", "kid", Value::from(&row.kid)),
-        Bound::ToolPins(row) => ("tool_pins", "seal", "server", Value::from(&row.server)),
+        SealedRow::Key(row) => ("api_keys", "sealed_hash", "id", by_id(row.id)),
+        SealedRow::Server(row) => ("mcp_servers", "sealed_secrets", "id", by_id(row.id)),
+        SealedRow::Endpoint(row) => ("endpoints", "seal", "id", by_id(row.id)),
+        SealedRow::JwtKey(row) => ("jwt_keys", "sealed_secret", "kid", Value::from(&row.kid)),
+        SealedRow::ToolPins(row) => ("tool_pins", "seal", "server", Value::from(&row.server)),
     };
     let sql = format!("UPDATE {table} SET {column} = $1, key_version = $2 WHERE {name} = $3");
     let values = [sealed.bytes.as_slice().into(), sealed.key_version.into(), value];

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 /// Sealed bytes, opaque to the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sealed {
+pub struct SealedValue {
     pub bytes: Vec<u8>,
     /// The version of `ENCRYPTION_KEY` that sealed them.
     pub key_version: u8,
@@ -15,9 +15,9 @@ pub struct Sealed {
 
 /// The plaintext of a sealed value. Wiped when dropped, and never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Plain(Zeroizing<Vec<u8>>);
+pub struct Plaintext(Zeroizing<Vec<u8>>);
 
-impl Plain {
+impl Plaintext {
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -33,7 +33,7 @@ impl Plain {
     }
 }
 
-impl fmt::Debug for Plain {
+impl fmt::Debug for Plaintext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Plain(..)")
     }

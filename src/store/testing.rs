@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use rusqlite::Connection;
 use tokio_postgres::NoTls;
 
-use super::{Binder, Bound, KeyRow, Plain, Sealed};
+use super::{KeyRow, Plaintext, RowSealer, SealedRow, SealedValue};
 
 /// Names a PostgreSQL server on which databases may be created; `tools/check` starts one.
 const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
@@ -16,21 +16,21 @@ const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
 #[derive(Debug, Clone)]
 pub(crate) struct Notary(pub(crate) u8);
 
-impl Binder for Notary {
-    fn seal_row(&self, row: Bound<'_>, plain: &Plain) -> Sealed {
+impl RowSealer for Notary {
+    fn seal_row(&self, row: SealedRow<'_>, plain: &Plaintext) -> SealedValue {
         let columns = columns(row).into_bytes();
         let length = u32::try_from(columns.len()).expect("a row is short").to_le_bytes();
         let bytes = [&[self.0][..], &length, &columns, plain.expose()].concat();
-        Sealed { bytes, key_version: self.0 }
+        SealedValue { bytes, key_version: self.0 }
     }
 
-    fn open_row(&self, row: Bound<'_>) -> Option<Plain> {
+    fn open_row(&self, row: SealedRow<'_>) -> Option<Plaintext> {
         let (bytes, version) = row.sealed();
         let rest = bytes.strip_prefix(&[version])?;
         let (length, rest) = rest.split_first_chunk()?;
         let (sealed_columns, plain) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         (self.has_version(version) && sealed_columns == columns(row).as_bytes())
-            .then(|| Plain::new(plain.to_vec()))
+            .then(|| Plaintext::new(plain.to_vec()))
     }
 
     /// Its own version and all earlier ones.
@@ -43,18 +43,18 @@ impl Binder for Notary {
     }
 }
 
-fn columns(row: Bound<'_>) -> String {
+fn columns(row: SealedRow<'_>) -> String {
     match row {
-        Bound::Key(row) => {
+        SealedRow::Key(row) => {
             let KeyRow { id, key_id, name, grants, status, expires_at, successor, grace_until, .. } = row;
             format!("{:?}", (id, key_id, name, grants, status, expires_at, successor, grace_until))
         }
-        Bound::Server(row) => format!("{:?}", (row.id, &row.name, row.kind, &row.definition)),
-        Bound::Endpoint(row) => format!("{:?}", (row.id, &row.name, row.prefix, &row.servers)),
-        Bound::JwtKey(row) => {
+        SealedRow::Server(row) => format!("{:?}", (row.id, &row.name, row.kind, &row.definition)),
+        SealedRow::Endpoint(row) => format!("{:?}", (row.id, &row.name, row.prefix, &row.servers)),
+        SealedRow::JwtKey(row) => {
             format!("{:?}", (&row.kid, row.algorithm, row.phase, row.created_at, row.changed_at))
         }
-        Bound::ToolPins(row) => format!("{:?}", (&row.server, &row.pins)),
+        SealedRow::ToolPins(row) => format!("{:?}", (&row.server, &row.pins)),
     }
 }
 

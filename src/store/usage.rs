@@ -2,7 +2,7 @@
 
 use super::error::StoreError;
 use super::handle::{Store, transact};
-use super::page::{Paged, fetch_limit, page_size, to_page};
+use super::page::{PagedRows, fetch_limit, page_size, to_page};
 use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value};
 
@@ -20,7 +20,7 @@ pub struct UsageKey {
 
 /// The values of a counter, or increments of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct UsageCounts {
     /// Requests, including those that failed.
     pub calls: u64,
     /// Requests that the gateway could not get a response for.
@@ -36,7 +36,7 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRow {
     pub key: UsageKey,
-    pub counts: Counts,
+    pub counts: UsageCounts,
 }
 
 /// The increments of one process since its previous batch. A source sends its batches in order, and may repeat any of
@@ -54,7 +54,7 @@ pub struct UsageBatch {
 
 /// What applying a batch did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
+pub enum ApplyOutcome {
     /// The increments were added.
     Now,
     /// Nothing was changed: this batch, or a later one of its source, was applied before, or usage of its time is no longer
@@ -78,7 +78,7 @@ impl Store {
     /// Adds a batch to the counters, unless it was applied before.
     ///
     /// Cancel safe: a dropped call takes effect entirely or not at all; send the batch again to be sure.
-    pub async fn apply_usage(&self, mut batch: UsageBatch) -> Result<Applied, StoreError> {
+    pub async fn apply_usage(&self, mut batch: UsageBatch) -> Result<ApplyOutcome, StoreError> {
         for row in &mut batch.rows {
             row.key.hour -= row.key.hour % HOUR_S;
         }
@@ -93,18 +93,18 @@ impl Store {
         filter: UsageFilter,
         after: Option<UsageKey>,
         items: usize,
-    ) -> Result<Paged<UsageRow, UsageKey>, StoreError> {
+    ) -> Result<PagedRows<UsageRow, UsageKey>, StoreError> {
         let limit = page_size(items);
         let rows = transact!(self, AccessMode::Read, |tx| find(tx, &filter, after.as_ref(), limit))?;
         Ok(to_page(rows, limit, |row| row.key.clone()))
     }
 }
 
-async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<Applied, StoreError> {
+async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<ApplyOutcome, StoreError> {
     let values = [Value::from(&batch.source), batch.sequence.into(), batch.at.into()];
     // A concurrent transaction with the same batch waits here for the first one to end, and then finds its row.
     if tx.execute(CLAIM, &values).await? == 0 {
-        return Ok(Applied::Before);
+        return Ok(ApplyOutcome::Before);
     }
     for UsageRow { key, counts } in &batch.rows {
         let values = [
@@ -121,7 +121,7 @@ async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<Applied
         tx.execute(ADD, &values).await?;
     }
     tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
-    Ok(Applied::Now)
+    Ok(ApplyOutcome::Now)
 }
 
 async fn find<T: Transaction>(
@@ -148,7 +148,7 @@ async fn find<T: Transaction>(
 fn read(mut row: Row) -> Result<UsageRow, StoreError> {
     Ok(UsageRow {
         key: UsageKey { hour: row.int()?, key_id: row.text()?, server: row.text()?, tool: row.text()? },
-        counts: Counts {
+        counts: UsageCounts {
             calls: row.int()?,
             errors: row.int()?,
             bytes_in: row.int()?,

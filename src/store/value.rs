@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::error::StoreError;
-use super::sealed_value::Sealed;
+use super::sealed_value::SealedValue;
 
 /// A bound value, or a field of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +106,8 @@ impl Row {
     }
 
     /// The sealed value of a row that was read; empty bytes, which never open, if a field could not be read.
-    pub fn seal_if_intact(&self, sealed: Sealed) -> Sealed {
-        if self.is_malformed { Sealed { bytes: Vec::new(), ..sealed } } else { sealed }
+    pub fn seal_if_intact(&self, sealed: SealedValue) -> SealedValue {
+        if self.is_malformed { SealedValue { bytes: Vec::new(), ..sealed } } else { sealed }
     }
 
     pub fn int<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {

@@ -4,7 +4,7 @@ use super::error::StoreError;
 
 /// The version that a change expects to find (`If-Match`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match {
+pub enum VersionMatch {
     Any,
     /// Exactly this version.
     Version(u64),
@@ -21,13 +21,13 @@ pub enum Outcome {
 
 /// A row that was put, and what that did.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Put<T> {
+pub struct UpsertResult<T> {
     pub outcome: Outcome,
     /// The row as it is now.
     pub row: T,
 }
 
-impl Match {
+impl VersionMatch {
     pub(super) fn check(self, version: u64) -> Result<(), StoreError> {
         match self {
             Self::Version(expected) if expected != version => Err(StoreError::Conflict),

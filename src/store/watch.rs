@@ -20,26 +20,26 @@ use metamcp_core::base::unix_seconds;
 
 /// The state of the store as last seen by the watcher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct WatchState {
     /// Advance for each kind that may have changed, and never go back. When the database falls back to an older copy of
     /// itself, they continue from where they were.
     pub epochs: Epochs,
     /// `None` when the last poll succeeded.
-    pub away: Option<Away>,
+    pub away: Option<StoreOutage>,
     /// Whether the store was polled at all. Until then nothing is known about it.
     pub asked: bool,
 }
 
 /// A period in which the store does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Away {
+pub struct StoreOutage {
     /// Seconds since 1970.
     pub since: u64,
     /// For operators; holds no password.
     pub reason: String,
 }
 
-impl Away {
+impl StoreOutage {
     /// An outage that starts now.
     pub fn now(error: &StoreError) -> Self {
         Self { since: unix_seconds(), reason: error.to_string() }
@@ -49,8 +49,8 @@ impl Away {
 impl Store {
     /// Watches the store in a task of the current runtime, until the receiver is dropped. The first value, all zeros, dates
     /// from before the first poll.
-    pub fn watch(&self) -> watch::Receiver<Seen> {
-        let (sender, receiver) = watch::channel(Seen::default());
+    pub fn watch(&self) -> watch::Receiver<WatchState> {
+        let (sender, receiver) = watch::channel(WatchState::default());
         let store = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-async fn run(store: &Store, sender: &watch::Sender<Seen>) {
+async fn run(store: &Store, sender: &watch::Sender<WatchState>) {
     let wake = Notify::new();
     match &store.engine {
         Engine::Sqlite(_) => poll(store, sender, &wake).await,
@@ -73,7 +73,7 @@ async fn run(store: &Store, sender: &watch::Sender<Seen>) {
     }
 }
 
-async fn poll(store: &Store, sender: &watch::Sender<Seen>, wake: &Notify) {
+async fn poll(store: &Store, sender: &watch::Sender<WatchState>, wake: &Notify) {
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut stamp, mut monotonic) = (None, MonotonicEpochs::default());
@@ -105,16 +105,16 @@ async fn read_changes(store: &Store, last: &mut Option<(i64, u64)>) -> Result<Op
     Ok(Some(epochs))
 }
 
-fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
+fn publish(sender: &watch::Sender<WatchState>, read: Result<Epochs, &StoreError>) {
     sender.send_if_modified(|seen| {
         let before = seen.clone();
         seen.asked = true;
         match read {
-            Ok(epochs) => *seen = Seen { epochs, away: None, asked: true },
+            Ok(epochs) => *seen = WatchState { epochs, away: None, asked: true },
             Err(error) => {
-                let found = Away::now(error);
+                let found = StoreOutage::now(error);
                 let since = before.away.as_ref().map_or(found.since, |away| away.since);
-                seen.away = Some(Away { since, ..found });
+                seen.away = Some(StoreOutage { since, ..found });
             }
         }
         match (&before.away, &seen.away) {

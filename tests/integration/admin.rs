@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
-use metamcp::store::{Counts, Grants, Role, UsageBatch, UsageKey, UsageRow};
+use metamcp::store::{Grants, Role, UsageBatch, UsageCounts, UsageKey, UsageRow};
 use serde_json::{Value, json};
 
 /// A gateway with an administrator.
@@ -241,7 +241,7 @@ fn usage_is_read_by_pages_and_filters() {
             server: server.into(),
             tool: "echo".into(),
         },
-        counts: Counts { calls, ..Counts::default() },
+        counts: UsageCounts { calls, ..UsageCounts::default() },
     };
     let rows = vec![row("a", 1), row("b", 2), row("c", 3)];
     let batch = UsageBatch { source: "test".into(), sequence: 1, at: 0, rows };

@@ -8,7 +8,7 @@ use crate::support::{
     Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, listed, modern, modern_call, run, sql,
 };
 use metamcp::auth::{InstallationSecrets, Sealer, parse_encryption_key, rekey};
-use metamcp::store::{Audit, Grants, Match, Role, SealedKind, Store};
+use metamcp::store::{Audit, Grants, Role, SealedKind, Store, VersionMatch};
 use serde_json::{Value, json};
 
 const SECRET: &str = "hunter2-hunter2";
@@ -79,7 +79,7 @@ fn check(gateway: &Gateway, admin: &str, peer: &Peer) {
 /// Takes a server out, and waits until every gateway has read what there is since.
 async fn take_out(store: &Store, name: &str) {
     let row = store.server(name).await.unwrap().unwrap();
-    store.delete_server(row.id, Match::Any, Audit::by("test")).await.unwrap();
+    store.delete_server(row.id, VersionMatch::Any, Audit::by("test")).await.unwrap();
 }
 
 #[track_caller]

@@ -12,7 +12,7 @@ use crate::support::{
     Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, Response, gateway_on, listed, modern,
     modern_call, sql, within,
 };
-use metamcp::store::{Audit, Match};
+use metamcp::store::{Audit, VersionMatch};
 use serde_json::{Value, json};
 
 /// What a key is told that asks for a token.
@@ -282,7 +282,7 @@ fn without_the_database_the_servers_of_before_are_served() {
     // What is deleted meanwhile is served until the database is back.
     database.store(async |store| {
         let row = store.server("a").await.unwrap().unwrap();
-        store.delete_server(row.id, Match::Any, Audit::by("test")).await.unwrap();
+        store.delete_server(row.id, VersionMatch::Any, Audit::by("test")).await.unwrap();
     });
     let kept = std::fs::read(replica.path().join("data/fleet.sealed")).unwrap();
     for text in [secret, &peer.address.to_string()] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::{
     Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, modern_call, result,
 };
-use metamcp::store::{Counts, Grants, Rate, Role};
+use metamcp::store::{Grants, Rate, Role, UsageCounts};
 use serde_json::{Value, json};
 
 const TOOLS: &str = "/api/v1/mcp/servers/a/tools";
@@ -40,9 +40,9 @@ fn in_two_steps(gate: &Gate) -> Vec<Step> {
 }
 
 /// The counts of `echo`, over all hours: the test may run over the end of one.
-fn counts(gateway: &Gateway) -> Counts {
+fn counts(gateway: &Gateway) -> UsageCounts {
     let rows = gateway.usage().into_iter().filter(|row| row.key.server == "a" && row.key.tool == "echo");
-    rows.fold(Counts::default(), |sum, row| Counts {
+    rows.fold(UsageCounts::default(), |sum, row| UsageCounts {
         calls: sum.calls + row.counts.calls,
         errors: sum.errors + row.counts.errors,
         bytes_in: sum.bytes_in + row.counts.bytes_in,
@@ -55,7 +55,7 @@ fn counts(gateway: &Gateway) -> Counts {
 fn a_call_is_counted_to_the_byte() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
-    let mut expected = Counts::default();
+    let mut expected = UsageCounts::default();
     let mut check = |script: Option<Vec<Step>>, accept: &str, status: u16, failed: bool| {
         peer.push(script);
         let request = execute(accept);

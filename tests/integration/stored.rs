@@ -8,8 +8,8 @@ use crate::support::{
     modern_call, open_session, within,
 };
 use metamcp::store::{
-    Audit, EndpointServer, EndpointSpec, Grants, Match, PrefixMode, Role, Secrets, ServerKind, ServerSpec,
-    new_id,
+    Audit, EndpointServer, EndpointSpec, Grants, PrefixMode, Role, Secrets, ServerKind, ServerSpec,
+    VersionMatch, new_id,
 };
 use serde_json::{Value, json};
 
@@ -436,7 +436,7 @@ fn what_another_process_writes_is_served_soon_and_after_a_restart() {
     house.check_call("/mcp/work", "echo");
     assert_eq!(house.get(&server("a"))["served"], true);
     house.gateway.keys().run(async |store| {
-        store.delete_server(row.id, Match::Any, Audit::by("test")).await.unwrap();
+        store.delete_server(row.id, VersionMatch::Any, Audit::by("test")).await.unwrap();
     });
     until("gone", soon, || house.clients("/mcp")[0].names().iter().all(|name| name.starts_with("demo__")));
     assert!(house.clients("/mcp/work")[0].names().is_empty());

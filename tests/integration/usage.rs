@@ -6,14 +6,14 @@ use crate::support::{
     Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
     modern_call, open_session, result,
 };
-use metamcp::store::{Counts, UsageBatch, UsageKey, UsageRow};
+use metamcp::store::{UsageBatch, UsageCounts, UsageKey, UsageRow};
 
 const CALLS: u64 = 40;
 
 /// The counts of one tool, over all hours: the test may run over the end of one.
-fn counts(gateway: &Gateway, server: &str, tool: &str) -> Counts {
+fn counts(gateway: &Gateway, server: &str, tool: &str) -> UsageCounts {
     let rows = gateway.usage().into_iter().filter(|row| row.key.server == server && row.key.tool == tool);
-    rows.fold(Counts::default(), |sum, row| Counts {
+    rows.fold(UsageCounts::default(), |sum, row| UsageCounts {
         calls: sum.calls + row.counts.calls,
         errors: sum.errors + row.counts.errors,
         bytes_in: sum.bytes_in + row.counts.bytes_in,
@@ -92,7 +92,7 @@ fn a_read_that_asks_several_is_counted_once() {
     assert_eq!([a, b, c].map(|peer| peer.calls().len()), [4, 4, 2]);
     let gateway = gateway.restart();
     let [a, b, c] = ["a", "b", "c"].map(|server| counts(&gateway, server, ""));
-    assert_eq!(a, Counts::default());
+    assert_eq!(a, UsageCounts::default());
     assert_eq!((b.calls, b.errors, b.bytes_in, b.bytes_out), (2, 0, bytes_in, bytes_out));
     assert_eq!((c.calls, c.errors, c.bytes_in, c.bytes_out), (2, 2, bytes_in, 0));
 }
@@ -121,7 +121,7 @@ fn what_is_too_old_is_gone_after_a_start() {
     let gateway = Gateway::open(&[("a", peer.address)]);
     let row = |hour: u64| UsageRow {
         key: UsageKey { hour, key_id: "A".repeat(12), server: "a".into(), tool: "old".into() },
-        counts: Counts { calls: 1, ..Counts::default() },
+        counts: UsageCounts { calls: 1, ..UsageCounts::default() },
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let rows = vec![row(now - 401 * 86_400), row(now - 399 * 86_400)];

@@ -7,6 +7,7 @@ mod rules;
 mod self_check;
 mod size;
 mod source;
+mod words;
 
 /// Every folder with Rust sources.
 const ALL: [&str; 6] = ["src", "crates", "tests", "tools", "bench", "loadtest"];

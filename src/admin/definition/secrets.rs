@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::store::Plain;
+use crate::store::Plaintext;
 
 /// Shown in place of a secret. Sent back in a request, it keeps the stored value.
 pub const SEALED_PLACEHOLDER: &str = "(sealed)";
@@ -36,15 +36,15 @@ impl ServerSecrets {
     }
 
     /// Serializes the secrets for sealing. Without secrets, nothing is sealed.
-    pub fn to_plain(&self) -> Plain {
+    pub fn to_plain(&self) -> Plaintext {
         if self.is_empty() {
-            return Plain::nothing();
+            return Plaintext::nothing();
         }
-        Plain::new(serde_json::to_vec(self).expect("maps of texts are JSON"))
+        Plaintext::new(serde_json::to_vec(self).expect("maps of texts are JSON"))
     }
 
     /// Deserializes opened secrets. `None` if this program did not write them.
-    pub fn from_plain(plain: &Plain) -> Option<Self> {
+    pub fn from_plain(plain: &Plaintext) -> Option<Self> {
         if plain.expose().is_empty() {
             return Some(Self::default());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metamcp_core::base::unix_seconds;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::store::{Retention, Retired, Store, StoreError};
+use crate::store::{PruneReport, RetentionPolicy, Store, StoreError};
 
 /// Retention periods are days, so an hour more does not matter.
 const POLL: Duration = Duration::from_hours(1);
@@ -17,18 +17,18 @@ const FIRST_DELAY: Duration = Duration::from_secs(3);
 const STEP_PAUSE: Duration = Duration::from_millis(250);
 
 /// Enforces the retention periods. Never ends.
-pub async fn enforce(store: Store, retention: Retention) {
+pub async fn enforce(store: Store, retention: RetentionPolicy) {
     let mut poll = interval_at(Instant::now() + FIRST_DELAY, POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
         match retire_all(&store, &retention).await {
-            Ok(Retired { doubted: true, .. }) => tracing::warn!(
+            Ok(PruneReport { doubted: true, .. }) => tracing::warn!(
                 "retention skipped: nothing was written for longer than the retention period, so either the gateway was \
                  unused or the clock is ahead; check it with `date`"
             ),
-            Ok(Retired { usage: 0, audit: 0, sources: 0, .. }) => {}
-            Ok(Retired { usage, audit, sources, .. }) => {
+            Ok(PruneReport { usage: 0, audit: 0, sources: 0, .. }) => {}
+            Ok(PruneReport { usage, audit, sources, .. }) => {
                 tracing::info!(usage, audit, sources, "deleted rows past their retention period");
             }
             // Another gateway is doing it, or the store is unreachable, which its watch reports.
@@ -41,8 +41,8 @@ pub async fn enforce(store: Store, retention: Retention) {
 }
 
 /// Deletes everything that is due, step by step.
-async fn retire_all(store: &Store, retention: &Retention) -> Result<Retired, StoreError> {
-    let mut total = Retired::default();
+async fn retire_all(store: &Store, retention: &RetentionPolicy) -> Result<PruneReport, StoreError> {
+    let mut total = PruneReport::default();
     loop {
         let step = store.retire(retention, unix_seconds()).await?;
         total.usage += step.usage;

@@ -12,7 +12,7 @@ use crate::auth::Sealer;
 use crate::catalog::{
     Catalog, PinChange, PinsUpdate, RESTORE_ACTION, StoredPins, ToolPins, summarize_changes,
 };
-use crate::store::{Audit, Binder, Bound, NewPins, PinsRow, Seen, Store, StoreError};
+use crate::store::{Audit, NewToolPins, RowSealer, SealedRow, Store, StoreError, ToolPinsRow, WatchState};
 use metamcp_core::base::ServerName;
 
 /// The two sides to synchronize.
@@ -38,11 +38,11 @@ const INTERVAL_MAX: Duration = Duration::from_mins(5);
 const RESTORE_DELAY: Duration = Duration::from_secs(5);
 
 /// Synchronizes both sides until the watch of the store ends.
-pub async fn sync(sync: PinSync, mut seen: watch::Receiver<Seen>) {
+pub async fn sync(sync: PinSync, mut seen: watch::Receiver<WatchState>) {
     let mut epoch = None;
     let mut history = WriteHistory::default();
     loop {
-        let Seen { epochs, away, asked } = seen.borrow_and_update().clone();
+        let WatchState { epochs, away, asked } = seen.borrow_and_update().clone();
         let is_behind = epoch != Some(epochs.servers);
         let read_error = if is_behind && asked && away.is_none() {
             let read = sync.read().await;
@@ -134,7 +134,7 @@ impl PinSync {
 
     /// Writes one change; `None` if the store did not accept it.
     async fn put(&self, change: &PinsUpdate) -> Option<()> {
-        let new = NewPins {
+        let new = NewToolPins {
             server: change.server.as_str().to_owned(),
             pins: change.pins.to_json(),
             expect: change.expected_version,
@@ -179,8 +179,8 @@ impl LastWrite {
 /// Reads the pins in a row. `known` are the pins it had before; they stay valid while the row changes only in
 /// its seal, if that was made with a version of `ENCRYPTION_KEY` that this process does not have until it
 /// restarts.
-fn kept(row: &PinsRow, sealer: &Sealer, known: Option<StoredPins>) -> StoredPins {
-    if sealer.open_row(Bound::ToolPins(row)).is_some() {
+fn kept(row: &ToolPinsRow, sealer: &Sealer, known: Option<StoredPins>) -> StoredPins {
+    if sealer.open_row(SealedRow::ToolPins(row)).is_some() {
         // Pins that a later version of metamcp wrote must not be overwritten.
         return ToolPins::from_json(&row.pins)
             .map_or(StoredPins::Foreign, |pins| StoredPins::Pins(pins, row.version));

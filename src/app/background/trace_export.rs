@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::super::error::AppError;
 use crate::admin::MetricsAccess;
 use crate::config::Config;
-use crate::server::Shared;
+use crate::server::SharedState;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, CollectorResponse, ExportError, Traces, export};
 use crate::upstream::{TlsRoots, UrlTarget, connect, resolve_url};
@@ -48,7 +48,7 @@ pub fn scraped_metrics(
 /// Spawns the export of spans, which runs until `workers_ended` changes and the last spans are sent. `None` if traces
 /// are off.
 pub fn spawn_export(
-    shared: &Shared,
+    shared: &SharedState,
     roots: &TlsRoots,
     workers_ended: watch::Receiver<ShutdownPhase>,
 ) -> Result<Option<JoinHandle<()>>, AppError> {

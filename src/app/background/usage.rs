@@ -15,8 +15,8 @@ use crate::journal::usage::{
     self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
 };
 use crate::journal::{self, JournalError};
-use crate::server::Door;
-use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
+use crate::server::ListenTarget;
+use crate::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
 
 /// The journal's folder in the data directory.
 const FOLDER: &str = "usage";
@@ -43,9 +43,9 @@ const PRIVATE_MAX: usize = 64;
 pub fn open_journal(
     data_dir: &Path,
     workers: usize,
-    door: &Door,
+    door: &ListenTarget,
 ) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {
-    if *door == Door::Public {
+    if *door == ListenTarget::Public {
         return open_folder(data_dir.join(FOLDER), workers);
     }
     let mut folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
@@ -222,7 +222,7 @@ impl UsageDelivery {
 /// Converts a batch to the store's form, in which rows of different workers with the same key are summed.
 fn to_store_batch(batch: &SpooledBatch) -> UsageBatch {
     let at = batch.until_unix_ms / 1000;
-    let mut rows: BTreeMap<UsageKey, Counts> = BTreeMap::new();
+    let mut rows: BTreeMap<UsageKey, UsageCounts> = BTreeMap::new();
     for row in batch.rows() {
         let key = UsageKey {
             hour: at,

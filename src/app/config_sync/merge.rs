@@ -16,7 +16,7 @@ use crate::admin::{RowStatus, StoreStatus};
 use crate::auth::Sealer;
 use crate::config::Config;
 use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
-use crate::store::{Binder, Bound, EndpointRow, EndpointServer, PrefixMode, ServerRow, Uuid};
+use crate::store::{EndpointRow, EndpointServer, PrefixMode, RowSealer, SealedRow, ServerRow, Uuid};
 use crate::topology::{Topology, TopologyError};
 use crate::upstream;
 use metamcp_core::base::{EndpointName, Glob, ServerName};
@@ -44,15 +44,15 @@ impl StoredConfig {
     #[must_use]
     pub fn with_known(mut self, before: Option<&Self>, sealer: &Sealer) -> Self {
         let Some(before) = before else { return self };
-        let is_foreign = |bound: Bound<'_>| !sealer.has_key_version(bound.sealed().1);
-        for row in self.servers.iter_mut().filter(|row| is_foreign(Bound::Server(row))) {
+        let is_foreign = |bound: SealedRow<'_>| !sealer.has_key_version(bound.sealed().1);
+        for row in self.servers.iter_mut().filter(|row| is_foreign(SealedRow::Server(row))) {
             let same =
                 |known: &&ServerRow| ServerRow { secrets: row.secrets.clone(), ..(*known).clone() } == *row;
             if let Some(known) = before.servers.iter().find(same) {
                 *row = known.clone();
             }
         }
-        for row in self.endpoints.iter_mut().filter(|row| is_foreign(Bound::Endpoint(row))) {
+        for row in self.endpoints.iter_mut().filter(|row| is_foreign(SealedRow::Endpoint(row))) {
             let same =
                 |known: &&EndpointRow| EndpointRow { seal: row.seal.clone(), ..(*known).clone() } == *row;
             if let Some(known) = before.endpoints.iter().find(same) {
@@ -254,7 +254,7 @@ fn read_endpoint(
     names: &HashMap<Uuid, ServerName>,
     context: RowContext<'_>,
 ) -> Result<EndpointConfig, String> {
-    if context.sealer.open_row(Bound::Endpoint(row)).is_none() {
+    if context.sealer.open_row(SealedRow::Endpoint(row)).is_none() {
         return Err(SEAL_INVALID.to_owned());
     }
     let name = EndpointName::new(&row.name).map_err(|invalid| invalid.to_string())?;

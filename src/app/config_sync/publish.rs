@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::route::EndpointConfig;
 use crate::runtime::MemoryPurger;
-use crate::server::Shared;
+use crate::server::SharedState;
 use crate::session::{SessionTable, SessionTerminator};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use crate::upstream;
@@ -21,7 +21,7 @@ use metamcp_core::base::unix_seconds;
 pub struct Publisher {
     builder: TopologyBuilder,
     topology: watch::Sender<Arc<Topology>>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     terminator: Rc<SessionTerminator>,
     /// The connections that `terminator` uses.
     pools: Rc<UpstreamPools>,
@@ -44,7 +44,7 @@ impl Publisher {
     pub fn new(
         builder: TopologyBuilder,
         topology: watch::Sender<Arc<Topology>>,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
     ) -> Self {
         let pools = Rc::new(UpstreamPools::new(builder.current()));
         let terminator = SessionTerminator::new(shared.config.workers + 1);
@@ -70,7 +70,7 @@ impl Publisher {
     ) -> Arc<Topology> {
         let before = Arc::clone(self.builder.current());
         let topology = self.builder.build_next(servers, endpoints);
-        let Shared { catalog, sessions, followed, .. } = &*self.shared;
+        let SharedState { catalog, sessions, followed, .. } = &*self.shared;
         // The lists first: a request in the new topology must not wait for lists that were cached before.
         catalog.prepare(&topology).await;
         self.pools.adopt(&topology);

@@ -17,7 +17,7 @@ use crate::admin::StoreStatus;
 use crate::admin::definition::ServingPolicy;
 use crate::auth::Sealer;
 use crate::config::Config;
-use crate::store::Seen;
+use crate::store::WatchState;
 use crate::topology::Topology;
 
 /// The configuration that is served, and the two parts it was merged from.
@@ -39,7 +39,7 @@ pub struct ReloadTriggers {
     pub running: Config,
     pub source: StoredConfigSource,
     /// The epochs of the store.
-    pub seen: watch::Receiver<Seen>,
+    pub seen: watch::Receiver<WatchState>,
     /// Counts the changes through this gateway's administration: see `Admin::topology_changes`.
     pub changes: watch::Receiver<u64>,
 }
@@ -123,7 +123,7 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
         }
         // Taken before the read: a change during the read causes another one.
         let now = *triggers.changes.borrow_and_update();
-        let Seen { epochs: seen, away, .. } = triggers.seen.borrow_and_update().clone();
+        let WatchState { epochs: seen, away, .. } = triggers.seen.borrow_and_update().clone();
         let seen = Some((seen.servers, seen.endpoints));
         is_behind = now != changes || (away.is_none() && seen != epochs);
         if !is_behind {

@@ -1,10 +1,10 @@
 //! Loads the configuration again at SIGHUP.
 
 use crate::admin::definition::StdioAllowlist;
-use crate::config::{Config, Mistakes};
+use crate::config::{Config, ConfigErrors};
 
 /// Loads the configuration in the same way as at startup.
-pub type ConfigLoader = Box<dyn Fn() -> Result<Config, Mistakes>>;
+pub type ConfigLoader = Box<dyn Fn() -> Result<Config, ConfigErrors>>;
 
 /// Mistakes that are logged for one load; a file with more of them is not a configuration.
 const MISTAKES_LOGGED_MAX: usize = 100;

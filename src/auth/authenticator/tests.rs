@@ -8,7 +8,7 @@ use super::super::secret_verifier::tests::with_prefilter_of;
 use super::super::{ApiKey, CreateKeyError, EncryptionKey, KeyRequest, create_key, generate_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
-use crate::store::{Audit, Binder, Bound, Grants, KeyStatus, Plain, Rate, Role};
+use crate::store::{Audit, Grants, KeyStatus, Plaintext, Rate, Role, RowSealer, SealedRow};
 
 const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
@@ -73,9 +73,9 @@ impl AuthFixture {
         let row = rows.iter().find(|row| row.key_id == key[4..16]).unwrap();
         let sealer = self.auth.sealer();
         let verifier =
-            SecretVerifier::from_bytes(sealer.open_row(Bound::Key(row)).unwrap().expose()).unwrap();
+            SecretVerifier::from_bytes(sealer.open_row(SealedRow::Key(row)).unwrap().expose()).unwrap();
         let verifier = with_prefilter_of(&verifier, ApiKey::parse(other).unwrap().secret());
-        let sealed = sealer.seal_row(Bound::Key(row), &Plain::new(verifier.to_bytes().to_vec()));
+        let sealed = sealer.seal_row(SealedRow::Key(row), &Plaintext::new(verifier.to_bytes().to_vec()));
         put_sealed_hash(&self.folder.join(DATABASE), &row.key_id, &sealed.bytes);
         assert!(self.auth.refresh().await.unwrap());
     }
@@ -580,7 +580,7 @@ async fn sequential_made_up_keys_cause_few_refreshes_and_none_during_a_store_out
     assert!(begun.elapsed() >= REQUEST_INTERVAL * 9, "{:?}", begun.elapsed());
     let refreshes = || fixture.auth.keys.refreshes_started();
     let before = refreshes();
-    fixture.auth.set_store_outage(Some(&Away { since: 0, reason: "stopped".into() }));
+    fixture.auth.set_store_outage(Some(&StoreOutage { since: 0, reason: "stopped".into() }));
     fixture.check(ApiKey::generate().expose(), ["undecided", "busy", "undecided"], 0).await;
     assert_eq!(refreshes(), before);
     // The watcher finds the store again.

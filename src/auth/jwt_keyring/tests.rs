@@ -10,7 +10,7 @@ use super::*;
 use zeroize::Zeroizing;
 
 use crate::store::testing::Folder;
-use crate::store::{Grants, Sealed};
+use crate::store::{Grants, SealedValue};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: u64 = 1_800_000_000;
@@ -24,7 +24,7 @@ fn row(secret: &[u8], phase: JwtPhase) -> JwtKeyRow {
     let row = JwtKeyRow {
         kid: key.kid,
         algorithm: key.algorithm,
-        secret: Sealed::default(),
+        secret: SealedValue::default(),
         phase,
         created_at: 0,
         changed_at: 0,
@@ -33,7 +33,10 @@ fn row(secret: &[u8], phase: JwtPhase) -> JwtKeyRow {
 }
 
 fn sealed_by(version: u8, secret: &[u8], row: JwtKeyRow) -> JwtKeyRow {
-    JwtKeyRow { secret: sealer(version).seal_row(Bound::JwtKey(&row), &Plain::new(secret.to_vec())), ..row }
+    JwtKeyRow {
+        secret: sealer(version).seal_row(SealedRow::JwtKey(&row), &Plaintext::new(secret.to_vec())),
+        ..row
+    }
 }
 
 /// Distinct secrets, one for each letter.

@@ -5,8 +5,8 @@ use super::super::{EncryptionKey, KeyRequest, create_key, generate_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, put_sealed_hash};
 use crate::store::{
-    Binder, Bound, EndpointServer, EndpointSpec, Grants, NewPins, Plain, PrefixMode, Secrets, ServerKind,
-    ServerSpec, new_id,
+    EndpointServer, EndpointSpec, Grants, NewToolPins, Plaintext, PrefixMode, RowSealer, SealedRow, Secrets,
+    ServerKind, ServerSpec, new_id,
 };
 
 fn key(version: u8) -> EncryptionKey {
@@ -29,7 +29,7 @@ async fn filled(folder: &Folder) -> Store {
     }
     let ids = [new_id(), new_id()];
     for (name, id) in ["with", "without"].into_iter().zip(ids) {
-        let plain = if name == "with" { Plain::new(b"s".to_vec()) } else { Plain::nothing() };
+        let plain = if name == "with" { Plaintext::new(b"s".to_vec()) } else { Plaintext::nothing() };
         let spec = ServerSpec {
             name: name.into(),
             kind: ServerKind::Http,
@@ -42,7 +42,7 @@ async fn filled(folder: &Folder) -> Store {
     let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Never, servers };
     store.insert_endpoint(new_id(), spec, audit()).await.unwrap();
     store.insert_jwt_key(generate_jwt_key(), audit()).await.unwrap();
-    let new = NewPins { server: "with".into(), pins: json!({}), expect: None, told: None };
+    let new = NewToolPins { server: "with".into(), pins: json!({}), expect: None, told: None };
     store.put_tool_pins(new, audit()).await.unwrap();
     store
 }
@@ -65,14 +65,14 @@ async fn everything_is_sealed_anew_once_and_opens_with_the_new_version_alone() {
     }
     let new = Sealer::new(&[key(2)]).unwrap();
     for (row, old) in store.keys().await.unwrap().rows.iter().zip(before) {
-        assert!(new.open_row(Bound::Key(row)).is_some());
+        assert!(new.open_row(SealedRow::Key(row)).is_some());
         assert_eq!((row.epoch, row.key_version), (old.epoch, 2), "no token is taken back");
     }
     let servers = store.servers().await.unwrap().rows;
-    let plain = servers.iter().map(|row| new.open_row(Bound::Server(row)).unwrap().expose().to_vec());
+    let plain = servers.iter().map(|row| new.open_row(SealedRow::Server(row)).unwrap().expose().to_vec());
     assert_eq!(plain.collect::<Vec<_>>(), [b"s".to_vec(), Vec::new()]);
-    assert!(new.open_row(Bound::Endpoint(&store.endpoints().await.unwrap().rows[0])).is_some());
-    assert!(new.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_some());
+    assert!(new.open_row(SealedRow::Endpoint(&store.endpoints().await.unwrap().rows[0])).is_some());
+    assert!(new.open_row(SealedRow::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_some());
 }
 
 const KINDS: [(SealedKind, u64); 5] = [

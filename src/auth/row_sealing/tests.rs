@@ -9,8 +9,8 @@ use super::super::config::EncryptionKey;
 use super::*;
 use crate::store::testing::{Folder, with_database};
 use crate::store::{
-    Audit, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, NewJwtKey, NewKey, NewPins, Predecessor, PrefixMode,
-    Rate, Role, Secrets, ServerKind, ServerSpec, Store, new_id,
+    Audit, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, NewJwtKey, NewKey, NewToolPins, OldKeyPolicy,
+    PrefixMode, Rate, Role, Secrets, ServerKind, ServerSpec, Store, new_id,
 };
 
 fn sealer() -> Sealer {
@@ -165,19 +165,19 @@ async fn fill(store: &Store) {
             name: letter.into(),
             description: String::new(),
             grants: grants.clone(),
-            hash: Plain::new(letter.into()),
+            hash: Plaintext::new(letter.into()),
             expires_at: Some(u64::from(number)),
         };
         store.insert_key(key(key_id), by()).await.unwrap();
         let next = key(&key_id.replace(['A', 'B'], if letter == "a" { "C" } else { "D" }));
-        store.rotate_key(key_id, next, Predecessor::KeepUntil(number.into()), by()).await.unwrap();
+        store.rotate_key(key_id, next, OldKeyPolicy::KeepUntil(number.into()), by()).await.unwrap();
     }
     for (letter, prefix) in [("a", PrefixMode::Always), ("b", PrefixMode::Never)] {
         let spec = ServerSpec {
             name: letter.into(),
             kind: if letter == "a" { ServerKind::Http } else { ServerKind::Sse },
             definition: json!({"url": format!("http://{letter}/"), "era": "modern"}),
-            secrets: Secrets::Set(Plain::new(letter.into())),
+            secrets: Secrets::Set(Plaintext::new(letter.into())),
         };
         let server = store.insert_server(new_id(), spec, by()).await.unwrap();
         let told = ToolOverride {
@@ -200,14 +200,14 @@ async fn fill(store: &Store) {
         let key = NewJwtKey {
             kid: kid.into(),
             algorithm: JwtAlgorithm::Hs256,
-            secret: Plain::new(kid.into()),
+            secret: Plaintext::new(kid.into()),
             phase,
         };
         store.insert_jwt_key(key, Audit { at, ..by() }).await.unwrap();
     }
     for server in ["a", "b"] {
         let pins = json!({"tools": {"x": {"approved": [server]}}});
-        let new = NewPins { server: server.into(), pins, expect: None, told: None };
+        let new = NewToolPins { server: server.into(), pins, expect: None, told: None };
         store.put_tool_pins(new, by()).await.unwrap();
     }
 }
@@ -215,19 +215,19 @@ async fn fill(store: &Store) {
 /// The sealed contents of each row, and whether it opens. Reading never fails: one bad row does not affect
 /// the others.
 async fn rows(store: &Store, table: &str) -> Vec<(Vec<u8>, bool)> {
-    let told = |row: Bound<'_>| (associated_data(row).1, sealer().open_row(row).is_some());
+    let told = |row: SealedRow<'_>| (associated_data(row).1, sealer().open_row(row).is_some());
     match table {
-        "api_keys" => store.keys().await.unwrap().rows.iter().map(|row| told(Bound::Key(row))).collect(),
+        "api_keys" => store.keys().await.unwrap().rows.iter().map(|row| told(SealedRow::Key(row))).collect(),
         "mcp_servers" => {
-            store.servers().await.unwrap().rows.iter().map(|row| told(Bound::Server(row))).collect()
+            store.servers().await.unwrap().rows.iter().map(|row| told(SealedRow::Server(row))).collect()
         }
         "tool_pins" => {
-            store.tool_pins().await.unwrap().iter().map(|row| told(Bound::ToolPins(row))).collect()
+            store.tool_pins().await.unwrap().iter().map(|row| told(SealedRow::ToolPins(row))).collect()
         }
         "jwt_keys" => {
-            store.jwt_keys().await.unwrap().rows.iter().map(|row| told(Bound::JwtKey(row))).collect()
+            store.jwt_keys().await.unwrap().rows.iter().map(|row| told(SealedRow::JwtKey(row))).collect()
         }
-        _ => store.endpoints().await.unwrap().rows.iter().map(|row| told(Bound::Endpoint(row))).collect(),
+        _ => store.endpoints().await.unwrap().rows.iter().map(|row| told(SealedRow::Endpoint(row))).collect(),
     }
 }
 
@@ -255,8 +255,8 @@ async fn on_each(test: impl AsyncFn(&Store, &Shell)) {
     .await;
 }
 
-/// For each table, the predicate that selects a row without naming a covered column. It also drops everything
-/// that would reject a write.
+/// For each table, the condition that selects a row by its name. [`prepare`] numbers the two rows in a column
+/// outside the seal, and disables the constraints that would reject a write.
 const PREPARE: [(&str, &str); 7] = [
     ("tool_pins", "server = '?'"),
     ("api_keys", "key_id = '?'"),

@@ -125,7 +125,7 @@ impl UsageSpool {
     }
 
     /// The next few batches for the sink that are safely on disk, oldest first. The same batches are returned until they
-    /// are acknowledged with [`applied`](Self::applied).
+    /// are acknowledged with `applied`.
     ///
     /// The sink may get a batch more than once, also from a later process, and always with the same source and sequence.
     /// It must ignore a batch if it has applied this sequence, or a later one, of this source.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::client_messages;
 use super::initialize::initialize;
-use super::legacy_delivery::{Delivered, ask_server};
+use super::legacy_delivery::{DeliveryOutcome, ask_server};
 use crate::catalog::View;
 use crate::route::EndpointShape;
 use crate::server::http1::fields::Field;
@@ -17,8 +17,8 @@ use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
 use crate::server::mcp::local;
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::relay::Held;
-use crate::server::mcp::send::{self, Relayed};
+use crate::server::mcp::relay::RequestResources;
+use crate::server::mcp::send::{self, RelayedResponse};
 use crate::server::mcp::target::{self, Target};
 use crate::server::mcp::task_list;
 use crate::server::mcp::tasks;
@@ -93,8 +93,8 @@ async fn try_in_turn(
         let asking = async {
             let pool = worker.topology.pool(&call.endpoint.servers[*place])?;
             match ask_server(&pool, call, session, *place, &[]).await? {
-                Delivered::Answered(response) => Ok(send::result_of(&worker.scanner, response).await),
-                Delivered::Refused(..) => Ok(None),
+                DeliveryOutcome::Answered(response) => Ok(send::result_of(&worker.scanner, response).await),
+                DeliveryOutcome::Refused(..) => Ok(None),
             }
         };
         if let Some(reply) = candidates.ask(*place, asking).await {
@@ -162,8 +162,8 @@ async fn forward(
         (pool, delivered, in_flight, meter)
     };
     let response = match delivered {
-        Delivered::Answered(response) => response,
-        Delivered::Refused(status, said) => {
+        DeliveryOutcome::Answered(response) => response,
+        DeliveryOutcome::Refused(status, said) => {
             let passed =
                 send::pass_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
@@ -181,11 +181,16 @@ async fn forward(
             tasks::legacy(worker.shared.auth.sealer(), &call, &session, place).map(Box::new)
         }
     };
-    let held = Held { _in_flight: in_flight, meter, tasks, ..Held::new(call.permit, call.identity) };
+    let held = RequestResources {
+        _in_flight: in_flight,
+        meter,
+        tasks,
+        ..RequestResources::new(call.permit, call.identity)
+    };
     let relayed = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
     let relay = match relayed {
-        Relayed::Reply(reply) => return Ok(reply),
-        Relayed::Events(relay) => relay,
+        RelayedResponse::Reply(reply) => return Ok(reply),
+        RelayedResponse::Events(relay) => relay,
     };
     let streams = worker.shared.streams.as_ref().filter(|_| !call.is_part);
     let Some(streams) = streams else { return Ok(relay.into_reply()) };

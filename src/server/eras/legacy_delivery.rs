@@ -53,7 +53,7 @@ async fn open(
 }
 
 /// A server's reaction to a message.
-pub enum Delivered {
+pub enum DeliveryOutcome {
     /// A response whose head has arrived.
     Answered(Box<UpstreamResponse>),
     /// Status 400 or 404, with its body; not caused by a lost session.
@@ -68,13 +68,13 @@ pub async fn ask_server(
     session: &Session,
     place: usize,
     edits: &[(Span, Bytes)],
-) -> Result<Delivered, Fault> {
+) -> Result<DeliveryOutcome, Fault> {
     let target = (&call.endpoint.servers[place], pool);
     let ready = open(pool, session, place).await?;
     let response = deliver(call, &ready, target, edits).await?;
     let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
-        return Ok(Delivered::Answered(response));
+        return Ok(DeliveryOutcome::Answered(response));
     }
     let server = &call.endpoint.servers[place].name;
     let status = response.head.status;
@@ -82,11 +82,11 @@ pub async fn ask_server(
     let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let said = said.map_err(|error| error.into_fault(server))?;
     if !is_session_lost(pool, &ready, status).await {
-        return Ok(Delivered::Refused(status, said));
+        return Ok(DeliveryOutcome::Refused(status, said));
     }
     tracing::info!(%server, "the server lost its session; opening another");
     session.upstream_slot(place).discard(&ready);
     let ready = open(pool, session, place).await?;
     let response = deliver(call, &ready, target, edits).await?;
-    Ok(Delivered::Answered(response))
+    Ok(DeliveryOutcome::Answered(response))
 }

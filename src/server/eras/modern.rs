@@ -13,7 +13,7 @@ use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
 use crate::server::mcp::local;
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::relay::Held;
+use crate::server::mcp::relay::RequestResources;
 use crate::server::mcp::send;
 use crate::server::mcp::target::{self, Rename, Target};
 use crate::server::mcp::tasks;
@@ -86,7 +86,8 @@ async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) 
         }
     };
     let shape = if tasks.is_some() { endpoint.shape } else { EndpointShape::Single };
-    let held = Held { meter, subscription, tasks, ..Held::new(call.permit, call.identity) };
+    let held =
+        RequestResources { meter, subscription, tasks, ..RequestResources::new(call.permit, call.identity) };
     Ok(send::pass(worker, server, shape, id, response, held).await?.into_reply())
 }
 

@@ -39,7 +39,7 @@ pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
 }
 
 /// An event from one of several servers, as it is forwarded.
-pub enum Passed {
+pub enum ForwardedEvent {
     /// As received.
     Untouched(Bytes),
     /// With changed ids.
@@ -60,17 +60,17 @@ pub fn pass(
     (server, tasks): (&ServerName, Option<&TaskPass>),
     awaited: &mut Option<Bytes>,
     scanner: &mut Scanner,
-) -> Passed {
-    let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
-    let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
+) -> ForwardedEvent {
+    let Some(data) = event.data.filter(|data| !data.is_empty()) else { return ForwardedEvent::Dropped };
+    let Ok(envelope) = scanner.scan(&data) else { return ForwardedEvent::Dropped };
     if matches!(envelope.kind, MessageKind::Response | MessageKind::Error)
         && !take_awaited(&envelope, &data, awaited)
     {
-        return Passed::Dropped;
+        return ForwardedEvent::Dropped;
     }
     let method = envelope.method.map(|method| method.decode_bytes(&data));
     let method = method.as_deref().and_then(McpMethod::parse);
-    let Some(mut edits) = edits(&envelope, method, &data, server) else { return Passed::Dropped };
+    let Some(mut edits) = edits(&envelope, method, &data, server) else { return ForwardedEvent::Dropped };
     if let Some(tasks) = tasks {
         edits.extend(tasks.edits(server, &data));
         edits.sort_by_key(|(span, _)| span.start);
@@ -79,15 +79,15 @@ pub fn pass(
     let bytes = if edits.is_empty() {
         if is_written { write_event(&data) } else { whole(event.raw) }
     } else {
-        let Ok(slices) = splice(&data, &edits) else { return Passed::Dropped };
+        let Ok(slices) = splice(&data, &edits) else { return ForwardedEvent::Dropped };
         let mut message = BytesMut::with_capacity(slices.remaining_bytes());
         slices.for_each(|slice| message.put_slice(&slice));
         write_event(&message)
     };
     match (is_list_change(method), is_written) {
-        (true, _) => Passed::ListChanged(bytes),
-        (false, true) => Passed::Tagged(bytes),
-        (false, false) => Passed::Untouched(bytes),
+        (true, _) => ForwardedEvent::ListChanged(bytes),
+        (false, true) => ForwardedEvent::Tagged(bytes),
+        (false, false) => ForwardedEvent::Untouched(bytes),
     }
 }
 
@@ -180,8 +180,10 @@ mod tests {
         let event = reader.next().unwrap().expect("one event");
         let server = ServerName::new("b").unwrap();
         let passed = match pass(event, (&server, None), &mut awaited, &mut Scanner::new()) {
-            Passed::Untouched(bytes) | Passed::Tagged(bytes) | Passed::ListChanged(bytes) => Some(bytes),
-            Passed::Dropped => None,
+            ForwardedEvent::Untouched(bytes)
+            | ForwardedEvent::Tagged(bytes)
+            | ForwardedEvent::ListChanged(bytes) => Some(bytes),
+            ForwardedEvent::Dropped => None,
         };
         assert_eq!(passed.as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap()), expected);
     }

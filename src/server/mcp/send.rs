@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::call::Call;
 use super::meter::Meter;
-use super::relay::{Held, Relay};
+use super::relay::{Relay, RequestResources};
 use crate::route::{EndpointShape, RoutedServer};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
@@ -60,14 +60,14 @@ pub async fn send(
 }
 
 /// A response of an upstream, ready for the client.
-pub enum Relayed {
+pub enum RelayedResponse {
     /// A complete response.
     Reply(Reply),
     /// An event stream, which may be made resumable.
     Events(Box<Relay>),
 }
 
-impl Relayed {
+impl RelayedResponse {
     /// Converts an event stream into a response that cannot be resumed.
     pub fn into_reply(self) -> Reply {
         match self {
@@ -84,8 +84,8 @@ pub async fn pass(
     shape: EndpointShape,
     id: Option<Bytes>,
     answered: Box<UpstreamResponse>,
-    held: Held,
-) -> Result<Relayed, Fault> {
+    held: RequestResources,
+) -> Result<RelayedResponse, Fault> {
     let UpstreamResponse { head, body: mut answer } = *answered;
     // Declared after `answer`, so that it is dropped first: its permits are free before the server sees the
     // cancellation.
@@ -96,14 +96,14 @@ pub async fn pass(
         Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
     };
     match begun {
-        Begun::Taken => Ok(Relayed::Reply(reply::accepted())),
-        Begun::Refused(said) => {
+        ResponseStart::Taken => Ok(RelayedResponse::Reply(reply::accepted())),
+        ResponseStart::Refused(said) => {
             let passed = pass_refusal(&worker.scanner, &place.name, head.status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             held.meter.iter_mut().for_each(|meter| meter.fail(kind));
-            passed.map(Relayed::Reply)
+            passed.map(RelayedResponse::Reply)
         }
-        Begun::Events => {
+        ResponseStart::Events => {
             held.meter.iter_mut().for_each(Meter::start);
             let relay = match shape {
                 EndpointShape::Single => Relay::events(answer, held, worker, &place.name, id),
@@ -111,25 +111,25 @@ pub async fn pass(
                     Relay::tagged(answer, held, worker, (&place.name, UpstreamId(place.upstream)), id)
                 }
             };
-            Ok(Relayed::Events(Box::new(relay)))
+            Ok(RelayedResponse::Events(Box::new(relay)))
         }
-        Begun::Whole(bytes) => {
+        ResponseStart::Whole(bytes) => {
             let bytes = match held.tasks.take().filter(|_| is_changed) {
                 Some(tasks) => tasks.message(&place.name, bytes),
                 None => bytes,
             };
-            Ok(Relayed::Reply(whole(&head, bytes, held)))
+            Ok(RelayedResponse::Reply(whole(&head, bytes, held)))
         }
-        Begun::Partly(first) => {
+        ResponseStart::Partly(first) => {
             held.meter.iter_mut().for_each(Meter::start);
             let relay = Box::new(Relay::bytes(first, answer, held));
-            Ok(Relayed::Reply(with_type(&head, ResponseBody::source(relay))))
+            Ok(RelayedResponse::Reply(with_type(&head, ResponseBody::source(relay))))
         }
     }
 }
 
 /// The start of a response.
-enum Begun {
+enum ResponseStart {
     /// The server accepted a notification or a response; there is no body.
     Taken,
     /// The server rejected the message by its status; this is the body.
@@ -150,9 +150,9 @@ async fn begin(
     answer: &mut UpstreamBody,
     is_awaited: bool,
     is_changed: bool,
-) -> Result<Begun, Fault> {
+) -> Result<ResponseStart, Fault> {
     if !head.status.is_success() {
-        return read_error(server, head.status, answer).await.map(Begun::Refused);
+        return read_error(server, head.status, answer).await.map(ResponseStart::Refused);
     }
     if is_awaited && !is_of_mcp(head) {
         return Err(Fault::upstream(
@@ -161,28 +161,28 @@ async fn begin(
         ));
     }
     if head.is_event_stream() {
-        return Ok(Begun::Events);
+        return Ok(ResponseStart::Events);
     }
     let length = answer.content_length();
     let broken = |error: UpstreamError| error.into_fault(server);
     if !is_awaited {
         answer.collect(ERROR_BYTES_MAX).await.map_err(broken)?;
-        return Ok(Begun::Taken);
+        return Ok(ResponseStart::Taken);
     }
     if length == Some(0) {
         return Err(UpstreamError::from_stage(FailureStage::InvalidResponse).into_fault(server));
     }
     if is_changed {
-        return answer.collect(MESSAGE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
+        return answer.collect(MESSAGE_BYTES_MAX).await.map(ResponseStart::Whole).map_err(broken);
     }
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
-        return answer.collect(WHOLE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
+        return answer.collect(WHOLE_BYTES_MAX).await.map(ResponseStart::Whole).map_err(broken);
     }
     // Most bodies of unknown length are small. One that breaks off within this prefix is reported as an
     // error.
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.collect_prefix(awaited).await.map_err(broken)?;
-    Ok(if answer.is_ended() { Begun::Whole(first) } else { Begun::Partly(first) })
+    Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partly(first) })
 }
 
 /// Counts a call as failed.
@@ -214,7 +214,7 @@ fn is_of_mcp(head: &ResponseHead) -> bool {
 }
 
 /// A complete response, counted.
-fn whole(head: &ResponseHead, bytes: Bytes, mut held: Held) -> Reply {
+fn whole(head: &ResponseHead, bytes: Bytes, mut held: RequestResources) -> Reply {
     if let Some(meter) = &mut held.meter {
         meter.pass(bytes.len());
         meter.end(OperationOutcome::Answer);

@@ -165,10 +165,10 @@ async fn fetch(
     #[derive(Deserialize)]
     struct Answer<'a> {
         #[serde(borrow)]
-        result: Listed<'a>,
+        result: TaskListResult<'a>,
     }
     #[derive(Deserialize)]
-    struct Listed<'a> {
+    struct TaskListResult<'a> {
         #[serde(borrow)]
         tasks: Vec<&'a RawValue>,
         #[serde(rename = "nextCursor")]

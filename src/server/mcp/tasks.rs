@@ -229,7 +229,7 @@ fn may_ask_for_a_task(call: &Call) -> bool {
 /// Whether the client declares the tasks extension in this request.
 pub fn declares(call: &Call) -> bool {
     #[derive(Deserialize)]
-    struct Declared<'a> {
+    struct DeclaredCapabilities<'a> {
         #[serde(borrow, default)]
         extensions: Option<&'a RawValue>,
     }
@@ -240,7 +240,7 @@ pub fn declares(call: &Call) -> bool {
     if memmem::find(declared, b"extensions").is_none() {
         return false;
     }
-    let read: Option<Declared<'_>> = serde_json::from_slice(declared).ok();
+    let read: Option<DeclaredCapabilities<'_>> = serde_json::from_slice(declared).ok();
     let extensions = read.and_then(|read| read.extensions);
     let extensions = extensions.and_then(|raw| serde_json::from_str::<serde_json::Value>(raw.get()).ok());
     extensions.is_some_and(|extensions| extensions[TASKS_EXTENSION].is_object())

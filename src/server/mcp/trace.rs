@@ -21,7 +21,7 @@ use metamcp_core::protocol::{McpMethod, Revision};
 
 /// The trace context that a client sent.
 #[derive(Default)]
-struct Said {
+struct IncomingTrace {
     in_head: Option<TraceContext>,
     in_message: Option<TraceContext>,
     /// The message's `tracestate`.
@@ -45,7 +45,7 @@ const TRACESTATE_BYTES_MAX: usize = 512;
 /// Starts the span of a sampled message. From now on, what goes to servers names this span as its parent.
 pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
     let tracer = metering.tracer.as_ref()?;
-    let said = Said::of(call);
+    let said = IncomingTrace::of(call);
     let parent = said.in_message.or(said.in_head);
     let server = tracer.sample(parent, metering.clock.now_s())?;
     let client = tracer.child_context(server);
@@ -132,7 +132,7 @@ fn of_call(call: &Call, context: TraceContext, tracestate: Option<Box<str>>) -> 
     }
 }
 
-impl Said {
+impl IncomingTrace {
     fn of(call: &Call) -> Self {
         let in_head =
             call.fields.get(Field::Traceparent).filter(|_| !call.fields.is_doubled(Field::Traceparent));

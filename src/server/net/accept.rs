@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::server::http1::socket::Socket;
 
 /// A listening socket that is not registered with a runtime.
-pub enum Listening {
+pub enum ListeningSocket {
     Public(TcpListener),
     Private(UnixListener),
 }
 
 /// Accepts the connections of one listening socket.
-pub struct Intake {
+pub struct Acceptor {
     listener: Listener,
     /// Connections accepted since the last yield.
     at_once: usize,
@@ -42,9 +42,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The minimum time between two log entries.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
-impl Intake {
+impl Acceptor {
     /// # Errors The runtime cannot register the socket.
-    pub fn new(listening: Listening) -> io::Result<Self> {
+    pub fn new(listening: ListeningSocket) -> io::Result<Self> {
         let listener = Listener::of(listening)?;
         Ok(Self { listener, at_once: 0, goes_on: None, said: None, spare: spare() })
     }
@@ -142,10 +142,14 @@ enum Listener {
 }
 
 impl Listener {
-    fn of(listening: Listening) -> io::Result<Self> {
+    fn of(listening: ListeningSocket) -> io::Result<Self> {
         match listening {
-            Listening::Public(listener) => tokio::net::TcpListener::from_std(listener).map(Self::Public),
-            Listening::Private(listener) => tokio::net::UnixListener::from_std(listener).map(Self::Private),
+            ListeningSocket::Public(listener) => {
+                tokio::net::TcpListener::from_std(listener).map(Self::Public)
+            }
+            ListeningSocket::Private(listener) => {
+                tokio::net::UnixListener::from_std(listener).map(Self::Private)
+            }
         }
     }
 
@@ -179,11 +183,11 @@ mod tests {
 
     use super::*;
 
-    fn intake() -> (Intake, std::net::SocketAddr) {
+    fn intake() -> (Acceptor, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         listener.set_nonblocking(true).expect("it is a socket");
         let address = listener.local_addr().expect("it has an address");
-        (Intake::new(Listening::Public(listener)).expect("there is a runtime"), address)
+        (Acceptor::new(ListeningSocket::Public(listener)).expect("there is a runtime"), address)
     }
 
     fn come(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {

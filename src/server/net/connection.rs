@@ -19,14 +19,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::fast_lane::{self, End};
-use super::hyper_connection::{self, Left};
-use super::link::{Detached, Link};
+use super::fast_lane::{self, FastLaneExit};
+use super::hyper_connection::{self, HyperExit};
+use super::link::{DetachedStream, Link};
 use crate::runtime::await_socket_polls;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::connection_slots::ConnectionSlot;
 use crate::server::http1::socket::Socket;
-use crate::server::reply::response_writer::Writing;
+use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
 use crate::server::worker::parking::{ParkedConnection, ParkedStream, WokenConnection};
 use metamcp_core::base::ShutdownPhase;
@@ -61,7 +61,7 @@ async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStr
 }
 
 /// Serves a connection until it ends or is parked.
-async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: Option<Writing>) {
+async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: Option<ResponseWriter>) {
     let activity = ConnectionActivity::new();
     let watched = worker.connections.watch(&activity);
     if *worker.shared.phase.borrow() >= ShutdownPhase::Drain {
@@ -70,19 +70,19 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: 
         await_socket_polls(worker.connections.open()).await;
         activity.give(ConnectionOrder::Drain);
     }
-    let mut stream = stream.map(|writing| Box::new(Detached { writing, active: activity.begin() }));
+    let mut stream = stream.map(|writing| Box::new(DetachedStream { writing, active: activity.begin() }));
     let silent = loop {
         match fast_lane::serve(&worker, &activity, &mut link, stream.take()).await {
-            End::Gone => return,
-            End::Rest => break None,
-            End::SilentStream(writing) => break Some(writing),
-            End::Unusual => {}
+            FastLaneExit::Gone => return,
+            FastLaneExit::Rest => break None,
+            FastLaneExit::SilentStream(writing) => break Some(writing),
+            FastLaneExit::Unusual => {}
         }
         // Boxed: hyper takes a hundred times the memory of an idle connection.
         link = match Box::pin(hyper_connection::serve(&worker, &activity, link)).await {
-            Left::Gone => return,
-            Left::Rest(link) => link,
-            Left::Stream(link, detached) => {
+            HyperExit::Gone => return,
+            HyperExit::Rest(link) => link,
+            HyperExit::Stream(link, detached) => {
                 stream = Some(detached);
                 link
             }

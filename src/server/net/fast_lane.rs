@@ -14,23 +14,23 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::link::{Detached, Link};
+use super::link::{DetachedStream, Link};
 use crate::runtime::{with_scratch, yield_once};
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
 use crate::server::http1::codec::{ParseOutcome, read_request};
 use crate::server::http1::request::EndpointRequest;
 use crate::server::path::handler;
-use crate::server::reply::response_writer::Writing;
+use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
 
 /// Why the fast lane ended.
-pub enum End {
+pub enum FastLaneExit {
     /// The connection has ended.
     Gone,
     /// The connection is idle and can be parked.
     Rest,
     /// The connection carries a silent event stream, and can be parked with it.
-    SilentStream(Box<Writing>),
+    SilentStream(Box<ResponseWriter>),
     /// The received bytes are for hyper.
     Unusual,
 }
@@ -49,12 +49,12 @@ pub async fn serve(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
     link: &mut Link,
-    stream: Option<Box<Detached>>,
-) -> End {
+    stream: Option<Box<DetachedStream>>,
+) -> FastLaneExit {
     let mut lane = FastLane { worker, activity, link };
     if let Some(detached) = stream {
         match Box::pin(lane.pass(detached)).await {
-            Pause::Rest => {}
+            ReadOutcome::Rest => {}
             pause => return pause.end(),
         }
     }
@@ -62,7 +62,7 @@ pub async fn serve(
     loop {
         if !worker.shared.config.fast_lane {
             let is_at_rest = can_be_parked && activity.is_at_rest() && lane.link.ahead.is_empty();
-            return if is_at_rest { End::Rest } else { End::Unusual };
+            return if is_at_rest { FastLaneExit::Rest } else { FastLaneExit::Unusual };
         }
         let pause = match lane.next(can_be_parked).await {
             // Boxed while requests follow one another, so that an idle connection does not hold the memory of
@@ -71,8 +71,8 @@ pub async fn serve(
             Err(pause) => pause,
         };
         match pause {
-            Pause::Rest if can_be_parked => return End::Rest,
-            Pause::Rest => {}
+            ReadOutcome::Rest if can_be_parked => return FastLaneExit::Rest,
+            ReadOutcome::Rest => {}
             pause => return pause.end(),
         }
     }
@@ -85,40 +85,40 @@ struct FastLane<'a> {
 }
 
 /// Why no request is served next.
-enum Pause {
+enum ReadOutcome {
     /// None arrived for a while.
     Rest,
     /// A silent event stream is in flight.
-    SilentStream(Box<Writing>),
+    SilentStream(Box<ResponseWriter>),
     /// The received part of it is in `ahead`.
     Unusual,
     Gone,
 }
 
-impl Pause {
-    fn end(self) -> End {
+impl ReadOutcome {
+    fn end(self) -> FastLaneExit {
         match self {
-            Self::Rest => End::Rest,
-            Self::SilentStream(writing) => End::SilentStream(writing),
-            Self::Unusual => End::Unusual,
-            Self::Gone => End::Gone,
+            Self::Rest => FastLaneExit::Rest,
+            Self::SilentStream(writing) => FastLaneExit::SilentStream(writing),
+            Self::Unusual => FastLaneExit::Unusual,
+            Self::Gone => FastLaneExit::Gone,
         }
     }
 }
 
 impl FastLane<'_> {
     /// Answers a request and those that follow it.
-    async fn serve_busy(&mut self, first: EndpointRequest) -> Pause {
+    async fn serve_busy(&mut self, first: EndpointRequest) -> ReadOutcome {
         self.link.speaks = Some(HttpVersion::Http1);
         let mut asked = first;
         loop {
             let active = self.activity.begin();
             match self.answer(asked).await {
-                Answered::KeepAlive => drop(active),
-                Answered::Gone => return Pause::Gone,
-                Answered::Stream(writing) => {
-                    match Box::pin(self.pass(Box::new(Detached { writing, active }))).await {
-                        Pause::Rest => {}
+                RequestOutcome::KeepAlive => drop(active),
+                RequestOutcome::Gone => return ReadOutcome::Gone,
+                RequestOutcome::Stream(writing) => {
+                    match Box::pin(self.pass(Box::new(DetachedStream { writing, active }))).await {
+                        ReadOutcome::Rest => {}
                         pause => return pause,
                     }
                 }
@@ -132,7 +132,7 @@ impl FastLane<'_> {
 
     /// Waits for the next request. A connection that holds memory waits no longer than until it can be
     /// parked.
-    async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, Pause> {
+    async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, ReadOutcome> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         if !self.link.ahead.is_empty() {
             self.activity.note_read();
@@ -143,7 +143,7 @@ impl FastLane<'_> {
         poll_fn(|cx| {
             let order = self.activity.order(cx.waker());
             if order == ConnectionOrder::Close {
-                return Poll::Ready(Err(Pause::Gone));
+                return Poll::Ready(Err(ReadOutcome::Gone));
             }
             loop {
                 match self.poll_read(cx) {
@@ -151,17 +151,17 @@ impl FastLane<'_> {
                     Poll::Ready(None) => {}
                     // Checked only here, since a request that has begun is answered.
                     Poll::Pending if self.link.ahead.is_empty() && order == ConnectionOrder::Drain => {
-                        return Poll::Ready(Err(Pause::Gone));
+                        return Poll::Ready(Err(ReadOutcome::Gone));
                     }
                     Poll::Pending
                         if self.link.ahead.is_empty() && until_rest && self.activity.is_at_rest() =>
                     {
-                        return Poll::Ready(Err(Pause::Rest));
+                        return Poll::Ready(Err(ReadOutcome::Rest));
                     }
                     Poll::Pending if self.link.ahead.is_empty() => return Poll::Pending,
                     Poll::Pending => {
                         let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-                        return patience.as_mut().poll(cx).map(|()| Err(Pause::Unusual));
+                        return patience.as_mut().poll(cx).map(|()| Err(ReadOutcome::Unusual));
                     }
                 }
             }
@@ -170,14 +170,14 @@ impl FastLane<'_> {
     }
 
     /// Reads once. `None` while the request is incomplete.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<EndpointRequest, Pause>>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<EndpointRequest, ReadOutcome>>> {
         let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer));
             let came = buffer.filled();
             if read.is_err() || came.is_empty() {
-                return Poll::Ready(Some(Err(Pause::Gone)));
+                return Poll::Ready(Some(Err(ReadOutcome::Gone)));
             }
             self.activity.note_read();
             if self.link.ahead.is_empty()
@@ -193,11 +193,11 @@ impl FastLane<'_> {
     }
 
     /// Parses the bytes that were received before.
-    fn read_ahead(&mut self) -> Option<Result<EndpointRequest, Pause>> {
+    fn read_ahead(&mut self) -> Option<Result<EndpointRequest, ReadOutcome>> {
         let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
         match read_request(&shared.config, &pools.topology().table, &self.link.ahead) {
             ParseOutcome::Partial => None,
-            ParseOutcome::Unusual => Some(Err(Pause::Unusual)),
+            ParseOutcome::Unusual => Some(Err(ReadOutcome::Unusual)),
             ParseOutcome::Usual(asked, bytes) => {
                 self.link.ahead.advance(bytes);
                 if self.link.ahead.is_empty() {
@@ -209,7 +209,7 @@ impl FastLane<'_> {
     }
 
     /// Answers a request. Event streams are left to the caller.
-    async fn answer(&mut self, asked: EndpointRequest) -> Answered {
+    async fn answer(&mut self, asked: EndpointRequest) -> RequestOutcome {
         let reply = {
             let mut answering = pin!(handler::answer(self.worker, self.activity, asked));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -219,24 +219,24 @@ impl FastLane<'_> {
             })
             .await
         };
-        let Some(reply) = reply else { return Answered::Gone };
+        let Some(reply) = reply else { return RequestOutcome::Gone };
         yield_once().await;
-        let mut writing = Writing::new(reply, &self.worker.clock.date(), self.worker.clock.phase());
+        let mut writing = ResponseWriter::new(reply, &self.worker.clock.date(), self.worker.clock.phase());
         if writing.is_stream() {
-            return Answered::Stream(writing);
+            return RequestOutcome::Stream(writing);
         }
-        if self.write(&mut writing).await { Answered::KeepAlive } else { Answered::Gone }
+        if self.write(&mut writing).await { RequestOutcome::KeepAlive } else { RequestOutcome::Gone }
     }
 
     /// Writes an event stream until it ends or becomes silent.
-    async fn pass(&mut self, detached: Box<Detached>) -> Pause {
-        let Detached { mut writing, active } = *detached;
+    async fn pass(&mut self, detached: Box<DetachedStream>) -> ReadOutcome {
+        let DetachedStream { mut writing, active } = *detached;
         self.activity.note_stream(true);
         let can_be_parked = self.link.socket.can_be_still();
         let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
-            Poll::Ready(true) => Poll::Ready(Some(Pause::Rest)),
-            Poll::Ready(false) => Poll::Ready(Some(Pause::Gone)),
-            Poll::Pending if self.is_over(cx) => Poll::Ready(Some(Pause::Gone)),
+            Poll::Ready(true) => Poll::Ready(Some(ReadOutcome::Rest)),
+            Poll::Ready(false) => Poll::Ready(Some(ReadOutcome::Gone)),
+            Poll::Pending if self.is_over(cx) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending => {
                 let is_at_rest = can_be_parked && self.activity.is_at_rest() && writing.is_silent();
                 if is_at_rest && self.link.ahead.is_empty() { Poll::Ready(None) } else { Poll::Pending }
@@ -245,10 +245,10 @@ impl FastLane<'_> {
         .await;
         self.activity.note_stream(false);
         drop(active);
-        pause.unwrap_or_else(|| Pause::SilentStream(Box::new(writing)))
+        pause.unwrap_or_else(|| ReadOutcome::SilentStream(Box::new(writing)))
     }
 
-    async fn write(&mut self, writing: &mut Writing) -> bool {
+    async fn write(&mut self, writing: &mut ResponseWriter) -> bool {
         poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
             Poll::Pending if self.is_over(cx) => Poll::Ready(false),
             polled => polled,
@@ -281,10 +281,10 @@ impl FastLane<'_> {
 }
 
 /// The outcome of a request.
-enum Answered {
+enum RequestOutcome {
     /// Another request may follow.
     KeepAlive,
     Gone,
     /// An event stream that has not been written to yet.
-    Stream(Writing),
+    Stream(ResponseWriter),
 }

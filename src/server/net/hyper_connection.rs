@@ -20,15 +20,15 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::link::{Detached, Link};
-use super::rewind::Rewound;
+use super::link::{DetachedStream, Link};
+use super::rewind::RewoundSocket;
 use crate::runtime::{await_socket_polls, yield_once};
 use crate::server::config::Config;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::path::handler::handle;
 use crate::server::reply::body::ResponseBody;
-use crate::server::reply::response_writer::Writing;
+use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
 use metamcp_core::base::ShutdownPhase;
 
@@ -47,32 +47,32 @@ const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
 
 /// Why hyper stopped serving a connection.
-pub enum Left {
+pub enum HyperExit {
     /// The connection has ended.
     Gone,
     /// No request is in flight.
     Rest(Link),
     /// An event stream that has not been written to yet.
-    Stream(Link, Box<Detached>),
+    Stream(Link, Box<DetachedStream>),
 }
 
 /// Serves a connection with hyper as long as necessary.
-pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link: Link) -> Left {
+pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link: Link) -> HyperExit {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
         // Requests that have arrived are answered, even during shutdown.
         biased;
         opened = open(&worker.shared.config, link) => opened,
-        () = draining(&mut phase, &worker.connections) => return Left::Gone,
+        () = draining(&mut phase, &worker.connections) => return HyperExit::Gone,
     };
-    let Some((link, speaks)) = opened else { return Left::Gone };
+    let Some((link, speaks)) = opened else { return HyperExit::Gone };
     activity.speak(speaks);
-    let stream = Rewound::new(link.ahead, link.socket, Rc::clone(activity));
+    let stream = RewoundSocket::new(link.ahead, link.socket, Rc::clone(activity));
     match speaks {
         HttpVersion::Http1 => serve_http1(worker, stream, activity).await,
         HttpVersion::Http2 => {
             serve_http2(worker, stream, activity).await;
-            Left::Gone
+            HyperExit::Gone
         }
     }
 }
@@ -118,9 +118,13 @@ async fn open(config: &Config, mut link: Link) -> Option<(Link, HttpVersion)> {
     Some((link, speaks))
 }
 
-async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<ConnectionActivity>) -> Left {
+async fn serve_http1(
+    worker: &Rc<Worker>,
+    stream: RewoundSocket,
+    activity: &Rc<ConnectionActivity>,
+) -> HyperExit {
     let config = &worker.shared.config;
-    let exit = Rc::new(Exit::default());
+    let exit = Rc::new(DetachSlot::default());
     let mut connection = http1::Builder::new()
         // [`ConnectionActivity`] handles the timeouts. A client that closes only its sending side has left
         // too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
@@ -155,20 +159,20 @@ async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<Connect
     })
     .await;
     if is_over {
-        return Left::Gone;
+        return HyperExit::Gone;
     }
     let parts = connection.into_parts();
-    let Rewound { first, socket, .. } = parts.io.into_inner();
+    let RewoundSocket { first, socket, .. } = parts.io.into_inner();
     let mut ahead = BytesMut::from(parts.read_buf);
     ahead.unsplit(first);
     let link = Link { socket, ahead, speaks: Some(HttpVersion::Http1) };
     match exit.take() {
-        None => Left::Rest(link),
-        Some(detached) => Left::Stream(link, detached),
+        None => HyperExit::Rest(link),
+        Some(detached) => HyperExit::Stream(link, detached),
     }
 }
 
-async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<ConnectionActivity>) {
+async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<ConnectionActivity>) {
     let config = &worker.shared.config;
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -199,18 +203,18 @@ async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<Connect
 
 /// Takes a response that does not need hyper.
 #[derive(Default)]
-struct Exit(RefCell<Option<Box<Detached>>>);
+struct DetachSlot(RefCell<Option<Box<DetachedStream>>>);
 
-impl Exit {
+impl DetachSlot {
     fn is_asked(&self) -> bool {
         self.0.borrow().is_some()
     }
 
-    fn ask(&self, detached: Detached) {
+    fn ask(&self, detached: DetachedStream) {
         *self.0.borrow_mut() = Some(Box::new(detached));
     }
 
-    fn take(&self) -> Option<Box<Detached>> {
+    fn take(&self) -> Option<Box<DetachedStream>> {
         self.0.borrow_mut().take()
     }
 }
@@ -219,7 +223,7 @@ impl Exit {
 fn service(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
-    exit: &Rc<Exit>,
+    exit: &Rc<DetachSlot>,
 ) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + use<> {
     let (worker, activity, exit) = (Rc::clone(worker), Rc::clone(activity), Rc::clone(exit));
     service_fn(move |request: Request<Incoming>| {
@@ -230,8 +234,8 @@ fn service(
             let may_leave = is_kept_alive(&request) && (request.body().is_end_stream() || is_read(&request));
             let reply = handle(&worker, &activity, request).await;
             if may_leave && reply.body.is_stream() {
-                exit.ask(Detached {
-                    writing: Writing::new(reply, &worker.clock.date(), worker.clock.phase()),
+                exit.ask(DetachedStream {
+                    writing: ResponseWriter::new(reply, &worker.clock.date(), worker.clock.phase()),
                     active,
                 });
                 // The future is dropped together with hyper's connection.

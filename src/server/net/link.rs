@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::server::http1::activity::{ActiveRequest, HttpVersion};
 use crate::server::http1::socket::Socket;
-use crate::server::reply::response_writer::Writing;
+use crate::server::reply::response_writer::ResponseWriter;
 
 /// A connection between two readers.
 pub struct Link {
@@ -16,9 +16,9 @@ pub struct Link {
 }
 
 /// An event stream that its connection carries until it ends.
-pub struct Detached {
+pub struct DetachedStream {
     /// The remaining response, head and body.
-    pub writing: Writing,
+    pub writing: ResponseWriter,
     /// Held until the last byte is written.
     pub active: ActiveRequest,
 }

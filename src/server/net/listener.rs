@@ -20,13 +20,13 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::accept::{Intake, Listening};
+use super::accept::{Acceptor, ListeningSocket};
 use super::connection::{serve, serve_again};
 use crate::runtime::await_socket_polls;
 use crate::server::config::{Config, Tls};
 use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
-use crate::server::worker::{Shared, Worker};
+use crate::server::worker::{SharedState, Worker};
 use metamcp_core::base::ShutdownPhase;
 
 /// Connections that the kernel may queue per worker, for a burst of reconnecting clients. Linux' default
@@ -44,7 +44,7 @@ const BLOCKING_THREADS_MAX: usize = 8;
 
 /// Where the workers listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenTarget {
     /// The configured address.
     Public,
     /// A Unix socket at this path for this process only. Connections of other processes are closed at once.
@@ -80,19 +80,19 @@ pub enum ListenError {
 
 /// Starts the workers. They run until `shared.phase` is `Drain` and all requests have completed, or until it
 /// is `Abort`.
-pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> {
+pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
-    let tls = config.tls.as_ref().filter(|_| *door == Door::Public).map(acceptor).transpose()?;
+    let tls = config.tls.as_ref().filter(|_| *door == ListenTarget::Public).map(acceptor).transpose()?;
     let (url, listeners) = match door {
-        Door::Public => open(&config)?,
-        Door::Private(path) => open_private(path, config.workers)
+        ListenTarget::Public => open(&config)?,
+        ListenTarget::Private(path) => open_private(path, config.workers)
             .map_err(|source| ListenError::Private { path: path.clone(), source })?,
     };
     let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
     let mut threads = Vec::with_capacity(listeners.len());
     let (started, outcomes) = mpsc::channel();
     for (number, listener) in listeners.into_iter().enumerate() {
-        let seed = Seed {
+        let seed = WorkerSeed {
             shared: Arc::clone(shared),
             listener,
             tls: tls.clone(),
@@ -112,14 +112,14 @@ pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> 
 }
 
 /// Opens the workers' sockets at the configured address. Also returns the URL.
-fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
+fn open(config: &Config) -> Result<(String, Vec<ListeningSocket>), ListenError> {
     refuse_taken(config.listen)?;
     let first = bind(config.listen)?;
     let address =
         first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
-    let mut listeners = vec![Listening::Public(first)];
+    let mut listeners = vec![ListeningSocket::Public(first)];
     while listeners.len() < config.workers {
-        listeners.push(Listening::Public(bind(address)?));
+        listeners.push(ListeningSocket::Public(bind(address)?));
     }
     let allowed = fs::read_to_string(BACKLOG_MAX).ok().and_then(|text| text.trim().parse().ok());
     if let Some(allowed) = allowed.filter(|allowed: &i32| *allowed < BACKLOG) {
@@ -132,11 +132,11 @@ fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
 }
 
 /// Opens the private socket. All workers accept from one queue.
-fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listening>)> {
+fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<ListeningSocket>)> {
     let first = UnixListener::bind(path)?;
     first.set_nonblocking(true)?;
     let others = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
-    let listeners = others.into_iter().chain([first]).map(Listening::Private).collect();
+    let listeners = others.into_iter().chain([first]).map(ListeningSocket::Private).collect();
     Ok((format!("unix:{}", path.display()), listeners))
 }
 
@@ -155,15 +155,15 @@ impl Workers {
     }
 }
 
-struct Seed {
-    shared: Arc<Shared>,
-    listener: Listening,
+struct WorkerSeed {
+    shared: Arc<SharedState>,
+    listener: ListeningSocket,
     tls: Option<TlsAcceptor>,
     connections: Arc<CachePadded<AtomicUsize>>,
     number: usize,
 }
 
-impl Seed {
+impl WorkerSeed {
     fn run(self, started: mpsc::Sender<io::Result<()>>) {
         // Blocking threads only resolve names. More of them would wait for the same resolver.
         let runtime = Builder::new_current_thread()
@@ -179,7 +179,7 @@ impl Seed {
     }
 
     async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
-        let mut intake = match Intake::new(self.listener) {
+        let mut intake = match Acceptor::new(self.listener) {
             Ok(intake) => intake,
             Err(error) => return drop(started.send(Err(error))),
         };

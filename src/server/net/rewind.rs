@@ -12,20 +12,20 @@ use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::socket::Socket;
 
 /// A stream that first returns bytes that were read before.
-pub struct Rewound {
+pub struct RewoundSocket {
     pub first: BytesMut,
     pub socket: Socket,
     activity: Rc<ConnectionActivity>,
 }
 
-impl Rewound {
+impl RewoundSocket {
     /// Returns `first`, then the bytes of the socket.
     pub fn new(first: BytesMut, socket: Socket, activity: Rc<ConnectionActivity>) -> Self {
         Self { first, socket, activity }
     }
 }
 
-impl AsyncRead for Rewound {
+impl AsyncRead for RewoundSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -47,7 +47,7 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl AsyncWrite for RewoundSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.activity.note_unwritten(true);
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);

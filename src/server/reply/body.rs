@@ -24,10 +24,10 @@ enum Kind {
     /// One complete piece.
     Whole(Bytes),
     /// One complete piece that holds a permit. Boxed for its size.
-    Held(Box<Held>),
+    Held(Box<BufferedPiece>),
     /// A few complete pieces. Boxed, as everything large is, since a response is moved through many
     /// functions.
-    Pieces(Box<Pieces>),
+    Pieces(Box<PieceQueue>),
     /// A body that is produced while it is sent.
     Source(Box<dyn BodySource>),
     /// Events that a task sends.
@@ -63,7 +63,7 @@ pub trait BodySource {
 }
 
 /// A response body, classified by what is available.
-pub enum Ready {
+pub enum BodyPoll {
     /// A complete body made by the gateway: the response to a request, under its id.
     Pieces([Bytes; 3]),
     /// A complete body.
@@ -73,13 +73,13 @@ pub enum Ready {
 }
 
 /// Up to three pieces that are sent without joining them.
-pub struct Pieces {
+pub struct PieceQueue {
     pieces: [Bytes; 3],
     next: usize,
 }
 
 /// One complete piece, returned in parts, and the permit that is held until the last part is taken.
-struct Held {
+struct BufferedPiece {
     bytes: Bytes,
     _permit: Permit,
 }
@@ -108,7 +108,7 @@ impl ResponseBody {
     }
 
     pub fn pieces(pieces: [Bytes; 3]) -> Self {
-        Self::from(Kind::Pieces(Box::new(Pieces { pieces, next: 0 })))
+        Self::from(Kind::Pieces(Box::new(PieceQueue { pieces, next: 0 })))
     }
 
     /// The events that a task sends. The task sees the closed channel when the client leaves.
@@ -127,11 +127,11 @@ impl ResponseBody {
     }
 
     /// Classifies the body by what is available.
-    pub fn into_ready(self) -> Ready {
+    pub fn into_ready(self) -> BodyPoll {
         match self.kind {
-            Kind::Pieces(pieces) => Ready::Pieces(pieces.pieces),
-            Kind::Whole(bytes) => Ready::Whole(bytes),
-            Kind::Source(_) | Kind::Events(_) | Kind::Held(_) | Kind::Control(_) => Ready::Arriving(self),
+            Kind::Pieces(pieces) => BodyPoll::Pieces(pieces.pieces),
+            Kind::Whole(bytes) => BodyPoll::Whole(bytes),
+            Kind::Source(_) | Kind::Events(_) | Kind::Held(_) | Kind::Control(_) => BodyPoll::Arriving(self),
         }
     }
 
@@ -153,7 +153,7 @@ impl ResponseBody {
         match body {
             ControlBody::Whole(bytes, None) => Self::whole(bytes),
             ControlBody::Whole(bytes, Some(permit)) => {
-                Self::from(Kind::Held(Box::new(Held { bytes, _permit: permit })))
+                Self::from(Kind::Held(Box::new(BufferedPiece { bytes, _permit: permit })))
             }
             ControlBody::Stream(stream) => Self::from(Kind::Control(stream)),
         }
@@ -173,7 +173,7 @@ impl From<Kind> for ResponseBody {
     }
 }
 
-impl Pieces {
+impl PieceQueue {
     fn take(&mut self) -> Option<Bytes> {
         while let Some(piece) = self.pieces.get_mut(self.next) {
             self.next += 1;

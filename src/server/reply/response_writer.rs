@@ -17,7 +17,7 @@ use crate::server::http1::socket::ResponseSink;
 use metamcp_core::base::{ShutdownPhase, write_decimal};
 
 /// A response that is being written.
-pub struct Writing {
+pub struct ResponseWriter {
     body: ResponseBody,
     framing: Framing,
     /// The head, chunk sizes and small pieces of the body to write.
@@ -32,7 +32,7 @@ pub struct Writing {
 }
 
 /// The rest of an event stream whose received events are all written.
-pub struct Silence {
+pub struct KeepAliveTimer {
     body: ResponseBody,
     closes: bool,
 }
@@ -59,7 +59,7 @@ const MORE_BYTES_MIN: u64 = 16 << 10;
 /// The usual size of a response head.
 const HEAD_BYTES_USUAL: usize = 256;
 
-impl Writing {
+impl ResponseWriter {
     /// Starts writing a response.
     pub fn new(reply: Reply, date: &Date, phase: ShutdownPhase) -> Self {
         let Reply { status, content_type, headers, body } = reply;
@@ -120,8 +120,8 @@ impl Writing {
     }
 
     /// Reduces a silent response to less memory. Unwritten bytes would be lost.
-    pub fn silence(self) -> Silence {
-        Silence { body: self.body, closes: self.closes }
+    pub fn silence(self) -> KeepAliveTimer {
+        KeepAliveTimer { body: self.body, closes: self.closes }
     }
 
     /// Writes what is available. At the end, returns whether another request may follow.
@@ -262,14 +262,14 @@ impl Writing {
     }
 }
 
-impl Default for Silence {
+impl Default for KeepAliveTimer {
     fn default() -> Self {
         Self { body: ResponseBody::empty(), closes: true }
     }
 }
 
-impl From<Silence> for Writing {
-    fn from(Silence { body, closes }: Silence) -> Self {
+impl From<KeepAliveTimer> for ResponseWriter {
+    fn from(KeepAliveTimer { body, closes }: KeepAliveTimer) -> Self {
         let framing = Framing::Chunked;
         Self { body, framing, out: Vec::new(), written: 0, piece: Bytes::new(), ended: false, closes }
     }
@@ -290,8 +290,8 @@ mod tests {
 
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
-    fn writing(pieces: &[Bytes; 3], framing: Framing) -> Writing {
-        Writing {
+    fn writing(pieces: &[Bytes; 3], framing: Framing) -> ResponseWriter {
+        ResponseWriter {
             body: ResponseBody::pieces(pieces.clone()),
             framing,
             out: HEAD.to_vec(),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     /// The bytes that a socket receives if it takes `at_a_time` bytes per write; `None` if the body failed.
-    fn take_all(mut writing: Writing, at_a_time: usize) -> Option<Vec<u8>> {
+    fn take_all(mut writing: ResponseWriter, at_a_time: usize) -> Option<Vec<u8>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut taken = Vec::new();
         loop {

@@ -19,7 +19,7 @@ use crate::limits::Permit;
 use crate::route::{Endpoint, EndpointShape};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::http1::words::{ANNOUNCED, COMMENT, announcement};
-use crate::server::mcp::id_prefix::{self, Passed};
+use crate::server::mcp::id_prefix::{self, ForwardedEvent};
 use crate::server::mcp::tasks::{TaskIds, TaskPass};
 use crate::server::reply::body::{BodyError, BodySource};
 use crate::server::worker::Worker;
@@ -246,13 +246,13 @@ impl SessionStream {
         // No request was sent on this stream, so none is answered.
         let mut scanner = self.worker.scanner.borrow_mut();
         match id_prefix::pass(event, (&server.name, tasks.as_ref()), &mut None, &mut scanner) {
-            Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
-            Passed::ListChanged(bytes) => {
+            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => Some(bytes),
+            ForwardedEvent::ListChanged(bytes) => {
                 // The client is about to fetch the list, so mark the cached one stale first.
                 self.worker.shared.catalog.mark_stale(UpstreamId(*upstream));
                 Some(bytes)
             }
-            Passed::Dropped => None,
+            ForwardedEvent::Dropped => None,
         }
     }
 }

@@ -15,6 +15,6 @@ pub mod worker;
 
 pub use metering::Metering;
 pub use session_cache::SessionCache;
-pub use shared::Shared;
+pub use shared::SharedState;
 pub use topology_follower::TopologyFollower;
 pub use worker::Worker;

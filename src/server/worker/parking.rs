@@ -26,7 +26,7 @@ use tokio::io::unix::AsyncFd;
 use crate::server::http1::activity::{ConnectionActivity, HttpVersion};
 use crate::server::http1::connection_slots::ConnectionSlot;
 use crate::server::http1::socket::UnwatchedSocket;
-use crate::server::reply::response_writer::{Silence, Writing};
+use crate::server::reply::response_writer::{KeepAliveTimer, ResponseWriter};
 
 /// The parked connections of one worker.
 pub struct Parking {
@@ -55,7 +55,7 @@ pub struct ParkedConnection {
 
 /// An event stream whose received events are all written.
 pub struct ParkedStream {
-    left: Silence,
+    left: KeepAliveTimer,
     /// Notifies the worker that the stream has events.
     alarm: Option<Waker>,
 }
@@ -64,19 +64,19 @@ pub struct ParkedStream {
 pub struct WokenConnection {
     pub parked: ParkedConnection,
     /// The response, if it has bytes that are not written.
-    said: Option<Box<Writing>>,
+    said: Option<Box<ResponseWriter>>,
 }
 
 impl ParkedStream {
     /// Prepares a response for parking with its connection.
-    pub fn new(writing: Writing) -> Self {
+    pub fn new(writing: ResponseWriter) -> Self {
         Self { left: writing.silence(), alarm: None }
     }
 }
 
 impl WokenConnection {
     /// Takes the event stream that the connection carries.
-    pub fn take_stream(&mut self) -> Option<Writing> {
+    pub fn take_stream(&mut self) -> Option<ResponseWriter> {
         let silent = self.parked.stream.take()?;
         Some(self.said.take().map_or_else(|| silent.left.into(), |said| *said))
     }
@@ -165,7 +165,8 @@ impl Parking {
         // The connection was closed or has a task.
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
         let Some(ParkedStream { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
-        let (mut writing, mut still) = (Writing::from(std::mem::take(left)), UnwatchedSocket(&one.socket));
+        let (mut writing, mut still) =
+            (ResponseWriter::from(std::mem::take(left)), UnwatchedSocket(&one.socket));
         match writing.poll(&mut still, &self.activity, &mut Context::from_waker(alarm)) {
             Poll::Pending if writing.is_silent() => {
                 *left = writing.silence();
@@ -193,7 +194,12 @@ impl Parking {
         Ok(said.len())
     }
 
-    fn leave(&self, parked: ParkedConnection, said: Option<Writing>, woken: &mut Vec<WokenConnection>) {
+    fn leave(
+        &self,
+        parked: ParkedConnection,
+        said: Option<ResponseWriter>,
+        woken: &mut Vec<WokenConnection>,
+    ) {
         if epoll::delete(self.set.get_ref(), &parked.socket).is_ok() {
             woken.push(WokenConnection { parked, said: said.map(Box::new) });
         }

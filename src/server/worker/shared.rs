@@ -18,7 +18,7 @@ use metamcp_core::base::ShutdownPhase;
 
 /// State shared by all workers: snapshots, and values that are locked for a few lines outside of the common
 /// path.
-pub struct Shared {
+pub struct SharedState {
     pub config: Config,
     /// Checks Host and Origin.
     pub guard: OriginGuard,

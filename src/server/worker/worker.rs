@@ -13,7 +13,7 @@ use super::credential_cache::CredentialCache;
 use super::metering::Metering;
 use super::parking::Parking;
 use super::session_cache::SessionCache;
-use super::shared::Shared;
+use super::shared::SharedState;
 use super::topology_follower::TopologyFollower;
 use crate::runtime::MemoryPurger;
 use crate::server::http1::activity::ConnectionRegistry;
@@ -25,7 +25,7 @@ use metamcp_core::frame::Scanner;
 
 /// One worker: owns the parts that its functions use. Lives on one thread, so nothing in it is locked.
 pub struct Worker {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     pub clock: Rc<Clock>,
     /// Endpoints, servers and connection pools.
     pub topology: TopologyFollower,
@@ -49,7 +49,7 @@ impl Worker {
     ///
     /// # Errors
     /// The system has no descriptor left.
-    pub fn new(shared: Arc<Shared>, number: usize) -> io::Result<Rc<Self>> {
+    pub fn new(shared: Arc<SharedState>, number: usize) -> io::Result<Rc<Self>> {
         let parking = Parking::new()?;
         let clock = Rc::new(Clock::new(*shared.phase.borrow()));
         let topology = TopologyFollower::new(shared.topology.clone(), shared.followed.clone(), number);

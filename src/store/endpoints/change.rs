@@ -5,15 +5,15 @@ use uuid::Uuid;
 use super::row::{EndpointRow, EndpointServer, EndpointSpec, ToolOverride, ToolRule, find_by_id};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
-use crate::store::row_sealer::{Binding, Bound};
-use crate::store::sealed_value::Plain;
+use crate::store::row_sealer::{OptionalSealer, SealedRow};
+use crate::store::sealed_value::Plaintext;
 use crate::store::transaction::Transaction;
 use crate::store::value::Value;
-use crate::store::version::Match;
+use crate::store::version::VersionMatch;
 
 pub async fn insert<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     id: Uuid,
     spec: &EndpointSpec,
     audit: &Audit,
@@ -30,14 +30,14 @@ pub async fn insert<T: Transaction>(
 
 pub async fn replace<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     id: Uuid,
-    expect: Match,
+    expect: VersionMatch,
     (spec, audit): &(EndpointSpec, Audit),
 ) -> Result<EndpointRow, StoreError> {
     let before = require(tx, id).await?;
     expect.check(before.version)?;
-    if before.matches(spec) && binding.open(Bound::Endpoint(&before)).is_some() {
+    if before.matches(spec) && binding.open(SealedRow::Endpoint(&before)).is_some() {
         return Ok(before);
     }
     let values = [
@@ -62,7 +62,7 @@ pub async fn replace<T: Transaction>(
 pub async fn delete<T: Transaction>(
     tx: &mut T,
     id: Uuid,
-    expect: Match,
+    expect: VersionMatch,
     audit: &Audit,
 ) -> Result<EndpointRow, StoreError> {
     let before = require(tx, id).await?;
@@ -77,9 +77,13 @@ async fn require<T: Transaction>(tx: &mut T, id: Uuid) -> Result<EndpointRow, St
 }
 
 /// Seals an endpoint as the tables have it, and returns the row.
-async fn seal<T: Transaction>(tx: &mut T, binding: &Binding, id: Uuid) -> Result<EndpointRow, StoreError> {
+async fn seal<T: Transaction>(
+    tx: &mut T,
+    binding: &OptionalSealer,
+    id: Uuid,
+) -> Result<EndpointRow, StoreError> {
     let mut row = require(tx, id).await?;
-    row.seal = binding.seal(tx, Bound::Endpoint(&row), &Plain::nothing()).await?;
+    row.seal = binding.seal(tx, SealedRow::Endpoint(&row), &Plaintext::nothing()).await?;
     Ok(row)
 }
 
@@ -87,13 +91,13 @@ async fn seal<T: Transaction>(tx: &mut T, binding: &Binding, id: Uuid) -> Result
 /// endpoint stays altered. Fails if it is unknown whether one was altered, so that the server is not deleted.
 pub async fn with_server<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     server: Uuid,
 ) -> Result<Vec<Uuid>, StoreError> {
     let mut intact = Vec::new();
     for row in super::row::with_server(tx, server).await? {
         let binder = binding.binder()?;
-        match binder.open_row(Bound::Endpoint(&row)) {
+        match binder.open_row(SealedRow::Endpoint(&row)) {
             Some(_) => intact.push(row.id),
             None if binder.has_version(row.seal.key_version) || row.seal.bytes.is_empty() => {}
             None => return Err(StoreError::Closed("endpoint of that server")),
@@ -105,7 +109,7 @@ pub async fn with_server<T: Transaction>(
 /// Seals endpoints again after a change of their tables.
 pub async fn reseal_all<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     endpoints: Vec<Uuid>,
 ) -> Result<(), StoreError> {
     for id in endpoints {

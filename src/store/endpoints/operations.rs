@@ -7,9 +7,9 @@ use super::row::{self, EndpointRow, EndpointSpec, Endpoints};
 use crate::store::audit::Audit;
 use crate::store::error::StoreError;
 use crate::store::handle::{Store, transact};
-use crate::store::page::{Paged, page_size, to_page};
+use crate::store::page::{PagedRows, page_size, to_page};
 use crate::store::transaction::AccessMode;
-use crate::store::version::Match;
+use crate::store::version::VersionMatch;
 
 impl Store {
     /// All endpoints and their epoch, read in one transaction. Cancel safe.
@@ -22,7 +22,7 @@ impl Store {
         &self,
         after: Option<String>,
         items: usize,
-    ) -> Result<Paged<EndpointRow, String>, StoreError> {
+    ) -> Result<PagedRows<EndpointRow, String>, StoreError> {
         let limit = page_size(items);
         let rows = transact!(self, AccessMode::Read, |tx| row::page(tx, after.as_deref(), limit))?;
         Ok(to_page(rows, limit, |row| row.name.clone()))
@@ -55,7 +55,7 @@ impl Store {
     pub async fn replace_endpoint(
         &self,
         id: Uuid,
-        expect: Match,
+        expect: VersionMatch,
         spec: EndpointSpec,
         audit: Audit,
     ) -> Result<EndpointRow, StoreError> {
@@ -69,7 +69,7 @@ impl Store {
     pub async fn delete_endpoint(
         &self,
         id: Uuid,
-        expect: Match,
+        expect: VersionMatch,
         audit: Audit,
     ) -> Result<EndpointRow, StoreError> {
         transact!(self, AccessMode::Administer, |tx| change::delete(tx, id, expect, &audit))

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::store::epochs::{self, EpochKind};
 use crate::store::error::StoreError;
 use crate::store::page::fetch_limit;
-use crate::store::sealed_value::Sealed;
+use crate::store::sealed_value::SealedValue;
 use crate::store::transaction::Transaction;
 use crate::store::value::{Row, Value, column_enum};
 
@@ -51,7 +51,7 @@ pub struct EndpointRow {
     /// Seconds since 1970.
     pub changed_at: u64,
     /// An empty plaintext, sealed together with all of the above except version and times.
-    pub seal: Sealed,
+    pub seal: SealedValue,
 }
 
 /// The definition of an endpoint.
@@ -207,7 +207,7 @@ fn read(mut row: Row) -> Result<EndpointRow, StoreError> {
         version: row.field_or(0, Row::int),
         created_at: row.field_or(0, Row::int),
         changed_at: row.field_or(0, Row::int),
-        seal: Sealed { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
+        seal: SealedValue { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
     };
     endpoint.seal = row.seal_if_intact(endpoint.seal);
     Ok(endpoint)

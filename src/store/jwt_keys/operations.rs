@@ -4,7 +4,7 @@ use super::row::{self, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey, find};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
 use crate::store::handle::{Store, transact};
-use crate::store::row_sealer::{Binding, Bound};
+use crate::store::row_sealer::{OptionalSealer, SealedRow};
 use crate::store::transaction::{AccessMode, Transaction};
 use crate::store::value::Value;
 
@@ -44,7 +44,7 @@ impl Store {
 
 async fn insert<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     key: &NewJwtKey,
     audit: &Audit,
 ) -> Result<JwtKeyRow, StoreError> {
@@ -58,7 +58,7 @@ async fn insert<T: Transaction>(
     ];
     tx.execute(INSERT, &values).await?;
     let mut row = require(tx, &key.kid).await?;
-    row.secret = binding.seal(tx, Bound::JwtKey(&row), &key.secret).await?;
+    row.secret = binding.seal(tx, SealedRow::JwtKey(&row), &key.secret).await?;
     record_change(tx, audit, "jwt_key.create", None, Some(&row)).await?;
     Ok(row)
 }
@@ -69,22 +69,22 @@ async fn require<T: Transaction>(tx: &mut T, kid: &str) -> Result<JwtKeyRow, Sto
 
 async fn promote<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     audit: &Audit,
 ) -> Result<JwtKeyRow, StoreError> {
     let next = find(tx, "phase", JwtPhase::Next.as_str()).await?;
     let next = next.ok_or(StoreError::NotFound("token key in the phase `next`"))?;
-    let secret = binding.open_required(Bound::JwtKey(&next), "token key in the phase `next`")?;
+    let secret = binding.open_required(SealedRow::JwtKey(&next), "token key in the phase `next`")?;
     // The old key first: there is never more than one active key. If it does not open, it retires without being resealed.
     if let Some(active) = find(tx, "phase", JwtPhase::Active.as_str()).await? {
-        let secret = binding.open(Bound::JwtKey(&active));
+        let secret = binding.open(SealedRow::JwtKey(&active));
         let old = set_phase(tx, &active, JwtPhase::Retiring, audit).await?;
         if let Some(secret) = secret {
-            binding.seal(tx, Bound::JwtKey(&old), &secret).await?;
+            binding.seal(tx, SealedRow::JwtKey(&old), &secret).await?;
         }
     }
     let mut new = set_phase(tx, &next, JwtPhase::Active, audit).await?;
-    new.secret = binding.seal(tx, Bound::JwtKey(&new), &secret).await?;
+    new.secret = binding.seal(tx, SealedRow::JwtKey(&new), &secret).await?;
     Ok(new)
 }
 

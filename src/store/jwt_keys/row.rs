@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use crate::store::epochs::{self, EpochKind};
 use crate::store::error::StoreError;
-use crate::store::sealed_value::{Plain, Sealed};
+use crate::store::sealed_value::{Plaintext, SealedValue};
 use crate::store::transaction::{Transaction, query_one};
 use crate::store::value::{Row, column_enum};
 
@@ -37,7 +37,7 @@ pub struct JwtKeyRow {
     pub kid: String,
     pub algorithm: JwtAlgorithm,
     /// The signing secret, sealed together with the other columns.
-    pub secret: Sealed,
+    pub secret: SealedValue,
     pub phase: JwtPhase,
     /// Seconds since 1970.
     pub created_at: u64,
@@ -52,7 +52,7 @@ pub struct NewJwtKey {
     pub kid: String,
     pub algorithm: JwtAlgorithm,
     /// The signing secret, to be sealed.
-    pub secret: Plain,
+    pub secret: Plaintext,
     /// `Active` for the first key, `Next` for every other.
     pub phase: JwtPhase,
 }
@@ -93,7 +93,7 @@ fn read(mut row: Row) -> Result<JwtKeyRow, StoreError> {
     let mut key = JwtKeyRow {
         kid: row.text()?,
         algorithm: row.field_or(JwtAlgorithm::Hs256, |row| row.word(JwtAlgorithm::parse)),
-        secret: Sealed { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
+        secret: SealedValue { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
         phase: row.field_or(JwtPhase::Retiring, |row| row.word(JwtPhase::parse)),
         created_at: row.field_or(0, Row::int),
         changed_at: row.field_or(0, Row::int),

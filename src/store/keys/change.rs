@@ -5,14 +5,14 @@ use uuid::Uuid;
 use super::row::{KeyRow, KeyStatus, NewKey, find};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
-use crate::store::row_sealer::{Binding, Bound};
-use crate::store::sealed_value::{Plain, Sealed};
+use crate::store::row_sealer::{OptionalSealer, SealedRow};
+use crate::store::sealed_value::{Plaintext, SealedValue};
 use crate::store::transaction::Transaction;
 use crate::store::value::{Value, json_list};
 
 /// What happens to a key that gets a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Predecessor {
+pub enum OldKeyPolicy {
     /// It is disabled in the same transaction.
     Inactivate,
     /// It stays valid until this second since 1970.
@@ -29,7 +29,7 @@ pub struct Rotation {
 
 pub async fn insert<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     key: &NewKey,
     audit: &Audit,
 ) -> Result<KeyRow, StoreError> {
@@ -40,7 +40,7 @@ pub async fn insert<T: Transaction>(
 
 pub async fn insert_first<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     key: &NewKey,
     audit: &Audit,
 ) -> Result<Option<KeyRow>, StoreError> {
@@ -52,7 +52,7 @@ pub async fn insert_first<T: Transaction>(
 
 pub async fn set_status<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     reference: &str,
     status: KeyStatus,
     audit: &Audit,
@@ -61,7 +61,7 @@ pub async fn set_status<T: Transaction>(
     let hash = if status == KeyStatus::Active {
         Some(open_hash(binding, &before)?)
     } else {
-        binding.open(Bound::Key(&before))
+        binding.open(SealedRow::Key(&before))
     };
     if before.status == status {
         return Ok(before);
@@ -81,19 +81,19 @@ pub async fn set_status<T: Transaction>(
 }
 
 /// Opens the sealed verifier of a key. A key that was disabled without a sealer still opens as the active key it was.
-pub fn open_hash(binding: &Binding, row: &KeyRow) -> Result<Plain, StoreError> {
+pub fn open_hash(binding: &OptionalSealer, row: &KeyRow) -> Result<Plaintext, StoreError> {
     let as_active = KeyRow { status: KeyStatus::Active, ..row.clone() };
-    let opened = binding.open(Bound::Key(row));
-    opened.map_or_else(|| binding.open_required(Bound::Key(&as_active), "key"), Ok)
+    let opened = binding.open(SealedRow::Key(row));
+    opened.map_or_else(|| binding.open_required(SealedRow::Key(&as_active), "key"), Ok)
 }
 
 async fn seal<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     row: &mut KeyRow,
-    hash: &Plain,
+    hash: &Plaintext,
 ) -> Result<(), StoreError> {
-    let Sealed { bytes, key_version } = binding.seal(tx, Bound::Key(row), hash).await?;
+    let SealedValue { bytes, key_version } = binding.seal(tx, SealedRow::Key(row), hash).await?;
     (row.sealed_hash, row.key_version) = (bytes, key_version);
     Ok(())
 }
@@ -111,24 +111,24 @@ pub async fn delete<T: Transaction>(
 
 pub async fn rotate<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     reference: &str,
-    (new, old, audit): &(NewKey, Predecessor, Audit),
+    (new, old, audit): &(NewKey, OldKeyPolicy, Audit),
 ) -> Result<Rotation, StoreError> {
     let before = require(tx, reference).await?;
     if before.status != KeyStatus::Active || has_successor(tx, &before).await? {
         return Err(StoreError::Conflict);
     }
-    let hash = binding.open_required(Bound::Key(&before), "key")?;
+    let hash = binding.open_required(SealedRow::Key(&before), "key")?;
     let new = add(tx, binding, new, audit).await?;
     let values = |word: Value| [word, new.id.into(), audit.at.into(), before.id.into()];
     // Each statement names only the columns it changes: a new status revokes tokens, a grace period does not.
     match old {
-        Predecessor::Inactivate => {
+        OldKeyPolicy::Inactivate => {
             let sql = "UPDATE api_keys SET status = $1, successor = $2, changed_at = $3 WHERE id = $4";
             tx.execute(sql, &values(KeyStatus::Inactive.as_str().into())).await?;
         }
-        Predecessor::KeepUntil(end) => {
+        OldKeyPolicy::KeepUntil(end) => {
             let sql = "UPDATE api_keys SET grace_until = $1, successor = $2, changed_at = $3 WHERE id = $4";
             tx.execute(sql, &values((*end).into())).await?;
         }
@@ -156,7 +156,7 @@ pub async fn expired_grace<T: Transaction>(tx: &mut T, at: u64) -> Result<Vec<Uu
 
 pub async fn end_grace<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     audit: &Audit,
 ) -> Result<Vec<Uuid>, StoreError> {
     let expired = expired_grace(tx, audit.at).await?;
@@ -168,7 +168,7 @@ pub async fn end_grace<T: Transaction>(
 
 async fn add<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     key: &NewKey,
     audit: &Audit,
 ) -> Result<KeyRow, StoreError> {

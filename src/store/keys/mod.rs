@@ -11,6 +11,6 @@ mod operations;
 mod row;
 
 pub(super) use change::open_hash;
-pub use change::{Predecessor, Rotation};
+pub use change::{OldKeyPolicy, Rotation};
 pub(super) use row::find;
 pub use row::{Grants, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};

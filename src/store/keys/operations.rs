@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::change::{self, Predecessor, Rotation};
+use super::change::{self, OldKeyPolicy, Rotation};
 use super::row::{self, KeyRow, KeyStatus, Keys, NewKey};
 use crate::store::audit::Audit;
 use crate::store::error::StoreError;
@@ -77,7 +77,7 @@ impl Store {
         &self,
         reference: &str,
         new: NewKey,
-        old: Predecessor,
+        old: OldKeyPolicy,
         audit: Audit,
     ) -> Result<Rotation, StoreError> {
         let (binding, reference) = (self.binding.clone(), reference.to_owned());

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::store::epochs::{self, EpochKind};
 use crate::store::error::StoreError;
-use crate::store::sealed_value::{Plain, Sealed};
+use crate::store::sealed_value::{Plaintext, SealedValue};
 use crate::store::transaction::{Transaction, query_one};
 use crate::store::value::{Row, Value, column_enum};
 
@@ -126,7 +126,7 @@ pub struct NewKey {
     pub description: String,
     pub grants: Grants,
     /// The verifier of the secret, to be sealed.
-    pub hash: Plain,
+    pub hash: Plaintext,
     /// Seconds since 1970; `None` for a key that does not expire.
     pub expires_at: Option<u64>,
 }
@@ -180,7 +180,7 @@ fn read(mut row: Row) -> Result<KeyRow, StoreError> {
         changed_at: row.field_or(0, Row::int),
         epoch: row.field_or(0, Row::int),
     };
-    let sealed = row.seal_if_intact(Sealed { bytes: key.sealed_hash, key_version: key.key_version });
+    let sealed = row.seal_if_intact(SealedValue { bytes: key.sealed_hash, key_version: key.key_version });
     key.sealed_hash = sealed.bytes;
     Ok(key)
 }

@@ -7,12 +7,12 @@ use super::row::{self, Secrets, ServerRow, ServerSpec, Servers, find, find_by};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
 use crate::store::handle::{Store, transact};
-use crate::store::page::{Paged, page_size, to_page};
-use crate::store::row_sealer::{Binding, Bound};
-use crate::store::sealed_value::Plain;
+use crate::store::page::{PagedRows, page_size, to_page};
+use crate::store::row_sealer::{OptionalSealer, SealedRow};
+use crate::store::sealed_value::Plaintext;
 use crate::store::transaction::{AccessMode, Transaction};
 use crate::store::value::Value;
-use crate::store::version::Match;
+use crate::store::version::VersionMatch;
 use crate::store::{endpoints, tool_pins};
 
 impl Store {
@@ -26,7 +26,7 @@ impl Store {
         &self,
         after: Option<String>,
         items: usize,
-    ) -> Result<Paged<ServerRow, String>, StoreError> {
+    ) -> Result<PagedRows<ServerRow, String>, StoreError> {
         let limit = page_size(items);
         let rows = transact!(self, AccessMode::Read, |tx| row::page(tx, after.as_deref(), limit))?;
         Ok(to_page(rows, limit, |row| row.name.clone()))
@@ -59,7 +59,7 @@ impl Store {
     pub async fn replace_server(
         &self,
         id: Uuid,
-        expect: Match,
+        expect: VersionMatch,
         spec: ServerSpec,
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
@@ -75,7 +75,7 @@ impl Store {
     pub async fn delete_server(
         &self,
         id: Uuid,
-        expect: Match,
+        expect: VersionMatch,
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
         let binding = self.binding.clone();
@@ -89,14 +89,14 @@ async fn require<T: Transaction>(tx: &mut T, id: Uuid) -> Result<ServerRow, Stor
 
 async fn insert<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     id: Uuid,
     spec: &ServerSpec,
     audit: &Audit,
 ) -> Result<ServerRow, StoreError> {
     let plain = match &spec.secrets {
         Secrets::Set(plain) => plain.clone(),
-        Secrets::Keep => Plain::nothing(),
+        Secrets::Keep => Plaintext::nothing(),
     };
     let values = [
         id.into(),
@@ -109,26 +109,26 @@ async fn insert<T: Transaction>(
     ];
     tx.execute(INSERT, &values).await?;
     let mut row = require(tx, id).await?;
-    row.secrets = binding.seal(tx, Bound::Server(&row), &plain).await?;
+    row.secrets = binding.seal(tx, SealedRow::Server(&row), &plain).await?;
     record_change(tx, audit, "server.create", None, Some(row.describe(Some(&plain))), id).await?;
     Ok(row)
 }
 
 async fn replace<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     id: Uuid,
-    expect: Match,
+    expect: VersionMatch,
     (spec, audit): &(ServerSpec, Audit),
 ) -> Result<ServerRow, StoreError> {
     let before = require(tx, id).await?;
     expect.check(before.version)?;
-    let old_plain = binding.open(Bound::Server(&before));
+    let old_plain = binding.open(SealedRow::Server(&before));
     if before.matches(spec, old_plain.as_ref()) {
         return Ok(before);
     }
     let plain = match &spec.secrets {
-        Secrets::Keep => binding.open_required(Bound::Server(&before), "server")?,
+        Secrets::Keep => binding.open_required(SealedRow::Server(&before), "server")?,
         Secrets::Set(plain) => plain.clone(),
     };
     let values = [
@@ -147,7 +147,7 @@ async fn replace<T: Transaction>(
         tool_pins::delete(tx, &before.name).await?;
     }
     let mut after = require(tx, id).await?;
-    after.secrets = binding.seal(tx, Bound::Server(&after), &plain).await?;
+    after.secrets = binding.seal(tx, SealedRow::Server(&after), &plain).await?;
     let (old, new) = (before.describe(old_plain.as_ref()), after.describe(Some(&plain)));
     record_change(tx, audit, "server.replace", Some(old), Some(new), id).await?;
     Ok(after)
@@ -155,9 +155,9 @@ async fn replace<T: Transaction>(
 
 async fn delete<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
+    binding: &OptionalSealer,
     id: Uuid,
-    expect: Match,
+    expect: VersionMatch,
     audit: &Audit,
 ) -> Result<ServerRow, StoreError> {
     let before = require(tx, id).await?;
@@ -168,7 +168,7 @@ async fn delete<T: Transaction>(
     tx.execute("DELETE FROM mcp_servers WHERE id = $1", &[id.into()]).await?;
     tool_pins::delete(tx, &before.name).await?;
     endpoints::reseal_all(tx, binding, affected).await?;
-    let old_plain = binding.open(Bound::Server(&before));
+    let old_plain = binding.open(SealedRow::Server(&before));
     record_change(tx, audit, "server.delete", Some(before.describe(old_plain.as_ref())), None, id).await?;
     Ok(before)
 }

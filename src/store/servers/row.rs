@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::store::epochs::{self, EpochKind};
 use crate::store::error::StoreError;
 use crate::store::page::fetch_limit;
-use crate::store::sealed_value::{Plain, Sealed};
+use crate::store::sealed_value::{Plaintext, SealedValue};
 use crate::store::transaction::{Transaction, query_one};
 use crate::store::value::{Row, Value, column_enum};
 
@@ -32,7 +32,7 @@ pub struct ServerRow {
     /// Opaque to the store: address, command, limits. Holds no secrets: it is stored in the clear, and copied to the audit log.
     pub definition: Json,
     /// Headers and environment, or nothing, sealed together with all of the above.
-    pub secrets: Sealed,
+    pub secrets: SealedValue,
     /// Rises with every change; used as the `ETag`.
     pub version: u64,
     /// Seconds since 1970.
@@ -58,7 +58,7 @@ pub enum Secrets {
     /// Keeps the present ones, if any.
     Keep,
     /// Replaces them by these, which may be empty.
-    Set(Plain),
+    Set(Plaintext),
 }
 
 /// All servers at one moment.
@@ -72,7 +72,7 @@ pub struct Servers {
 
 impl ServerRow {
     /// Whether the server is defined by `spec` already. `plain` is its opened plaintext; `None` when it does not open.
-    pub fn matches(&self, spec: &ServerSpec, plain: Option<&Plain>) -> bool {
+    pub fn matches(&self, spec: &ServerSpec, plain: Option<&Plaintext>) -> bool {
         let secrets = match &spec.secrets {
             Secrets::Keep => plain.is_some(),
             Secrets::Set(new) => plain == Some(new),
@@ -81,7 +81,7 @@ impl ServerRow {
     }
 
     /// The row for the audit log: whether there are secrets, but not which.
-    pub(super) fn describe(&self, plain: Option<&Plain>) -> Json {
+    pub(super) fn describe(&self, plain: Option<&Plaintext>) -> Json {
         json!({
             "name": self.name,
             "kind": self.kind.as_str(),
@@ -134,7 +134,7 @@ fn read(mut row: Row) -> Result<ServerRow, StoreError> {
         name: row.text()?,
         kind: row.field_or(ServerKind::Http, |row| row.word(ServerKind::parse)),
         definition: row.field_or(Json::Null, Row::json),
-        secrets: Sealed { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
+        secrets: SealedValue { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
         version: row.field_or(0, Row::int),
         created_at: row.field_or(0, Row::int),
         changed_at: row.field_or(0, Row::int),

@@ -3,13 +3,13 @@ use serde_json::json;
 
 use super::{by, on_each, sample};
 use crate::store::handle::transact;
-use crate::store::row_sealer::{Binding, store_sealed};
+use crate::store::row_sealer::{OptionalSealer, store_sealed};
 use crate::store::testing::{Folder, Notary, sql, with_database};
 use crate::store::transaction::AccessMode;
 use crate::store::{
-    Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
-    NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store,
-    StoreError, new_id,
+    EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, NewJwtKey, OldKeyPolicy,
+    Plaintext, PrefixMode, RowSealer, SealedKind, SealedRow, SealedValue, Secrets, ServerKind, ServerSpec,
+    Store, StoreError, VersionMatch, new_id,
 };
 
 /// Compares the result of an operation, in a word.
@@ -31,13 +31,13 @@ fn stranger(store: &Store) -> Store {
 }
 
 fn unbound(store: &Store) -> Store {
-    Store { binding: Binding::default(), ..store.clone() }
+    Store { binding: OptionalSealer::default(), ..store.clone() }
 }
 
 /// Stores a sealed value in the row of an endpoint.
-async fn forge(store: &Store, row: &EndpointRow, sealed: Sealed) -> Result<(), StoreError> {
+async fn forge(store: &Store, row: &EndpointRow, sealed: SealedValue) -> Result<(), StoreError> {
     let row = row.clone();
-    transact!(store, AccessMode::Administer, |tx| store_sealed(tx, Bound::Endpoint(&row), &sealed))
+    transact!(store, AccessMode::Administer, |tx| store_sealed(tx, SealedRow::Endpoint(&row), &sealed))
 }
 
 fn server(name: &str, secrets: Secrets) -> ServerSpec {
@@ -53,13 +53,13 @@ async fn an_unsealable_key_can_be_disabled_and_deleted_and_nothing_else() {
         let (off, on) = (KeyStatus::Inactive, KeyStatus::Active);
         let opens = async |key_id| {
             let row = store.key(key_id).await.unwrap().unwrap();
-            Notary(1).open_row(Bound::Key(&row)).is_some()
+            Notary(1).open_row(SealedRow::Key(&row)).is_some()
         };
         let (stranger, unbound) = (stranger(store), unbound(store));
         check(unbound.insert_key(sample("DDDDDDDDDDDD"), by("test", 2)).await, "unbound");
         check(stranger.set_key_status("AAAAAAAAAAAA", on, by("test", 2)).await, "closed");
         check(unbound.set_key_status("AAAAAAAAAAAA", on, by("test", 2)).await, "unbound");
-        let old = Predecessor::Inactivate;
+        let old = OldKeyPolicy::Inactivate;
         check(
             stranger.rotate_key("AAAAAAAAAAAA", sample("DDDDDDDDDDDD"), old, by("test", 2)).await,
             "closed",
@@ -78,12 +78,12 @@ async fn an_unsealable_key_can_be_disabled_and_deleted_and_nothing_else() {
         let anew = newer.rewrap(SealedKind::Keys, None, by("test", 4)).await.unwrap();
         assert_eq!((anew.count, anew.closed.len()), (3, 0));
         let row = store.key("AAAAAAAAAAAA").await.unwrap().unwrap();
-        assert!(row.status == off && Notary(2).open_row(Bound::Key(&row)).is_some());
+        assert!(row.status == off && Notary(2).open_row(SealedRow::Key(&row)).is_some());
         check(newer.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
         let store = &newer;
         let opens = async |key_id| {
             let row = store.key(key_id).await.unwrap().unwrap();
-            Notary(2).open_row(Bound::Key(&row)).is_some()
+            Notary(2).open_row(SealedRow::Key(&row)).is_some()
         };
         // Disabled with a sealer, it opens.
         check(store.set_key_status("AAAAAAAAAAAA", off, by("test", 5)).await, "ok");
@@ -98,18 +98,21 @@ async fn an_unsealable_key_can_be_disabled_and_deleted_and_nothing_else() {
 async fn nothing_of_an_unsealable_server_is_kept() {
     on_each(async |store| {
         let id = new_id();
-        let whole = server("a", Secrets::Set(Plain::new(vec![7])));
+        let whole = server("a", Secrets::Set(Plaintext::new(vec![7])));
         store.insert_server(id, whole.clone(), by("test", 1)).await.unwrap();
         let (stranger, unbound) = (stranger(store), unbound(store));
         let keep = server("a", Secrets::Keep);
         check(unbound.insert_server(new_id(), server("b", Secrets::Keep), by("test", 2)).await, "unbound");
-        check(unbound.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "unbound");
-        check(stranger.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "closed");
-        assert_eq!(store.replace_server(id, Match::Any, keep, by("test", 2)).await.unwrap().version, 1);
+        check(unbound.replace_server(id, VersionMatch::Any, keep.clone(), by("test", 2)).await, "unbound");
+        check(stranger.replace_server(id, VersionMatch::Any, keep.clone(), by("test", 2)).await, "closed");
+        assert_eq!(
+            store.replace_server(id, VersionMatch::Any, keep, by("test", 2)).await.unwrap().version,
+            1
+        );
         // The same definition, written as a whole, is sealed again.
-        let anew = stranger.replace_server(id, Match::Any, whole, by("test", 2)).await.unwrap();
+        let anew = stranger.replace_server(id, VersionMatch::Any, whole, by("test", 2)).await.unwrap();
         assert_eq!((anew.version, anew.secrets.key_version), (2, 0));
-        check(unbound.delete_server(id, Match::Any, by("test", 3)).await, "ok");
+        check(unbound.delete_server(id, VersionMatch::Any, by("test", 3)).await, "ok");
     })
     .await;
 }
@@ -126,24 +129,27 @@ async fn deleting_a_server_reseals_its_endpoints_or_fails() {
         let endpoint = store.insert_endpoint(new_id(), spec.clone(), by("test", 1)).await.unwrap();
         let opens = async || {
             let row = store.endpoint("e").await.unwrap().unwrap();
-            (row.servers.len(), Notary(1).open_row(Bound::Endpoint(&row)).is_some())
+            (row.servers.len(), Notary(1).open_row(SealedRow::Endpoint(&row)).is_some())
         };
-        check(unbound(store).delete_server(ids[0], Match::Any, by("test", 2)).await, "unbound");
-        check(stranger(store).delete_server(ids[0], Match::Any, by("test", 2)).await, "closed");
+        check(unbound(store).delete_server(ids[0], VersionMatch::Any, by("test", 2)).await, "unbound");
+        check(stranger(store).delete_server(ids[0], VersionMatch::Any, by("test", 2)).await, "closed");
         assert_eq!(opens().await, (2, true));
-        check(store.delete_server(ids[0], Match::Any, by("test", 2)).await, "ok");
+        check(store.delete_server(ids[0], VersionMatch::Any, by("test", 2)).await, "ok");
         assert_eq!(opens().await, (1, true));
         // An altered endpoint stays unsealable.
         let bare = EndpointSpec { servers: vec![EndpointServer::unfiltered(ids[1])], ..spec };
-        let row = store.replace_endpoint(endpoint.id, Match::Any, bare.clone(), by("test", 3)).await.unwrap();
+        let row = store
+            .replace_endpoint(endpoint.id, VersionMatch::Any, bare.clone(), by("test", 3))
+            .await
+            .unwrap();
         let forged = EndpointRow { prefix: PrefixMode::Never, ..row };
-        let sealed = Notary(1).seal_row(Bound::Endpoint(&forged), &Plain::nothing());
+        let sealed = Notary(1).seal_row(SealedRow::Endpoint(&forged), &Plaintext::nothing());
         forge(store, &forged, sealed).await.unwrap();
         assert_eq!(opens().await, (1, false));
-        check(store.delete_server(ids[1], Match::Any, by("test", 4)).await, "ok");
+        check(store.delete_server(ids[1], VersionMatch::Any, by("test", 4)).await, "ok");
         assert_eq!(opens().await, (0, false));
         let none = EndpointSpec { servers: Vec::new(), ..bare };
-        store.replace_endpoint(endpoint.id, Match::Any, none, by("test", 5)).await.unwrap();
+        store.replace_endpoint(endpoint.id, VersionMatch::Any, none, by("test", 5)).await.unwrap();
         assert_eq!(opens().await, (0, true));
     })
     .await;
@@ -155,7 +161,7 @@ async fn an_unsealable_token_key_retires_and_never_signs() {
         let new = |kid: &str, phase| NewJwtKey {
             kid: kid.into(),
             algorithm: JwtAlgorithm::Hs256,
-            secret: Plain::new(vec![7]),
+            secret: Plaintext::new(vec![7]),
             phase,
         };
         stranger(store).insert_jwt_key(new("a", JwtPhase::Active), by("test", 1)).await.unwrap();
@@ -168,7 +174,7 @@ async fn an_unsealable_token_key_retires_and_never_signs() {
         let rows = store.jwt_keys().await.unwrap().rows;
         let seen: Vec<_> = rows
             .iter()
-            .map(|row| (row.kid.as_str(), row.phase, Notary(1).open_row(Bound::JwtKey(row)).is_some()))
+            .map(|row| (row.kid.as_str(), row.phase, Notary(1).open_row(SealedRow::JwtKey(row)).is_some()))
             .collect();
         assert_eq!(seen, [("a", JwtPhase::Retiring, false), ("c", JwtPhase::Active, true)]);
     })
@@ -205,25 +211,26 @@ async fn check_migrated(store: &Store, epoch: u64) {
     let keys = store.keys().await.unwrap();
     let seen: Vec<_> = keys.rows.iter().map(|row| (row.key_id.as_str(), row.successor, row.epoch)).collect();
     assert_eq!(seen, [("BBBBBBBBBBBB", None, epoch - 1), ("AAAAAAAAAAAA", Some(keys.rows[0].id), epoch)]);
-    assert!(keys.rows.iter().all(|row| binder.open_row(Bound::Key(row)).is_none()));
+    assert!(keys.rows.iter().all(|row| binder.open_row(SealedRow::Key(row)).is_none()));
     let servers = store.servers().await.unwrap().rows;
-    assert!(servers.iter().all(|row| binder.open_row(Bound::Server(row)).is_none()));
+    assert!(servers.iter().all(|row| binder.open_row(SealedRow::Server(row)).is_none()));
     let seen: Vec<_> =
         servers.iter().map(|row| (row.name.as_str(), row.version, row.secrets.bytes.len())).collect();
     assert_eq!(seen, [("with", 7, 2), ("without", 1, 0)]);
     let endpoint = store.endpoints().await.unwrap().rows.remove(0);
-    assert!(binder.open_row(Bound::Endpoint(&endpoint)).is_none());
+    assert!(binder.open_row(SealedRow::Endpoint(&endpoint)).is_none());
     let deny: Vec<_> = endpoint.servers.iter().map(|of| (of.server_id, of.deny.len())).collect();
     assert_eq!((endpoint.version, deny), (3, vec![(servers[1].id, 0), (servers[0].id, 1)]));
-    assert!(binder.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_none());
+    assert!(binder.open_row(SealedRow::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_none());
     // The rows can be deleted, and a row written as a whole opens.
     check(store.delete_key("BBBBBBBBBBBB", by("test", 3)).await, "ok");
-    check(store.delete_server(servers[1].id, Match::Any, by("test", 3)).await, "ok");
-    let anew = server("with", Secrets::Set(Plain::nothing()));
-    let anew = store.replace_server(servers[0].id, Match::Version(7), anew, by("test", 3)).await.unwrap();
-    assert!(binder.open_row(Bound::Server(&anew)).is_some());
+    check(store.delete_server(servers[1].id, VersionMatch::Any, by("test", 3)).await, "ok");
+    let anew = server("with", Secrets::Set(Plaintext::nothing()));
+    let anew =
+        store.replace_server(servers[0].id, VersionMatch::Version(7), anew, by("test", 3)).await.unwrap();
+    assert!(binder.open_row(SealedRow::Server(&anew)).is_some());
     let left = store.endpoints().await.unwrap().rows.remove(0);
-    assert!(binder.open_row(Bound::Endpoint(&left)).is_none() && left.servers.len() == 1);
+    assert!(binder.open_row(SealedRow::Endpoint(&left)).is_none() && left.servers.len() == 1);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod suite;
 mod watch;
 
 use super::testing::{Folder, Notary, with_database};
-use super::{Audit, Grants, NewKey, Plain, Store, StoreError, new_id};
+use super::{Audit, Grants, NewKey, Plaintext, Store, StoreError, new_id};
 
 /// Runs a test on each engine, in a new store.
 async fn on_each(test: impl AsyncFn(&Store)) {
@@ -29,7 +29,7 @@ fn sample(key_id: &str) -> NewKey {
         name: "laptop".into(),
         description: String::new(),
         grants: Grants::everything(),
-        hash: Plain::new(vec![1, 2, 3]),
+        hash: Plaintext::new(vec![1, 2, 3]),
         expires_at: None,
     }
 }

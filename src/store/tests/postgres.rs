@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::{by, sample};
 use crate::store::testing::{Notary, server, server_ca, sql, with_database};
-use crate::store::{Retention, Store, StoreError};
+use crate::store::{RetentionPolicy, Store, StoreError};
 
 /// Checks how opening fails, and that the error holds no password.
 async fn check(url: &str, away: bool, expected: &str) {
@@ -84,7 +84,7 @@ async fn one_process_at_a_time_deletes_old_rows() {
         let driver = tokio::spawn(connection);
         // Another process holds the lock.
         client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'6d637072'::bigint)").await.unwrap();
-        let retention = Retention { usage: Duration::from_secs(1), audit: Duration::from_secs(1) };
+        let retention = RetentionPolicy { usage: Duration::from_secs(1), audit: Duration::from_secs(1) };
         assert!(matches!(store.retire(&retention, 0).await, Err(StoreError::Locked)));
         // Other changes do not wait for it.
         store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
@@ -92,7 +92,7 @@ async fn one_process_at_a_time_deletes_old_rows() {
         // A clock that is ahead deletes nothing: the clock of the server counts.
         let far = 100_000 * 86_400;
         let years = Duration::from_hours(100 * 365 * 24);
-        let kept = Retention { usage: years, audit: years };
+        let kept = RetentionPolicy { usage: years, audit: years };
         assert_eq!(store.retire(&kept, far).await.unwrap().audit, 0);
         assert_eq!(store.retire(&retention, far).await.unwrap().audit, 1);
         drop(client);

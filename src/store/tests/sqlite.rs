@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::{by, sample};
 use crate::store::testing::{Folder, Notary};
-use crate::store::{Grants, KeyStatus, Retention, Store, StoreError};
+use crate::store::{Grants, KeyStatus, RetentionPolicy, Store, StoreError};
 
 const DAY: u64 = 86_400;
 
@@ -34,7 +34,7 @@ async fn a_clock_that_jumped_ahead_deletes_nothing() {
     };
     let kept = Duration::from_secs(400 * DAY);
     let check = async |day: u64, taken: u64, doubted: bool| {
-        let retired = store.retire(&Retention { usage: kept, audit: kept }, day * DAY).await.unwrap();
+        let retired = store.retire(&RetentionPolicy { usage: kept, audit: kept }, day * DAY).await.unwrap();
         assert_eq!((retired.audit, retired.doubted), (taken, doubted), "day {day}");
     };
     for day in [1, 100, 300] {

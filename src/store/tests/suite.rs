@@ -5,10 +5,10 @@ use serde_json::json;
 use super::{by, on_each, sample};
 use crate::store::testing::Notary;
 use crate::store::{
-    Applied, AuditFilter, Binder, Bound, Counts, EndpointServer, EndpointSpec, Grants, JwtAlgorithm,
-    JwtPhase, KeyStatus, Match, NewJwtKey, NewKey, ObjectKind, Plain, Predecessor, PrefixMode, Rate,
-    Retention, Role, SealedKind, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError, ToolOverride,
-    UsageBatch, UsageFilter, UsageKey, UsageRow, new_id,
+    ApplyOutcome, AuditFilter, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
+    NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, RetentionPolicy, Role,
+    RowSealer, SealedKind, SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError,
+    ToolOverride, UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
 };
 
 /// Compares the result of an operation, in a word and its field.
@@ -44,13 +44,13 @@ fn spec(name: &str) -> ServerSpec {
 }
 
 fn with_secrets(name: &str) -> ServerSpec {
-    ServerSpec { secrets: Secrets::Set(Plain::new(vec![77, 77])), ..spec(name) }
+    ServerSpec { secrets: Secrets::Set(Plaintext::new(vec![77, 77])), ..spec(name) }
 }
 
 /// The opened secrets of a server.
 #[track_caller]
 fn secrets(row: &ServerRow) -> Vec<u8> {
-    Notary(1).open_row(Bound::Server(row)).unwrap().expose().to_vec()
+    Notary(1).open_row(SealedRow::Server(row)).unwrap().expose().to_vec()
 }
 
 #[tokio::test]
@@ -123,14 +123,14 @@ async fn a_key_is_read_as_it_was_written() {
             grants,
             expires_at: Some(1_800_000_000),
             description: "CI; '\"".into(),
-            hash: Plain::new((0..=255).collect()),
+            hash: Plaintext::new((0..=255).collect()),
             ..sample("AAAAAAAAAAAA")
         };
         let stored = store.insert_key(key.clone(), by("test", 7)).await.unwrap();
         assert_eq!(store.key("AAAAAAAAAAAA").await.unwrap().as_ref(), Some(&stored));
         assert_eq!(store.key(&key.id.to_string()).await.unwrap().as_ref(), Some(&stored));
         assert_eq!((&stored.grants, &stored.description), (&key.grants, &key.description));
-        assert_eq!(Notary(1).open_row(Bound::Key(&stored)), Some(key.hash.clone()));
+        assert_eq!(Notary(1).open_row(SealedRow::Key(&stored)), Some(key.hash.clone()));
         assert_eq!((stored.created_at, stored.expires_at), (7, key.expires_at));
         assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap(), None);
     })
@@ -171,16 +171,16 @@ async fn a_rotated_key_ends_at_once_or_after_its_grace_period() {
         }
         let rotate =
             |old: &'static str, new: &str, what| store.rotate_key(old, sample(new), what, by("test", 10));
-        let gone = rotate("AAAAAAAAAAAA", "CCCCCCCCCCCC", Predecessor::Inactivate).await.unwrap();
+        let gone = rotate("AAAAAAAAAAAA", "CCCCCCCCCCCC", OldKeyPolicy::Inactivate).await.unwrap();
         assert_eq!((gone.old.status, gone.old.successor), (KeyStatus::Inactive, Some(gone.new.id)));
-        let kept = rotate("BBBBBBBBBBBB", "DDDDDDDDDDDD", Predecessor::KeepUntil(20)).await.unwrap();
+        let kept = rotate("BBBBBBBBBBBB", "DDDDDDDDDDDD", OldKeyPolicy::KeepUntil(20)).await.unwrap();
         assert_eq!((kept.old.status, kept.old.ends_at()), (KeyStatus::Active, Some(20)));
         // Its tokens stay valid until then.
         assert_eq!(kept.old.epoch, 3);
-        check(rotate("AAAAAAAAAAAA", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
-        check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
-        check(rotate("FFFFFFFFFFFF", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "no key");
-        check(rotate("DDDDDDDDDDDD", "AAAAAAAAAAAA", Predecessor::Inactivate).await, "exists key_id");
+        check(rotate("AAAAAAAAAAAA", "EEEEEEEEEEEE", OldKeyPolicy::Inactivate).await, "conflict");
+        check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", OldKeyPolicy::Inactivate).await, "conflict");
+        check(rotate("FFFFFFFFFFFF", "EEEEEEEEEEEE", OldKeyPolicy::Inactivate).await, "no key");
+        check(rotate("DDDDDDDDDDDD", "AAAAAAAAAAAA", OldKeyPolicy::Inactivate).await, "exists key_id");
         assert_eq!(store.key("DDDDDDDDDDDD").await.unwrap().unwrap().status, KeyStatus::Active);
 
         assert_eq!(store.end_grace(by("test", 19)).await.unwrap().len(), 0);
@@ -192,7 +192,7 @@ async fn a_rotated_key_ends_at_once_or_after_its_grace_period() {
         // The deleted successor is still named, because it is sealed, and does not prevent another rotation.
         assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap().unwrap().successor, Some(kept.new.id));
         check(store.set_key_status("BBBBBBBBBBBB", KeyStatus::Active, by("test", 23)).await, "ok");
-        check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "ok");
+        check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", OldKeyPolicy::Inactivate).await, "ok");
     })
     .await;
 }
@@ -228,7 +228,7 @@ async fn resealing_revokes_nothing() {
         assert_eq!(rewrap(SealedKind::Servers, None).await.unwrap().count, 2);
         assert_eq!(rewrap(SealedKind::Endpoints, None).await.unwrap().count, 1);
         let now = store.server("a").await.unwrap().unwrap();
-        let kept = Notary(2).open_row(Bound::Server(&now)).unwrap();
+        let kept = Notary(2).open_row(SealedRow::Server(&now)).unwrap();
         assert_eq!((now.secrets.key_version, now.version, kept.expose()), (2, 1, &[77, 77][..]));
         assert_eq!(store.sealed_versions(SealedKind::JwtKeys).await.unwrap(), []);
         // Rows that do not open are left unchanged and named.
@@ -252,22 +252,22 @@ async fn a_server_changes_only_from_the_expected_version() {
         let stdio = ServerSpec { kind: ServerKind::Stdio, ..spec("a") };
         let replace =
             |expect, spec: &ServerSpec| store.replace_server(id, expect, spec.clone(), by("test", 2));
-        let next = replace(Match::Version(1), &stdio).await.unwrap();
+        let next = replace(VersionMatch::Version(1), &stdio).await.unwrap();
         assert_eq!((next.version, next.kind, secrets(&next)), (2, ServerKind::Stdio, vec![77, 77]));
-        check(replace(Match::Version(1), &stdio).await, "conflict");
-        assert_eq!(replace(Match::Any, &stdio).await.unwrap().version, 2, "nothing to change");
-        let bare = ServerSpec { secrets: Secrets::Set(Plain::nothing()), ..stdio };
-        assert_eq!(secrets(&replace(Match::Any, &bare).await.unwrap()), b"");
-        check(store.replace_server(new_id(), Match::Any, bare.clone(), by("t", 2)).await, "no server");
+        check(replace(VersionMatch::Version(1), &stdio).await, "conflict");
+        assert_eq!(replace(VersionMatch::Any, &stdio).await.unwrap().version, 2, "nothing to change");
+        let bare = ServerSpec { secrets: Secrets::Set(Plaintext::nothing()), ..stdio };
+        assert_eq!(secrets(&replace(VersionMatch::Any, &bare).await.unwrap()), b"");
+        check(store.replace_server(new_id(), VersionMatch::Any, bare.clone(), by("t", 2)).await, "no server");
 
-        assert_eq!(replace(Match::Any, &bare).await.unwrap().version, 3, "nothing to change");
-        assert_eq!(replace(Match::Version(3), &spec("a")).await.unwrap().version, 4);
+        assert_eq!(replace(VersionMatch::Any, &bare).await.unwrap().version, 3, "nothing to change");
+        assert_eq!(replace(VersionMatch::Version(3), &spec("a")).await.unwrap().version, 4);
         assert_eq!(store.insert_server(new_id(), spec("b"), by("test", 3)).await.unwrap().version, 1);
-        check(store.replace_server(id, Match::Any, spec("b"), by("test", 4)).await, "exists name");
+        check(store.replace_server(id, VersionMatch::Any, spec("b"), by("test", 4)).await, "exists name");
 
-        check(store.delete_server(id, Match::Version(3), by("test", 5)).await, "conflict");
-        check(store.delete_server(id, Match::Version(4), by("test", 5)).await, "ok");
-        check(store.delete_server(id, Match::Any, by("test", 5)).await, "no server");
+        check(store.delete_server(id, VersionMatch::Version(3), by("test", 5)).await, "conflict");
+        check(store.delete_server(id, VersionMatch::Version(4), by("test", 5)).await, "ok");
+        check(store.delete_server(id, VersionMatch::Any, by("test", 5)).await, "no server");
         let actions: Vec<_> = audited(store).await.into_iter().map(|(action, _)| action).collect();
         let expected = ["create", "replace", "replace", "replace", "create", "delete"];
         assert_eq!(actions, expected.map(|action| format!("server.{action}")));
@@ -350,30 +350,34 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
 
         let before = store.epochs().await.unwrap();
         assert_eq!(
-            store.replace_endpoint(id, Match::Version(1), full.clone(), by("t", 2)).await.unwrap(),
+            store.replace_endpoint(id, VersionMatch::Version(1), full.clone(), by("t", 2)).await.unwrap(),
             made
         );
         assert_eq!(store.epochs().await.unwrap(), before);
         let mut turned = full.clone();
         turned.servers.reverse();
         turned.prefix = PrefixMode::Never;
-        let next = store.replace_endpoint(id, Match::Version(1), turned.clone(), by("t", 2)).await.unwrap();
+        let next =
+            store.replace_endpoint(id, VersionMatch::Version(1), turned.clone(), by("t", 2)).await.unwrap();
         assert_eq!((next.version, next.prefix, &next.servers), (2, PrefixMode::Never, &turned.servers));
-        check(store.replace_endpoint(id, Match::Version(1), full.clone(), by("t", 2)).await, "conflict");
+        check(
+            store.replace_endpoint(id, VersionMatch::Version(1), full.clone(), by("t", 2)).await,
+            "conflict",
+        );
 
         // Deleting a server changes the version of its endpoints.
-        store.delete_server(b, Match::Any, by("test", 3)).await.unwrap();
+        store.delete_server(b, VersionMatch::Any, by("test", 3)).await.unwrap();
         let left = store.endpoint("team").await.unwrap().unwrap();
-        assert!(Notary(1).open_row(Bound::Endpoint(&left)).is_some(), "it is sealed again");
+        assert!(Notary(1).open_row(SealedRow::Endpoint(&left)).is_some(), "it is sealed again");
         assert_eq!((left.version, left.servers), (3, vec![EndpointServer::unfiltered(a)]));
         assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
 
-        let replace = |spec| store.replace_endpoint(id, Match::Any, spec, by("t", 4));
+        let replace = |spec| store.replace_endpoint(id, VersionMatch::Any, spec, by("t", 4));
         check(replace(full).await, "dangling");
         assert_eq!(replace(endpoint("team", vec![])).await.unwrap().version, 4);
-        check(store.delete_endpoint(id, Match::Version(3), by("t", 5)).await, "conflict");
-        check(store.delete_endpoint(id, Match::Version(4), by("t", 5)).await, "ok");
-        check(store.delete_endpoint(id, Match::Any, by("t", 5)).await, "no endpoint");
+        check(store.delete_endpoint(id, VersionMatch::Version(3), by("t", 5)).await, "conflict");
+        check(store.delete_endpoint(id, VersionMatch::Version(4), by("t", 5)).await, "ok");
+        check(store.delete_endpoint(id, VersionMatch::Any, by("t", 5)).await, "no endpoint");
     })
     .await;
 }
@@ -407,7 +411,7 @@ async fn one_token_key_signs_and_one_may_be_next() {
             let key = NewJwtKey {
                 kid: kid.into(),
                 algorithm: JwtAlgorithm::Hs256,
-                secret: Plain::new(vec![7]),
+                secret: Plaintext::new(vec![7]),
                 phase,
             };
             store.insert_jwt_key(key, by("test", 1))
@@ -429,7 +433,9 @@ async fn one_token_key_signs_and_one_may_be_next() {
             [("a", JwtPhase::Retiring, 9), ("b", JwtPhase::Retiring, 10), ("c", JwtPhase::Active, 10)];
         assert_eq!((seen.as_slice(), ring.epoch), (&expected[..], 14));
         assert!(
-            ring.rows.iter().all(|row| Notary(1).open_row(Bound::JwtKey(row)) == Some(Plain::new(vec![7])))
+            ring.rows
+                .iter()
+                .all(|row| Notary(1).open_row(SealedRow::JwtKey(row)) == Some(Plaintext::new(vec![7])))
         );
         check(store.delete_jwt_key("c", by("test", 11)).await, "conflict");
         check(store.delete_jwt_key("a", by("test", 11)).await, "ok");
@@ -441,7 +447,7 @@ async fn one_token_key_signs_and_one_may_be_next() {
 fn used(hour: u64, key_id: &str, tool: &str, calls: u64) -> UsageRow {
     UsageRow {
         key: UsageKey { hour, key_id: key_id.into(), server: "s".into(), tool: tool.into() },
-        counts: Counts { calls, errors: 1, bytes_in: 10, bytes_out: 20, milliseconds: 30 },
+        counts: UsageCounts { calls, errors: 1, bytes_in: 10, bytes_out: 20, milliseconds: 30 },
     }
 }
 
@@ -453,14 +459,14 @@ async fn a_batch_counts_once_however_often_it_is_sent() {
             store.apply_usage(batch)
         };
         let rows = vec![used(7_300, "B", "t", 2), used(3_700, "A", "t", 1), used(7_200, "B", "t", 3)];
-        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), ApplyOutcome::Now);
+        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), ApplyOutcome::Now);
         // Sent again, as after a commit whose response was lost; an older batch, as after a kill; another source.
-        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Before);
-        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Before);
-        assert_eq!(apply("two", 5, rows).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 6, vec![]).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 6, vec![used(0, "A", "t", 1)]).await.unwrap(), Applied::Before);
+        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), ApplyOutcome::Before);
+        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), ApplyOutcome::Before);
+        assert_eq!(apply("two", 5, rows).await.unwrap(), ApplyOutcome::Now);
+        assert_eq!(apply("one", 6, vec![]).await.unwrap(), ApplyOutcome::Now);
+        assert_eq!(apply("one", 6, vec![used(0, "A", "t", 1)]).await.unwrap(), ApplyOutcome::Before);
 
         let find = |filter, after, limit| store.usage(filter, after, limit);
         let all = find(UsageFilter::default(), None, 500).await.unwrap().items;
@@ -469,7 +475,7 @@ async fn a_batch_counts_once_however_often_it_is_sent() {
             .map(|row| (row.key.hour, row.key.key_id.as_str(), row.key.tool.as_str(), row.counts.calls))
             .collect();
         assert_eq!(seen, [(3_600, "A", "t", 2), (7_200, "B", "t", 10), (7_200, "B", "u", 7)]);
-        let sums = Counts { calls: 10, errors: 4, bytes_in: 40, bytes_out: 80, milliseconds: 120 };
+        let sums = UsageCounts { calls: 10, errors: 4, bytes_in: 40, bytes_out: 80, milliseconds: 120 };
         assert_eq!(all[1].counts, sums);
         let page = find(UsageFilter::default(), None, 2).await.unwrap();
         assert_eq!(page.next.as_ref(), Some(&all[1].key));
@@ -493,8 +499,8 @@ async fn the_audit_log_holds_who_changed_what_and_no_secret() {
     on_each(async |store| {
         let server = store.insert_server(new_id(), with_secrets("a"), by("AAAAAAAAAAAA", 100)).await.unwrap();
         let change =
-            ServerSpec { kind: ServerKind::Sse, secrets: Secrets::Set(Plain::nothing()), ..spec("a") };
-        store.replace_server(server.id, Match::Any, change, by("keyadm:ü", 200)).await.unwrap();
+            ServerSpec { kind: ServerKind::Sse, secrets: Secrets::Set(Plaintext::nothing()), ..spec("a") };
+        store.replace_server(server.id, VersionMatch::Any, change, by("keyadm:ü", 200)).await.unwrap();
         store.insert_key(sample("BBBBBBBBBBBB"), by("keyadm:ü", 300)).await.unwrap();
 
         let find = |filter| store.audit(filter, None, 10);
@@ -537,7 +543,7 @@ async fn concurrent_writers_lose_nothing() {
         let writes = (0..20).map(|number: u32| async move {
             let key = store.insert_key(sample(&format!("{number:012}")), by("test", 1));
             let wanted = ServerSpec { definition: json!({"number": number}), ..spec("a") };
-            let server = store.replace_server(id, Match::Version(1), wanted, by("test", 1));
+            let server = store.replace_server(id, VersionMatch::Version(1), wanted, by("test", 1));
             let batch = UsageBatch {
                 source: (number % 10).to_string(),
                 // Each batch is sent twice concurrently, as when a response was lost.
@@ -548,7 +554,7 @@ async fn concurrent_writers_lose_nothing() {
             let used = store.apply_usage(batch);
             let (key, server, used) = futures_util::future::join3(key, server, used).await;
             key.unwrap();
-            (server.is_ok(), used.unwrap() == Applied::Now)
+            (server.is_ok(), used.unwrap() == ApplyOutcome::Now)
         });
         let done = futures_util::future::join_all(writes).await;
         assert_eq!(done.iter().filter(|(server, _)| *server).count(), 1, "one has read version 1");
@@ -575,7 +581,7 @@ async fn old_rows_are_deleted_and_nothing_is_counted_twice() {
             at,
             rows: vec![UsageRow {
                 key: UsageKey { hour: at, key_id: "A".repeat(12), server: source.into(), tool: "t".into() },
-                counts: Counts { calls: 1, ..Counts::default() },
+                counts: UsageCounts { calls: 1, ..UsageCounts::default() },
             }],
         };
         // The clock of this source was set back between its batches.
@@ -588,12 +594,12 @@ async fn old_rows_are_deleted_and_nothing_is_counted_twice() {
             batch("here", 2, NOW - 399 * DAY),
         ];
         for batch in batches.clone() {
-            assert_eq!(store.apply_usage(batch).await.unwrap(), Applied::Now);
+            assert_eq!(store.apply_usage(batch).await.unwrap(), ApplyOutcome::Now);
         }
         for at in [NOW - 401 * DAY, NOW - 399 * DAY] {
             store.insert_key(sample(&format!("{at:012}")), by("test", at)).await.unwrap();
         }
-        let kept = |days: u64| Retention {
+        let kept = |days: u64| RetentionPolicy {
             usage: Duration::from_secs(days * DAY),
             audit: Duration::from_secs(days * DAY),
         };
@@ -602,7 +608,7 @@ async fn old_rows_are_deleted_and_nothing_is_counted_twice() {
             assert_eq!((retired.usage, retired.audit, retired.sources), expected, "{days} days");
             assert!(!retired.more);
             for batch in batches.clone() {
-                assert_eq!(store.apply_usage(batch).await.unwrap(), Applied::Before);
+                assert_eq!(store.apply_usage(batch).await.unwrap(), ApplyOutcome::Before);
             }
             let rows = store.usage(UsageFilter::default(), None, 100).await.unwrap().items;
             let found: Vec<_> = rows.iter().map(|row| (NOW - row.key.hour) / DAY).collect();
@@ -619,8 +625,8 @@ async fn old_rows_are_deleted_and_nothing_is_counted_twice() {
             store.insert_key(sample(&format!("{at:012}")), by("test", at)).await.unwrap();
         }
         again(2, (2, 2, 2), &[]).await;
-        assert_eq!(store.apply_usage(batch("new", 1, NOW - 400 * DAY)).await.unwrap(), Applied::Before);
-        assert_eq!(store.apply_usage(batch("new", 1, NOW - DAY)).await.unwrap(), Applied::Now);
+        assert_eq!(store.apply_usage(batch("new", 1, NOW - 400 * DAY)).await.unwrap(), ApplyOutcome::Before);
+        assert_eq!(store.apply_usage(batch("new", 1, NOW - DAY)).await.unwrap(), ApplyOutcome::Now);
         assert_eq!(audited(store).await.len(), 1);
     })
     .await;
@@ -636,12 +642,12 @@ async fn old_rows_are_deleted_in_small_steps() {
                 server: format!("s{number}"),
                 tool: String::new(),
             },
-            counts: Counts { calls: 1, ..Counts::default() },
+            counts: UsageCounts { calls: 1, ..UsageCounts::default() },
         };
         let batch = UsageBatch { source: "s".into(), sequence: 1, at: 0, rows: (0..1500).map(row).collect() };
         store.apply_usage(batch).await.unwrap();
         store.insert_key(sample("AAAAAAAAAAAA"), by("test", 3_000)).await.unwrap();
-        let retention = Retention { usage: Duration::from_hours(1), audit: Duration::from_hours(1) };
+        let retention = RetentionPolicy { usage: Duration::from_hours(1), audit: Duration::from_hours(1) };
         let mut seen = Vec::new();
         for _ in 0..3 {
             let retired = store.retire(&retention, 3_700).await.unwrap();

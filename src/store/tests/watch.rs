@@ -7,10 +7,14 @@ use tokio::time::timeout;
 
 use super::{by, on_each, sample};
 use crate::store::testing::{Folder, Notary, break_epoch, sql, with_database};
-use crate::store::{KeyStatus, Seen, Store};
+use crate::store::{KeyStatus, Store, WatchState};
 
 /// Waits for a status, and returns how long that took.
-async fn check(watch: &mut Receiver<Seen>, within: Duration, wanted: impl FnMut(&Seen) -> bool) -> Duration {
+async fn check(
+    watch: &mut Receiver<WatchState>,
+    within: Duration,
+    wanted: impl FnMut(&WatchState) -> bool,
+) -> Duration {
     let begun = Instant::now();
     let seen = timeout(within, watch.wait_for(wanted)).await.map(|seen| seen.is_ok());
     assert_eq!(seen, Ok(true), "not seen within {within:?}");

@@ -6,5 +6,5 @@
 mod operations;
 mod row;
 
-pub use row::{NewPins, PinsRow};
+pub use row::{NewToolPins, ToolPinsRow};
 pub(super) use row::{delete, find};

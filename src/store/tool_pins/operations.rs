@@ -2,24 +2,24 @@
 
 use serde_json::json;
 
-use super::row::{self, NewPins, PinsRow, find};
+use super::row::{self, NewToolPins, ToolPinsRow, find};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
 use crate::store::handle::{Store, transact};
-use crate::store::row_sealer::{Binding, Bound};
-use crate::store::sealed_value::Plain;
+use crate::store::row_sealer::{OptionalSealer, SealedRow};
+use crate::store::sealed_value::Plaintext;
 use crate::store::servers;
 use crate::store::transaction::{AccessMode, Transaction};
 use crate::store::value::Value;
 
 impl Store {
     /// The tool pins of all servers, by name. Cancel safe.
-    pub async fn tool_pins(&self) -> Result<Vec<PinsRow>, StoreError> {
+    pub async fn tool_pins(&self) -> Result<Vec<ToolPinsRow>, StoreError> {
         transact!(self, AccessMode::Read, |tx| row::all(tx))
     }
 
     /// The tool pins of one server. Cancel safe.
-    pub async fn tool_pins_of(&self, server: &str) -> Result<Option<PinsRow>, StoreError> {
+    pub async fn tool_pins_of(&self, server: &str) -> Result<Option<ToolPinsRow>, StoreError> {
         let server = server.to_owned();
         transact!(self, AccessMode::Read, |tx| find(tx, &server))
     }
@@ -28,7 +28,7 @@ impl Store {
     /// [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call takes effect entirely or not at all.
-    pub async fn put_tool_pins(&self, new: NewPins, audit: Audit) -> Result<PinsRow, StoreError> {
+    pub async fn put_tool_pins(&self, new: NewToolPins, audit: Audit) -> Result<ToolPinsRow, StoreError> {
         let binding = self.binding.clone();
         transact!(self, AccessMode::Administer, |tx| put(tx, &binding, &new, &audit))
     }
@@ -36,10 +36,10 @@ impl Store {
 
 async fn put<T: Transaction>(
     tx: &mut T,
-    binding: &Binding,
-    new: &NewPins,
+    binding: &OptionalSealer,
+    new: &NewToolPins,
     audit: &Audit,
-) -> Result<PinsRow, StoreError> {
+) -> Result<ToolPinsRow, StoreError> {
     let stored = find(tx, &new.server).await?;
     if stored.map(|row| row.version) != new.expect {
         return Err(StoreError::Conflict);
@@ -49,7 +49,7 @@ async fn put<T: Transaction>(
     let sql = if new.expect.is_some() { UPDATE } else { INSERT };
     tx.execute(sql, &values).await?;
     let mut row = find(tx, &new.server).await?.ok_or(StoreError::Conflict)?;
-    row.seal = binding.seal(tx, Bound::ToolPins(&row), &Plain::nothing()).await?;
+    row.seal = binding.seal(tx, SealedRow::ToolPins(&row), &Plaintext::nothing()).await?;
     if let Some((action, tools)) = &new.told {
         // Other changes of the server are logged under its id, if it has one.
         let server = servers::find(tx, &new.server).await?;

@@ -3,19 +3,19 @@
 use serde_json::Value as Json;
 
 use crate::store::error::StoreError;
-use crate::store::sealed_value::Sealed;
+use crate::store::sealed_value::SealedValue;
 use crate::store::transaction::{Transaction, query_one};
 use crate::store::value::Row;
 
 /// The tool pins of one server: its approved tools, and those that wait for approval.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PinsRow {
+pub struct ToolPinsRow {
     /// The name of the server.
     pub server: String,
     /// Opaque to the store.
     pub pins: Json,
     /// An empty plaintext, sealed together with the two columns above.
-    pub seal: Sealed,
+    pub seal: SealedValue,
     /// Rises with every change.
     pub version: u64,
     /// Seconds since 1970.
@@ -24,7 +24,7 @@ pub struct PinsRow {
 
 /// A change of the tool pins of a server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NewPins {
+pub struct NewToolPins {
     /// The name of the server.
     pub server: String,
     /// See [`PinsRow::pins`].
@@ -35,12 +35,12 @@ pub struct NewPins {
     pub told: Option<(&'static str, Json)>,
 }
 
-pub async fn all<T: Transaction>(tx: &mut T) -> Result<Vec<PinsRow>, StoreError> {
+pub async fn all<T: Transaction>(tx: &mut T) -> Result<Vec<ToolPinsRow>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM tool_pins ORDER BY server");
     tx.query(&sql, &[]).await?.into_iter().map(read).collect()
 }
 
-pub async fn find<T: Transaction>(tx: &mut T, server: &str) -> Result<Option<PinsRow>, StoreError> {
+pub async fn find<T: Transaction>(tx: &mut T, server: &str) -> Result<Option<ToolPinsRow>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM tool_pins WHERE server = $1");
     query_one(tx, &sql, &[server.into()]).await?.map(read).transpose()
 }
@@ -50,11 +50,11 @@ pub async fn delete<T: Transaction>(tx: &mut T, server: &str) -> Result<(), Stor
     tx.execute("DELETE FROM tool_pins WHERE server = $1", &[server.into()]).await.map(drop)
 }
 
-fn read(mut row: Row) -> Result<PinsRow, StoreError> {
-    let mut pins = PinsRow {
+fn read(mut row: Row) -> Result<ToolPinsRow, StoreError> {
+    let mut pins = ToolPinsRow {
         server: row.text()?,
         pins: row.field_or(Json::Null, Row::json),
-        seal: Sealed { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
+        seal: SealedValue { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
         version: row.field_or(0, Row::int),
         changed_at: row.field_or(0, Row::int),
     };

@@ -47,7 +47,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The time for sending what is left when the gateway shuts down.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Exports spans until `phase` becomes [`Phase::Cut`], then flushes the queue. `post` sends one batch, and has a timeout of
+/// Exports spans until `phase` becomes [`ShutdownPhase::Abort`], then flushes the queue. `post` sends one batch, and has a timeout of
 /// its own.
 pub async fn export(
     traces: Arc<Traces>,

@@ -73,7 +73,7 @@ pub enum SpanTarget {
 /// Characters kept of a text that a client chose; longer than any name in use.
 pub const TEXT_CHARS_MAX: usize = 128;
 
-/// Returns the first [`TEXT_CHARS_MAX`] characters.
+/// Returns the first `TEXT_CHARS_MAX` characters.
 pub fn truncate_text(text: &str) -> Box<str> {
     let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(index, _)| index);
     text[..end].into()

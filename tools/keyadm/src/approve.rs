@@ -2,7 +2,7 @@
 
 use metamcp::auth::Sealer;
 use metamcp::catalog::{ApprovalSelection, PinChange, ToolPins, summarize_changes};
-use metamcp::store::{Binder, Bound, NewPins, Store, StoreError, Uuid};
+use metamcp::store::{NewToolPins, RowSealer, SealedRow, Store, StoreError, Uuid};
 use serde_json::{Value, json};
 
 use crate::args::ApproveArgs;
@@ -29,8 +29,8 @@ pub async fn run(
             ))
         })?;
         let sealer = sealer.ok_or(StoreError::Unbound)?;
-        if sealer.open_row(Bound::ToolPins(&row)).is_none() {
-            return Err(Failure::Data(sealed_rows::explain_invalid(sealer, Bound::ToolPins(&row))));
+        if sealer.open_row(SealedRow::ToolPins(&row)).is_none() {
+            return Err(Failure::Data(sealed_rows::explain_invalid(sealer, SealedRow::ToolPins(&row))));
         }
         let mut pins = ToolPins::from_json(&row.pins).ok_or_else(|| {
             Failure::Data("its approvals were written by a later version of metamcp".into())
@@ -42,7 +42,7 @@ pub async fn run(
         if approved.is_empty() {
             return Ok(render(&server, &approved, "approved", json));
         }
-        let new = NewPins {
+        let new = NewToolPins {
             server: server.clone(),
             pins: pins.to_json(),
             expect: Some(row.version),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, parse_encryption_key, parse_jwt_secret};
 use metamcp::config::{self, Flags, ProcessEnv};
-use metamcp::store::{Binder, Bound, JwtKeyRow, JwtPhase, KeyRow, KeyStatus, Store};
+use metamcp::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 use serde_json::json;
 
 use crate::clock::now;
@@ -249,12 +249,13 @@ async fn find_invalid_seals(
 ) -> Result<Vec<String>, Failure> {
     let (servers, endpoints) = (store.servers().await?.rows, store.endpoints().await?.rows);
     // Inactive keys too: another writer may have deactivated them.
-    let keys = keys.iter().map(|row| (format!("the key {}", row.key_id), Bound::Key(row)));
-    let jwt_keys = jwt_keys.iter().map(|row| (format!("the token key {}", row.kid), Bound::JwtKey(row)));
-    let servers = servers.iter().map(|row| (format!("the server {}", row.name), Bound::Server(row)));
-    let endpoints = endpoints.iter().map(|row| (format!("the endpoint {}", row.name), Bound::Endpoint(row)));
+    let keys = keys.iter().map(|row| (format!("the key {}", row.key_id), SealedRow::Key(row)));
+    let jwt_keys = jwt_keys.iter().map(|row| (format!("the token key {}", row.kid), SealedRow::JwtKey(row)));
+    let servers = servers.iter().map(|row| (format!("the server {}", row.name), SealedRow::Server(row)));
+    let endpoints =
+        endpoints.iter().map(|row| (format!("the endpoint {}", row.name), SealedRow::Endpoint(row)));
     let pins = store.tool_pins().await?;
-    let pins = pins.iter().map(|row| (format!("the tool pins of {}", row.server), Bound::ToolPins(row)));
+    let pins = pins.iter().map(|row| (format!("the tool pins of {}", row.server), SealedRow::ToolPins(row)));
     let rows = keys.chain(jwt_keys).chain(servers).chain(endpoints).chain(pins);
     let invalid = rows.filter(|(_, row)| sealer.open_row(*row).is_none());
     let explain =

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use metamcp::store::{
-    AuditFilter, AuditRow, Counts, ObjectKind, PAGE_ITEMS_MAX, Store, UsageFilter, UsageKey,
+    AuditFilter, AuditRow, ObjectKind, PAGE_ITEMS_MAX, Store, UsageCounts, UsageFilter, UsageKey,
 };
 use serde_json::{Map, Value, json};
 
@@ -133,13 +133,13 @@ async fn sum_pages(
     store: &Store,
     filter: UsageFilter,
     hourly: bool,
-) -> Result<BTreeMap<UsageKey, Counts>, Failure> {
+) -> Result<BTreeMap<UsageKey, UsageCounts>, Failure> {
     let (mut sums, mut after) = (BTreeMap::new(), None);
     loop {
         let page = store.usage(filter.clone(), after, PAGE_ITEMS_MAX).await?;
         for row in page.items {
             let key = if hourly { row.key } else { UsageKey { hour: 0, ..row.key } };
-            let sum: &mut Counts = sums.entry(key).or_default();
+            let sum: &mut UsageCounts = sums.entry(key).or_default();
             sum.calls = sum.calls.saturating_add(row.counts.calls);
             sum.errors = sum.errors.saturating_add(row.counts.errors);
             sum.bytes_in = sum.bytes_in.saturating_add(row.counts.bytes_in);
@@ -153,7 +153,12 @@ async fn sum_pages(
     }
 }
 
-fn describe_counts(key: &UsageKey, counts: &Counts, names: &HashMap<String, String>, hourly: bool) -> Value {
+fn describe_counts(
+    key: &UsageKey,
+    counts: &UsageCounts,
+    names: &HashMap<String, String>,
+    hourly: bool,
+) -> Value {
     let mut row = json!({
         "key": key.key_id,
         "name": names.get(&key.key_id),
@@ -171,7 +176,11 @@ fn describe_counts(key: &UsageKey, counts: &Counts, names: &HashMap<String, Stri
     row
 }
 
-fn list_counts(sums: &BTreeMap<UsageKey, Counts>, names: &HashMap<String, String>, hourly: bool) -> String {
+fn list_counts(
+    sums: &BTreeMap<UsageKey, UsageCounts>,
+    names: &HashMap<String, String>,
+    hourly: bool,
+) -> String {
     let mut head =
         vec!["KEY", "NAME", "SERVER", "TOOL", "CALLS", "ERRORS", "BYTES IN", "BYTES OUT", "MS A CALL"];
     if hourly {

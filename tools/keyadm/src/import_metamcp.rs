@@ -12,8 +12,8 @@ use metamcp::admin::definition::{DefinitionRules, ServerDefinition};
 use metamcp::auth::{ApiKey, CreateKeyError, KeyRequest, Sealer, import_key};
 use metamcp::route::SEPARATOR;
 use metamcp::store::{
-    EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool, OddColumn,
-    PrefixMode, ServerKind, ServerSpec, Store, StoreError, ToolOverride, Uuid,
+    EndpointServer, EndpointSpec, Grants, MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaServer,
+    MetaTool, PrefixMode, ServerKind, ServerSpec, Store, StoreError, ToolOverride, Uuid,
 };
 use metamcp_core::base::{EndpointName, Glob, ServerName};
 use serde_json::json;
@@ -397,11 +397,11 @@ fn server_spec(server: &MetaServer, name: &str) -> Result<ServerSpec, String> {
     Ok(read.to_spec())
 }
 
-fn column_error(column: OddColumn) -> String {
+fn column_error(column: MalformedColumn) -> String {
     column.to_string()
 }
 
-fn headers(server: &MetaServer) -> Result<BTreeMap<String, String>, OddColumn> {
+fn headers(server: &MetaServer) -> Result<BTreeMap<String, String>, MalformedColumn> {
     let mut headers = server.headers()?;
     let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
     if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)

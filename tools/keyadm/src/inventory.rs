@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use metamcp::auth::Sealer;
 use metamcp::store::{
-    Binder, Bound, EndpointRow, EndpointServer, Match, Secrets, ServerRow, ServerSpec, Store, Uuid,
+    EndpointRow, EndpointServer, RowSealer, SealedRow, Secrets, ServerRow, ServerSpec, Store, Uuid,
+    VersionMatch,
 };
 use serde_json::{Map, Value, json};
 
@@ -44,7 +45,7 @@ pub async fn servers(
                 confirm,
                 "this removes the server from every endpoint, and its credentials are lost",
             )?;
-            let row = store.delete_server(row.id, Match::Version(row.version), actor::audit()).await?;
+            let row = store.delete_server(row.id, VersionMatch::Version(row.version), actor::audit()).await?;
             Ok(removed("server", row.id, &row.name, json))
         }
         ExistingServers::Approve(args) => approve::run(&args, &store, sealer.as_ref(), json).await,
@@ -59,18 +60,18 @@ struct SealChecker<'a>(Option<&'a Sealer>);
 impl SealChecker<'_> {
     /// Whether a server has secrets; `None` if its seal does not open, or without a sealer.
     fn has_secrets(self, row: &ServerRow) -> Option<bool> {
-        let plain = self.0?.open_row(Bound::Server(row))?;
+        let plain = self.0?.open_row(SealedRow::Server(row))?;
         Some(!plain.expose().is_empty())
     }
 
     /// Explains what to do about a row whose seal does not open.
-    fn todo(self, row: Bound<'_>) -> Option<String> {
+    fn todo(self, row: SealedRow<'_>) -> Option<String> {
         let sealer = self.0?;
         sealer.open_row(row).is_none().then(|| sealed_rows::explain_invalid(sealer, row))
     }
 
     /// Prints a warning for each row whose seal does not open.
-    fn warn<'r>(self, rows: impl Iterator<Item = (&'r str, Bound<'r>)>) {
+    fn warn<'r>(self, rows: impl Iterator<Item = (&'r str, SealedRow<'r>)>) {
         for (name, row) in rows {
             if let Some(todo) = self.todo(row) {
                 eprintln!("keyadm: {} is not served: {todo}", printable(name));
@@ -94,7 +95,7 @@ async fn set_enabled(store: &Store, name: &str, enabled: bool, json: bool) -> Re
         };
         members.insert("enabled".into(), enabled.into());
         let spec = ServerSpec { name: row.name.clone(), kind: row.kind, definition, secrets: Secrets::Keep };
-        store.replace_server(row.id, Match::Version(row.version), spec, actor::audit()).await?;
+        store.replace_server(row.id, VersionMatch::Version(row.version), spec, actor::audit()).await?;
     }
     if json {
         let answer =
@@ -115,7 +116,7 @@ async fn export(store: &Store, names: &[String], seals: SealChecker<'_>) -> Resu
         rows = store.servers().await?.rows;
     }
     // Altered rows are exported as they are, with a warning.
-    seals.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Server(row))));
+    seals.warn(rows.iter().map(|row| (row.name.as_str(), SealedRow::Server(row))));
     let mut servers = Map::new();
     for row in &rows {
         let mut definition = row.definition.clone();
@@ -147,7 +148,7 @@ async fn find_server(store: &Store, name: &str) -> Result<ServerRow, Failure> {
 }
 
 fn describe_server(row: &ServerRow, seals: SealChecker<'_>) -> Value {
-    let opens = sealed_rows::is_valid(seals.0, Bound::Server(row));
+    let opens = sealed_rows::is_valid(seals.0, SealedRow::Server(row));
     json!({
         "id": row.id.to_string(),
         "name": row.name,
@@ -156,7 +157,7 @@ fn describe_server(row: &ServerRow, seals: SealChecker<'_>) -> Value {
         "definition": row.definition,
         "has_secrets": seals.has_secrets(row),
         "opens": opens,
-        "todo": seals.todo(Bound::Server(row)),
+        "todo": seals.todo(SealedRow::Server(row)),
         "version": row.version,
         "created_at": time::format(row.created_at),
         "changed_at": time::format(row.changed_at),
@@ -164,7 +165,7 @@ fn describe_server(row: &ServerRow, seals: SealChecker<'_>) -> Value {
 }
 
 fn list_servers(rows: &[ServerRow], seals: SealChecker<'_>) -> String {
-    seals.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Server(row))));
+    seals.warn(rows.iter().map(|row| (row.name.as_str(), SealedRow::Server(row))));
     let head = ["NAME", "KIND", "STATUS", "SECRETS", "CHANGED", "WHERE"];
     table(
         &head,
@@ -198,7 +199,7 @@ pub async fn endpoints(
             Ok(if json {
                 line(&Value::Array(rows.iter().map(|row| describe_endpoint(row, &names, seals)).collect()))
             } else {
-                seals.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Endpoint(row))));
+                seals.warn(rows.iter().map(|row| (row.name.as_str(), SealedRow::Endpoint(row))));
                 list_endpoints(&rows, &names)
             })
         }
@@ -210,7 +211,8 @@ pub async fn endpoints(
         Endpoints::Remove { endpoint, confirm } => {
             let row = find_endpoint(&store, &endpoint.name).await?;
             require_confirmation(confirm, "the endpoint's filters and overrides will be lost")?;
-            let row = store.delete_endpoint(row.id, Match::Version(row.version), actor::audit()).await?;
+            let row =
+                store.delete_endpoint(row.id, VersionMatch::Version(row.version), actor::audit()).await?;
             Ok(removed("endpoint", row.id, &row.name, json))
         }
     }
@@ -238,8 +240,8 @@ fn describe_endpoint(row: &EndpointRow, names: &HashMap<Uuid, String>, seals: Se
         "name": row.name,
         "prefix": row.prefix.as_str(),
         "servers": row.servers.iter().map(server).collect::<Vec<_>>(),
-        "opens": sealed_rows::is_valid(seals.0, Bound::Endpoint(row)),
-        "todo": seals.todo(Bound::Endpoint(row)),
+        "opens": sealed_rows::is_valid(seals.0, SealedRow::Endpoint(row)),
+        "todo": seals.todo(SealedRow::Endpoint(row)),
         "version": row.version,
         "created_at": time::format(row.created_at),
         "changed_at": time::format(row.changed_at),

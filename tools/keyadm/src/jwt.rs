@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metamcp::auth::{Sealer, generate_jwt_key};
-use metamcp::store::{Binder, Bound, JwtKeyRow, JwtPhase, Store, StoreError};
+use metamcp::store::{JwtKeyRow, JwtPhase, RowSealer, SealedRow, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::Jwt;
@@ -42,7 +42,7 @@ async fn rotate(installation: &Installation, wait_s: u64, json: bool) -> Result<
         ));
     }
     let keys = store.keys().await?.rows;
-    let mut is_ours = rows.iter().map(Bound::JwtKey).chain(keys.iter().map(Bound::Key));
+    let mut is_ours = rows.iter().map(SealedRow::JwtKey).chain(keys.iter().map(SealedRow::Key));
     if !is_ours.any(|row| sealer.open_row(row).is_some()) {
         return Err(Failure::Data(
             "this ENCRYPTION_KEY opens none of the keys in the database, so it is not the gateway's: use the one that the \
@@ -89,7 +89,7 @@ async fn next_key(store: &Store, sealer: &Sealer) -> Result<JwtKeyRow, Failure> 
     let rows = store.jwt_keys().await?.rows;
     let next = rows.into_iter().find(|row| row.phase == JwtPhase::Next);
     if let Some(next) = next.as_ref().filter(|row| !has_valid_seal(row, sealer)) {
-        let why = sealed_rows::explain_invalid(sealer, Bound::JwtKey(next));
+        let why = sealed_rows::explain_invalid(sealer, SealedRow::JwtKey(next));
         return Err(Failure::Data(format!(
             "the key {0} that waits to sign does not open: it is {why}; run `keyadm jwt delete {0} --confirm` first",
             next.kid
@@ -139,7 +139,7 @@ async fn delete(
 }
 
 fn has_valid_seal(row: &JwtKeyRow, sealer: &Sealer) -> bool {
-    sealer.open_row(Bound::JwtKey(row)).is_some()
+    sealer.open_row(SealedRow::JwtKey(row)).is_some()
 }
 
 fn describe(row: &JwtKeyRow) -> Value {

@@ -2,7 +2,7 @@
 
 use metamcp::auth::{ApiKey, KeyId, KeyRequest, Sealer, generate_key};
 use metamcp::store::{
-    Audit, Bound, Grants, KeyRow, KeyStatus, Predecessor, Rate, Role, Rotation, Store, StoreError, Uuid,
+    Audit, Grants, KeyRow, KeyStatus, OldKeyPolicy, Rate, Role, Rotation, SealedRow, Store, StoreError, Uuid,
 };
 use serde_json::{Value, json};
 
@@ -193,7 +193,7 @@ async fn rotate(
     let audit: Audit = actor::audit();
     let sealer = installation.sealer()?;
     let (key, new) = generate_key(&store, &sealer, request, audit.at).await?;
-    let old = grace.map_or(Predecessor::Inactivate, Predecessor::KeepUntil);
+    let old = grace.map_or(OldKeyPolicy::Inactivate, OldKeyPolicy::KeepUntil);
     let new_id = new.key_id.clone();
     let store = store.bound_by(sealer);
     let rotation = match store.rotate_key(&row.key_id, new, old, audit).await {
@@ -269,7 +269,7 @@ fn describe(row: &KeyRow) -> Value {
 /// Adds whether the seal of the row is valid.
 fn describe_with_seal(row: &KeyRow, sealer: Option<&Sealer>) -> Value {
     let mut answer = describe(row);
-    answer["opens"] = sealed_rows::is_valid(sealer, Bound::Key(row)).into();
+    answer["opens"] = sealed_rows::is_valid(sealer, SealedRow::Key(row)).into();
     answer
 }
 
@@ -278,7 +278,7 @@ fn list_json(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
 }
 
 fn list(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
-    let is_invalid = |row: &KeyRow| sealed_rows::is_valid(sealer, Bound::Key(row)) == Some(false);
+    let is_invalid = |row: &KeyRow| sealed_rows::is_valid(sealer, SealedRow::Key(row)) == Some(false);
     let invalid = rows.iter().filter(|row| is_invalid(row)).count();
     if invalid > 0 {
         eprintln!(
@@ -306,9 +306,9 @@ fn list(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
 fn show(row: &KeyRow, sealer: Option<&Sealer>) -> String {
     let all = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "all".into(), |list| list.join(" "));
     let unlimited = || "unlimited".to_owned();
-    let opens = match (sealer, sealed_rows::is_valid(sealer, Bound::Key(row))) {
+    let opens = match (sealer, sealed_rows::is_valid(sealer, SealedRow::Key(row))) {
         (Some(sealer), Some(false)) => {
-            format!("no: {}", sealed_rows::explain_invalid(sealer, Bound::Key(row)))
+            format!("no: {}", sealed_rows::explain_invalid(sealer, SealedRow::Key(row)))
         }
         (_, Some(_)) => "yes".into(),
         (_, None) => "unknown: ENCRYPTION_KEY is not set".into(),

@@ -1,7 +1,7 @@
 //! Rows are sealed with `ENCRYPTION_KEY`. Checks whether a seal is valid, and explains what to do if it is not.
 
 use metamcp::auth::{Sealer, parse_encryption_key};
-use metamcp::store::{Binder, Bound, KeyRow, KeyStatus, Store};
+use metamcp::store::{KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};
@@ -26,12 +26,12 @@ pub fn find_sealer(installation: &Installation) -> Option<Sealer> {
 }
 
 /// Whether the seal of a row is valid; `None` without a sealer.
-pub fn is_valid(sealer: Option<&Sealer>, row: Bound<'_>) -> Option<bool> {
+pub fn is_valid(sealer: Option<&Sealer>, row: SealedRow<'_>) -> Option<bool> {
     sealer.map(|sealer| sealer.open_row(row).is_some())
 }
 
 /// Explains why the seal of a row is not valid, and what to do.
-pub fn explain_invalid(sealer: &Sealer, row: Bound<'_>) -> String {
+pub fn explain_invalid(sealer: &Sealer, row: SealedRow<'_>) -> String {
     let (sealed, version) = row.sealed();
     // Rows from before sealing was introduced have an empty seal.
     if !sealed.is_empty() && !sealer.has_key_version(version) {
@@ -40,8 +40,8 @@ pub fn explain_invalid(sealer: &Sealer, row: Bound<'_>) -> String {
              ENCRYPTION_KEY=\"2:<new>,1:<old>\""
         );
     }
-    if let Bound::Key(row) = row
-        && sealer.open_row(Bound::Key(&KeyRow { status: KeyStatus::Active, ..row.clone() })).is_some()
+    if let SealedRow::Key(row) = row
+        && sealer.open_row(SealedRow::Key(&KeyRow { status: KeyStatus::Active, ..row.clone() })).is_some()
     {
         return format!(
             "deactivated without ENCRYPTION_KEY, or by another writer: run `keyadm keys activate {0}` and `keyadm keys \
@@ -50,23 +50,23 @@ pub fn explain_invalid(sealer: &Sealer, row: Bound<'_>) -> String {
         );
     }
     let remedy = match row {
-        Bound::Key(row) => {
+        SealedRow::Key(row) => {
             format!("`keyadm keys delete {} --confirm`, then `keyadm keys create`", row.key_id)
         }
-        Bound::Server(_) => {
+        SealedRow::Server(_) => {
             "`keyadm servers remove NAME --confirm`, then add it again; or `keyadm servers import \
                              --replace`; or replace it over REST (PUT)"
                 .into()
         }
-        Bound::Endpoint(_) => {
+        SealedRow::Endpoint(_) => {
             "`keyadm endpoints remove NAME --confirm`, or replace it over REST (PUT)".into()
         }
-        Bound::ToolPins(_) => {
+        SealedRow::ToolPins(_) => {
             "a gateway that serves the server writes it again, and holds all of its tools back \
                                until they are approved (`keyadm servers approve`)"
                 .into()
         }
-        Bound::JwtKey(_) => "`keyadm jwt rotate`, then `keyadm jwt delete KID --confirm`".into(),
+        SealedRow::JwtKey(_) => "`keyadm jwt rotate`, then `keyadm jwt delete KID --confirm`".into(),
     };
     format!(
         "altered outside of keyadm and the gateway, sealed with another ENCRYPTION_KEY, or created before rows were sealed: \

@@ -10,7 +10,7 @@ use metamcp::admin::definition::{
     CommandPolicy, DefinitionRules, FieldError, FieldErrors, SERVED_KINDS, ServerDefinition, server_document,
 };
 use metamcp::auth::Sealer;
-use metamcp::store::{Binder, Bound, Match, Store, StoreError, Uuid, new_id};
+use metamcp::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
 use serde_json::{Value, json};
 
 use crate::actor;
@@ -177,7 +177,7 @@ impl Importer<'_> {
         }
         // An unreadable row is replaced as a whole, and nothing is taken from an altered one.
         let before = found.as_ref().and_then(|row| ServerDefinition::from_row(row, &self.sealer).ok());
-        let plain = found.as_ref().and_then(|row| self.sealer.open_row(Bound::Server(row)));
+        let plain = found.as_ref().and_then(|row| self.sealer.open_row(SealedRow::Server(row)));
         let value = match &found {
             Some(row) if plain.is_some() => overlay_definition(server_document(row), &value),
             _ => value,
@@ -195,7 +195,8 @@ impl Importer<'_> {
                 None => "create",
             }
         } else if let Some(row) = &found {
-            let now = self.store.replace_server(id, Match::Version(row.version), spec, actor::audit()).await;
+            let now =
+                self.store.replace_server(id, VersionMatch::Version(row.version), spec, actor::audit()).await;
             match now {
                 Ok(now) if now.version == row.version => "keep",
                 Ok(_) => "replace",

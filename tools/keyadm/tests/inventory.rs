@@ -7,8 +7,8 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 
 use metamcp::store::{
-    Audit, Counts, EndpointServer, EndpointSpec, Plain, PrefixMode, Secrets, ServerKind, ServerSpec, Store,
-    UsageBatch, UsageKey, UsageRow, new_id,
+    Audit, EndpointServer, EndpointSpec, Plaintext, PrefixMode, Secrets, ServerKind, ServerSpec, Store,
+    UsageBatch, UsageCounts, UsageKey, UsageRow, new_id,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use support::{Place, Run, gateway, on_each};
 async fn fill(store: &Store) {
     let audit = || Audit::by("test");
     let mut servers = Vec::new();
-    for (name, secrets) in [("b0", Secrets::Keep), ("b1", Secrets::Set(Plain::new(vec![1])))] {
+    for (name, secrets) in [("b0", Secrets::Keep), ("b1", Secrets::Set(Plaintext::new(vec![1])))] {
         let id = new_id();
         let definition = json!({"url": format!("http://{name}.example/mcp")});
         let spec = ServerSpec { name: name.into(), kind: ServerKind::Http, definition, secrets };
@@ -78,7 +78,7 @@ async fn usage_is_summed_over_hours_or_shown_by_hour() {
     on_each(async |place| {
         let (id, _) = place.key("laptop");
         let store = place.store().await;
-        let counts = Counts { calls: 2, errors: 1, bytes_in: 10, bytes_out: 20, milliseconds: 7 };
+        let counts = UsageCounts { calls: 2, errors: 1, bytes_in: 10, bytes_out: 20, milliseconds: 7 };
         let now = Audit::by("x").at;
         // More than one page of hours.
         let rows = (0..600).map(|hour| UsageRow {

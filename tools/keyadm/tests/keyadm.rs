@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use metamcp::auth::{self, CredentialCheck};
 use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, NewKey, Plain, new_id};
+use metamcp::store::{Audit, Grants, NewKey, Plaintext, new_id};
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};
@@ -67,7 +67,7 @@ async fn a_key_that_has_expired_is_not_told_to_be_good_again() {
         name: "old".into(),
         description: String::new(),
         grants: Grants::everything(),
-        hash: Plain::nothing(),
+        hash: Plaintext::nothing(),
         expires_at: Some(1),
     };
     place.store().await.insert_key(new, Audit::by("test")).await.unwrap();

@@ -6,7 +6,7 @@ mod support;
 
 use metamcp::auth::{Sealer, generate_jwt_key, parse_encryption_key};
 use metamcp::store::{
-    Audit, EndpointServer, EndpointSpec, Grants, JwtPhase, NewJwtKey, NewKey, Plain, PrefixMode, Secrets,
+    Audit, EndpointServer, EndpointSpec, Grants, JwtPhase, NewJwtKey, NewKey, Plaintext, PrefixMode, Secrets,
     ServerKind, ServerSpec, Store, new_id,
 };
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ async fn forge(store: &Store) {
         name: "forged".into(),
         description: String::new(),
         grants: Grants::everything(),
-        hash: Plain::nothing(),
+        hash: Plaintext::nothing(),
         expires_at: None,
     };
     store.insert_key(key, audit()).await.unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use metamcp::auth::{Sealer, parse_encryption_key};
-use metamcp::store::{Audit, AuditFilter, NewPins};
+use metamcp::store::{Audit, AuditFilter, NewToolPins};
 use serde_json::{Value, json};
 
 use support::{Place, Run, on_each, with_database};
@@ -253,8 +253,12 @@ async fn what_waits_is_shown_and_approved() {
             "two": {"waiting": waiting("c")},
             "three": {"approved": [print("d")]},
         }});
-        let new =
-            |pins: &Value, expect| NewPins { server: "files".into(), pins: pins.clone(), expect, told: None };
+        let new = |pins: &Value, expect| NewToolPins {
+            server: "files".into(),
+            pins: pins.clone(),
+            expect,
+            told: None,
+        };
         store.put_tool_pins(new(&pins, None), Audit::by("test")).await.unwrap();
         let approve = |more: &[&str]| place.run(&[&["servers", "approve", "files", "--json"], more].concat());
         let names = |run: &Run, word: &str| -> Vec<String> {

@@ -6,7 +6,7 @@ use super::super::secrets::ServerSecrets;
 use super::definition::ServerDefinition;
 use super::policy::DefinitionRules;
 use crate::auth::Sealer;
-use crate::store::{self, Binder, ServerRow, ServerSpec};
+use crate::store::{self, RowSealer, ServerRow, ServerSpec};
 
 /// Why a stored definition cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,8 @@ pub enum StoredServerError {
 impl ServerDefinition {
     /// Opens the secrets of a row and reads its definition.
     pub fn from_row(row: &ServerRow, sealer: &Sealer) -> Result<Self, StoredServerError> {
-        let plain = sealer.open_row(store::Bound::Server(row)).as_ref().and_then(ServerSecrets::from_plain);
+        let plain =
+            sealer.open_row(store::SealedRow::Server(row)).as_ref().and_then(ServerSecrets::from_plain);
         let secrets = plain.ok_or_else(|| StoredServerError::Unsealable(row.name.clone()))?;
         let mut value = server_document(row);
         if let Some(url) = &secrets.url {

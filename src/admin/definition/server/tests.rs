@@ -6,7 +6,7 @@ use super::super::merge_patch;
 use super::super::secrets::SEALED_PLACEHOLDER;
 use super::*;
 use crate::auth::{EncryptionKey, Sealer};
-use crate::store::{self, Binder, ServerRow, ServerSpec, Uuid};
+use crate::store::{self, RowSealer, ServerRow, ServerSpec, Uuid};
 use crate::upstream::ServerAddress;
 
 fn rules() -> DefinitionRules {
@@ -46,12 +46,12 @@ fn row(id: Uuid, spec: ServerSpec) -> ServerRow {
         name: spec.name,
         kind: spec.kind,
         definition: spec.definition,
-        secrets: store::Sealed::default(),
+        secrets: store::SealedValue::default(),
         version: 1,
         created_at: 0,
         changed_at: 0,
     };
-    ServerRow { secrets: sealer().seal_row(store::Bound::Server(&row), &plain), ..row }
+    ServerRow { secrets: sealer().seal_row(store::SealedRow::Server(&row), &plain), ..row }
 }
 
 /// Reads a definition and compares the pointers of all errors.

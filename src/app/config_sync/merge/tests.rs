@@ -5,7 +5,7 @@ use super::*;
 use crate::admin::definition::settings::{self, DEFAULTS};
 use crate::admin::definition::{AllowedCommand, EnvPattern, StdioAllowlist};
 use crate::auth::EncryptionKey;
-use crate::store::{Plain, Sealed, ServerKind, ToolOverride};
+use crate::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
 use crate::topology::TopologyBuilder;
 use crate::upstream::{ServerAddress, TlsRoots, stdio};
 
@@ -38,7 +38,7 @@ fn row(name: &str, more: &Value) -> ServerRow {
         name: name.to_owned(),
         kind: ServerKind::Http,
         definition,
-        secrets: Sealed::default(),
+        secrets: SealedValue::default(),
         version: 3,
         created_at: 0,
         changed_at: 0,
@@ -47,11 +47,11 @@ fn row(name: &str, more: &Value) -> ServerRow {
 
 /// Seals the row, as it is in the store.
 fn sealed(row: ServerRow) -> ServerRow {
-    ServerRow { secrets: sealer().seal_row(Bound::Server(&row), &Plain::nothing()), ..row }
+    ServerRow { secrets: sealer().seal_row(SealedRow::Server(&row), &Plaintext::nothing()), ..row }
 }
 
 fn sealed_endpoint(row: EndpointRow) -> EndpointRow {
-    EndpointRow { seal: sealer().seal_row(Bound::Endpoint(&row), &Plain::nothing()), ..row }
+    EndpointRow { seal: sealer().seal_row(SealedRow::Endpoint(&row), &Plaintext::nothing()), ..row }
 }
 
 fn id_of(name: &str) -> Uuid {
@@ -70,7 +70,7 @@ fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
         version: 3,
         created_at: 0,
         changed_at: 0,
-        seal: Sealed::default(),
+        seal: SealedValue::default(),
     })
 }
 
@@ -167,7 +167,7 @@ fn an_endpoint_in_both_sources_is_taken_from_the_files() {
 
 #[test]
 fn an_unreadable_row_does_not_affect_others() {
-    let unsealed = Sealed { bytes: vec![1, 2, 3], key_version: 1 };
+    let unsealed = SealedValue { bytes: vec![1, 2, 3], key_version: 1 };
     let none = json!({});
     let mut stdio = row("process", &json!({"command": "/bin/true"}));
     stdio.kind = ServerKind::Stdio;
@@ -348,7 +348,7 @@ fn altered_rows_are_not_served() {
     refused(&|row| row.servers[0].allow.push("t".into()));
     refused(&|row| row.servers[0].deny.push("t".into()));
     refused(&|row| row.seal.bytes[5] ^= 1);
-    refused(&|row| row.seal = Sealed::default());
+    refused(&|row| row.seal = SealedValue::default());
 }
 
 #[test]
@@ -361,10 +361,10 @@ fn rows_resealed_with_a_future_key_version_keep_their_content() {
         let mut stored = before.clone();
         change(&mut stored);
         for row in &mut stored.servers {
-            row.secrets = new.seal_row(Bound::Server(row), &Plain::nothing());
+            row.secrets = new.seal_row(SealedRow::Server(row), &Plaintext::nothing());
         }
         for row in &mut stored.endpoints {
-            row.seal = new.seal_row(Bound::Endpoint(row), &Plain::nothing());
+            row.seal = new.seal_row(SealedRow::Endpoint(row), &Plaintext::nothing());
         }
         stored
     };

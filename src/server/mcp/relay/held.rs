@@ -8,7 +8,7 @@ use crate::session::CallGuard;
 use crate::upstream::UpstreamId;
 
 /// Resources that a request holds until the last byte of its response has passed.
-pub struct Held {
+pub struct RequestResources {
     pub _permit: Option<Permit>,
     /// The session's record of the call.
     pub _in_flight: Option<CallGuard>,
@@ -23,7 +23,7 @@ pub struct Held {
     pub tasks: Option<Box<TaskPass>>,
 }
 
-impl Held {
+impl RequestResources {
     /// The resources that every call holds.
     pub fn new(permit: Option<Permit>, identity: Identity) -> Self {
         Self { _permit: permit, _in_flight: None, meter: None, identity, subscription: None, tasks: None }

@@ -7,6 +7,6 @@ mod stream;
 mod tagging;
 mod whole;
 
-pub use held::Held;
+pub use held::RequestResources;
 pub use response_relay::Relay;
 pub use stream::COMMENT;

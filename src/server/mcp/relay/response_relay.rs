@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::held::Held;
+use super::held::RequestResources;
 use super::stream::Stream;
-use super::tagging::Tagging;
-use super::whole::Whole;
+use super::tagging::EventTagger;
+use super::whole::WholeResponse;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
@@ -21,9 +21,9 @@ use metamcp_core::base::{FaultKind, ServerName};
 /// A response that is being relayed.
 pub struct Relay {
     /// The first field, so that it is dropped before the server sees the cancellation.
-    held: Held,
+    held: RequestResources,
     answer: UpstreamBody,
-    pace: Pace,
+    pace: RelayPace,
     /// Counts the client's message, if the client receives the answer from this body.
     operation: Option<Operation>,
     /// Whether the last bytes, or the fault that ended the response, were handed out.
@@ -31,45 +31,51 @@ pub struct Relay {
 }
 
 /// How the bytes of a response are passed on.
-enum Pace {
+enum RelayPace {
     /// As they arrive, after this prefix.
     Bytes(Bytes),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
-    Events(Stream, Whole),
+    Events(Stream, WholeResponse),
     /// Event by event, so that ids can carry their server.
-    Tagged(Stream, Box<Tagging>),
+    Tagged(Stream, Box<EventTagger>),
 }
 
 impl Relay {
     /// Bytes as they arrive, after `first`, which was read before.
-    pub fn bytes(first: Bytes, answer: UpstreamBody, held: Held) -> Self {
-        Self { held, answer, pace: Pace::Bytes(first), operation: None, done: false }
+    pub fn bytes(first: Bytes, answer: UpstreamBody, held: RequestResources) -> Self {
+        Self { held, answer, pace: RelayPace::Bytes(first), operation: None, done: false }
     }
 
     /// An event stream that needs no change.
     pub fn events(
         answer: UpstreamBody,
-        held: Held,
+        held: RequestResources,
         worker: &Rc<Worker>,
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server, id, &held);
-        Self { held, answer, pace: Pace::Events(stream, Whole::default()), operation: None, done: false }
+        Self {
+            held,
+            answer,
+            pace: RelayPace::Events(stream, WholeResponse::default()),
+            operation: None,
+            done: false,
+        }
     }
 
     /// An event stream from one of several servers.
     pub fn tagged(
         answer: UpstreamBody,
-        held: Held,
+        held: RequestResources,
         worker: &Rc<Worker>,
         server: (&ServerName, UpstreamId),
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
         let mut held = held;
-        let tagging = Box::new(Tagging::new(server.1, stream.id.clone(), held.tasks.take()));
-        Self { held, answer, pace: Pace::Tagged(stream, tagging), operation: None, done: false }
+        let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), held.tasks.take()));
+        Self { held, answer, pace: RelayPace::Tagged(stream, tagging), operation: None, done: false }
     }
 
     /// The response with this event stream as its body.
@@ -88,9 +94,9 @@ impl Relay {
     /// Whether the answer was handed out, as far as that is known for a resumable stream.
     pub fn is_answered(&self) -> bool {
         match &self.pace {
-            Pace::Bytes(_) => false,
-            Pace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
-            Pace::Tagged(_, tagging) => tagging.is_answered(),
+            RelayPace::Bytes(_) => false,
+            RelayPace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
+            RelayPace::Tagged(_, tagging) => tagging.is_answered(),
         }
     }
 
@@ -108,8 +114,8 @@ impl Relay {
 
     fn stream(&mut self) -> Option<&mut Stream> {
         match &mut self.pace {
-            Pace::Bytes(_) => None,
-            Pace::Events(stream, _) | Pace::Tagged(stream, _) => Some(stream),
+            RelayPace::Bytes(_) => None,
+            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => Some(stream),
         }
     }
 
@@ -135,18 +141,18 @@ impl Relay {
             return Poll::Ready(None);
         }
         match &mut self.pace {
-            Pace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            Pace::Bytes(_) => {
+            RelayPace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            RelayPace::Bytes(_) => {
                 let next = self.answer.poll_chunk(cx);
                 self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
                 next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
             }
-            Pace::Events(stream, whole) => {
+            RelayPace::Events(stream, whole) => {
                 let next = whole.poll(stream, &mut self.answer, cx);
                 self.done |= matches!(next, Poll::Ready(None | Some(Err(_))));
                 next
             }
-            Pace::Tagged(stream, tagging) => {
+            RelayPace::Tagged(stream, tagging) => {
                 let next = tagging.poll(stream, &mut self.answer, cx).map(|next| next.map(Ok));
                 self.done |= matches!(next, Poll::Ready(None));
                 next
@@ -157,8 +163,8 @@ impl Relay {
     /// The kind of the gateway's own error that replaced the server's answer.
     pub fn failure(&self) -> Option<FaultKind> {
         match &self.pace {
-            Pace::Bytes(_) => None,
-            Pace::Events(stream, _) | Pace::Tagged(stream, _) => stream.failed,
+            RelayPace::Bytes(_) => None,
+            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => stream.failed,
         }
     }
 }
@@ -173,8 +179,8 @@ impl BodySource for Relay {
                 self.operation.iter_mut().for_each(|operation| operation.add_response_bytes(bytes.len()));
                 match &self.pace {
                     // The answer itself, or something after it.
-                    Pace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
-                    Pace::Events(..) => {
+                    RelayPace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
+                    RelayPace::Events(..) => {
                         self.held.meter.iter_mut().for_each(Meter::pass_unread);
                         self.operation.iter_mut().for_each(Operation::mark_answered);
                     }
@@ -192,19 +198,19 @@ impl BodySource for Relay {
     }
 
     fn is_ended(&self) -> bool {
-        let has_no_more = matches!(&self.pace, Pace::Bytes(first) if first.is_empty());
+        let has_no_more = matches!(&self.pace, RelayPace::Bytes(first) if first.is_empty());
         self.done || (has_no_more && self.answer.is_ended())
     }
 
     fn length(&self) -> Option<u64> {
         match &self.pace {
-            Pace::Bytes(first) => Some(self.answer.content_length()? + first.len() as u64),
+            RelayPace::Bytes(first) => Some(self.answer.content_length()? + first.len() as u64),
             _ => None,
         }
     }
 
     fn is_event_stream(&self) -> bool {
-        !matches!(self.pace, Pace::Bytes(_))
+        !matches!(self.pace, RelayPace::Bytes(_))
     }
 
     fn count(&mut self, operation: Operation) {

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::held::Held;
+use super::held::RequestResources;
 use crate::auth::Identity;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
-use crate::server::worker::{Shared, Worker};
+use crate::server::worker::{SharedState, Worker};
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::topology::Topology;
 use crate::upstream::{UpstreamBody, UpstreamError, UpstreamId};
@@ -52,7 +52,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &Held) -> Self {
+    pub fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &RequestResources) -> Self {
         Self {
             worker: Rc::clone(worker),
             _streaming: worker.metering.streaming(match held.subscription {
@@ -180,7 +180,7 @@ async fn reached(mut phase: watch::Receiver<ShutdownPhase>, least: ShutdownPhase
 }
 
 /// Completes when the key is revoked or the gateway aborts in-flight calls.
-async fn call_over(shared: Arc<Shared>, identity: Identity) {
+async fn call_over(shared: Arc<SharedState>, identity: Identity) {
     tokio::select! {
         () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => {}
         () = reached(shared.phase.clone(), ShutdownPhase::Abort) => {}
@@ -188,7 +188,7 @@ async fn call_over(shared: Arc<Shared>, identity: Identity) {
 }
 
 /// Completes when the key is revoked, the server is removed, or the gateway drains.
-async fn subscription_over(shared: Arc<Shared>, identity: Identity, upstream: UpstreamId) {
+async fn subscription_over(shared: Arc<SharedState>, identity: Identity, upstream: UpstreamId) {
     let mut topologies = shared.topology.clone();
     let is_gone = |topology: &Arc<Topology>| topology.upstream(upstream).is_none();
     tokio::select! {

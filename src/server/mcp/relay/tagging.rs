@@ -5,13 +5,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::stream::Stream;
-use crate::server::mcp::id_prefix::{self, Passed};
+use crate::server::mcp::id_prefix::{self, ForwardedEvent};
 use crate::server::mcp::tasks::TaskPass;
 use crate::upstream::{FailureStage, UpstreamBody, UpstreamError, UpstreamId};
 use metamcp_core::frame::EventReader;
 
 /// The state of a stream whose ids are prefixed.
-pub struct Tagging {
+pub struct EventTagger {
     upstream: UpstreamId,
     /// The raw id of the call, until it is answered.
     awaited: Option<Bytes>,
@@ -20,7 +20,7 @@ pub struct Tagging {
     tasks: Option<Box<TaskPass>>,
 }
 
-impl Tagging {
+impl EventTagger {
     /// For the call with the raw id `awaited`.
     pub fn new(upstream: UpstreamId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
         Self { upstream, awaited, reader: EventReader::new(), tasks }
@@ -51,16 +51,16 @@ impl Tagging {
                     let mut scanner = stream.worker.scanner.borrow_mut();
                     let tasks = self.tasks.as_deref();
                     match id_prefix::pass(event, (&stream.server, tasks), &mut self.awaited, &mut scanner) {
-                        Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
+                        ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => {
                             drop(scanner);
                             return stream.pass(bytes);
                         }
-                        Passed::ListChanged(bytes) => {
+                        ForwardedEvent::ListChanged(bytes) => {
                             drop(scanner);
                             stream.worker.shared.catalog.mark_stale(self.upstream);
                             return stream.pass(bytes);
                         }
-                        Passed::Dropped => continue,
+                        ForwardedEvent::Dropped => continue,
                     }
                 }
                 Ok(None) => {}

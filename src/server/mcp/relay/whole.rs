@@ -15,7 +15,7 @@ use metamcp_core::protocol::is_same_id;
 const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Default)]
-pub struct Whole {
+pub struct WholeResponse {
     boundary: BoundaryTracker,
     /// The start of an event that is not complete yet.
     kept: Vec<Bytes>,
@@ -41,7 +41,7 @@ enum Outcome {
     Awaited,
 }
 
-impl Whole {
+impl WholeResponse {
     /// Whether the answer was handed out, as far as the stream was searched for it.
     pub fn is_answered(&self) -> bool {
         self.settled == Some(Outcome::Passed)

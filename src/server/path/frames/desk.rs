@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::heads::Heads;
+use super::heads::RequestHeads;
 use super::outbox::Outbox;
 use crate::auth::Identity;
 use crate::route::Endpoint;
@@ -23,7 +23,7 @@ use metamcp_core::frame::{FLAG_LAST, FLAG_RESPONSE};
 use metamcp_core::protocol::{Revision, header};
 
 /// The shared state of one framed stream.
-pub struct Desk {
+pub struct FrameContext {
     /// The worker that runs the stream.
     pub worker: Rc<Worker>,
     /// The owner of the stream.
@@ -36,13 +36,13 @@ pub struct Desk {
     pub outbox: Outbox,
     /// Held while an answer over [`HELD_BYTES`](super::exchange::HELD_BYTES) is buffered.
     pub turns: Semaphore,
-    heads: Heads,
-    session: RefCell<Option<Spoken>>,
+    heads: RequestHeads,
+    session: RefCell<Option<StreamSession>>,
     asking: Cell<usize>,
 }
 
 /// A session that was opened on the stream, and ends with it.
-struct Spoken {
+struct StreamSession {
     fields: Fields,
     session: Arc<Session>,
 }
@@ -52,9 +52,9 @@ struct Spoken {
 const BIG_AT_ONCE: usize = 2;
 
 /// Counts a call as waiting for its client until it is dropped.
-pub struct Asking(Rc<Desk>);
+pub struct AskingGuard(Rc<FrameContext>);
 
-impl Desk {
+impl FrameContext {
     /// For a stream on which no message has arrived yet.
     pub fn new(
         worker: &Rc<Worker>,
@@ -70,7 +70,7 @@ impl Desk {
             label: endpoint.label,
             outbox,
             turns: Semaphore::new(BIG_AT_ONCE),
-            heads: Heads::new(fields),
+            heads: RequestHeads::new(fields),
             session: RefCell::default(),
             asking: Cell::new(0),
         }
@@ -101,7 +101,7 @@ impl Desk {
         let fields = self.heads.of_session(&id, Revision::LEGACY_LATEST);
         let session = self.worker.sessions.find(&fields, &self.identity, &endpoint)?;
         let fields = self.heads.of_session(&id, session.claims.revision);
-        *self.session.borrow_mut() = Some(Spoken { fields, session });
+        *self.session.borrow_mut() = Some(StreamSession { fields, session });
         Ok(())
     }
 
@@ -147,9 +147,9 @@ impl Desk {
     }
 
     /// Counts a call that waits for its client.
-    pub fn ask(self: &Rc<Self>) -> Asking {
+    pub fn ask(self: &Rc<Self>) -> AskingGuard {
         self.asking.set(self.asking.get() + 1);
-        Asking(Rc::clone(self))
+        AskingGuard(Rc::clone(self))
     }
 
     /// The number of calls that wait for their client.
@@ -158,7 +158,7 @@ impl Desk {
     }
 }
 
-impl Drop for Asking {
+impl Drop for AskingGuard {
     fn drop(&mut self) {
         self.0.asking.set(self.0.asking.get() - 1);
     }

@@ -13,9 +13,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use tokio::time::timeout;
 
-use super::desk::{Asking, Desk};
+use super::desk::{AskingGuard, FrameContext};
 use crate::server::mcp::call::Call;
-use crate::server::reply::body::{Ready, ResponseBody};
+use crate::server::reply::body::{BodyPoll, ResponseBody};
 use crate::server::reply::reply::Reply;
 use crate::session::MESSAGE_BYTES_MAX;
 use metamcp_core::base::{Fault, FaultKind};
@@ -30,7 +30,7 @@ pub const HELD_BYTES: usize = 64 << 10;
 const END_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Answers a request and returns its id. Dropping the future cancels the request at its server.
-pub async fn answer(desk: Rc<Desk>, call: Box<Call>, number: u64) -> Bytes {
+pub async fn answer(desk: Rc<FrameContext>, call: Box<Call>, number: u64) -> Bytes {
     let id = call.id();
     if let Err(fault) = run(&desk, call, &id).await {
         desk.outbox.room().await;
@@ -39,7 +39,7 @@ pub async fn answer(desk: Rc<Desk>, call: Box<Call>, number: u64) -> Bytes {
     id
 }
 
-async fn run(desk: &Rc<Desk>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> {
+async fn run(desk: &Rc<FrameContext>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> {
     let opens = call.method == Some(McpMethod::Initialize) && call.era() == Era::Legacy;
     let reply = desk.send(call).await?;
     if opens {
@@ -54,12 +54,12 @@ async fn run(desk: &Rc<Desk>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> 
     }
     match body.into_ready() {
         // The gateway built it, under this id.
-        Ready::Pieces(pieces) => desk.outbox.answer(&pieces),
-        Ready::Whole(bytes) => {
+        BodyPoll::Pieces(pieces) => desk.outbox.answer(&pieces),
+        BodyPoll::Whole(bytes) => {
             desk.outbox.room().await;
             desk.outbox.answer(&[checked(desk, bytes, id)?]);
         }
-        Ready::Arriving(body) => {
+        BodyPoll::Arriving(body) => {
             let _turn = desk.turns.acquire().await;
             let bytes = gather(body).await?;
             desk.outbox.room().await;
@@ -100,7 +100,7 @@ fn too_long() -> Fault {
 }
 
 /// The message, if it is the answer to the request with that id.
-fn checked(desk: &Desk, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
+fn checked(desk: &FrameContext, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
     let envelope = desk.worker.scanner.borrow_mut().scan(&message);
     let envelope = envelope.map_err(|refused| unread().with_source(refused.error))?;
     under_id(message, &envelope, id).ok_or_else(unread)
@@ -135,10 +135,10 @@ fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
 
 /// An answer in an event stream.
 struct Events<'a> {
-    desk: &'a Rc<Desk>,
+    desk: &'a Rc<FrameContext>,
     id: &'a Bytes,
     /// Set once the server has sent the client a request.
-    asking: Option<Asking>,
+    asking: Option<AskingGuard>,
     /// Whether an event could not be parsed, or answered another request.
     is_unread: bool,
 }

@@ -16,9 +16,9 @@ pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
 
 /// All in-flight requests of one stream. Dropping it cancels them.
 #[derive(Default)]
-pub struct Flights {
+pub struct InFlightRequests {
     /// By raw id. Never more entries than `under_way`: a cancelled request leaves this map first.
-    known: HashMap<Bytes, Flight, RandomState>,
+    known: HashMap<Bytes, InFlightRequest, RandomState>,
     under_way: FuturesUnordered<Abortable<Answering>>,
     /// Counters over `known`, because every message needs them.
     opening: usize,
@@ -26,15 +26,15 @@ pub struct Flights {
 }
 
 /// The record of one request in flight.
-pub struct Flight {
+pub struct InFlightRequest {
     /// How it ends.
-    pub course: Course,
+    pub course: FlightState,
     handle: AbortHandle,
 }
 
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Course {
+pub enum FlightState {
     /// By its answer. Its server learns of a cancellation by a message.
     Legacy,
     /// As `Legacy`, and it opens the session of the stream.
@@ -45,7 +45,7 @@ pub enum Course {
     Endless,
 }
 
-impl Flights {
+impl InFlightRequests {
     /// The number of requests in flight.
     pub fn count(&self) -> usize {
         self.under_way.len()
@@ -62,16 +62,16 @@ impl Flights {
     }
 
     /// The request with that id.
-    pub fn find(&self, id: &[u8]) -> Option<&Flight> {
+    pub fn find(&self, id: &[u8]) -> Option<&InFlightRequest> {
         self.known.get(id)
     }
 
     /// Adds a request. Its id must not be in flight.
-    pub fn add(&mut self, id: Bytes, course: Course, answering: Answering) {
+    pub fn add(&mut self, id: Bytes, course: FlightState, answering: Answering) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.opening += usize::from(course == Course::Opening);
-        self.endless += usize::from(course == Course::Endless);
-        self.known.insert(id, Flight { course, handle });
+        self.opening += usize::from(course == FlightState::Opening);
+        self.endless += usize::from(course == FlightState::Endless);
+        self.known.insert(id, InFlightRequest { course, handle });
         self.under_way.push(Abortable::new(answering, registration));
     }
 
@@ -98,10 +98,10 @@ impl Flights {
         has_ended
     }
 
-    fn forget(&mut self, id: &[u8]) -> Option<Flight> {
+    fn forget(&mut self, id: &[u8]) -> Option<InFlightRequest> {
         let flight = self.known.remove(id)?;
-        self.opening -= usize::from(flight.course == Course::Opening);
-        self.endless -= usize::from(flight.course == Course::Endless);
+        self.opening -= usize::from(flight.course == FlightState::Opening);
+        self.endless -= usize::from(flight.course == FlightState::Endless);
         Some(flight)
     }
 }
@@ -116,8 +116,8 @@ mod tests {
     /// Adds and cancels requests, of which only `r` ends by itself. `expected`: how many are left, whether
     /// all that end by an answer are over, whether one is opening a session.
     #[track_caller]
-    fn check(added: &[(&'static str, Course)], cancelled: &[&str], expected: (usize, bool, bool)) {
-        let mut flights = Flights::default();
+    fn check(added: &[(&'static str, FlightState)], cancelled: &[&str], expected: (usize, bool, bool)) {
+        let mut flights = InFlightRequests::default();
         let cx = &mut Context::from_waker(Waker::noop());
         for (id, course) in added {
             let id = Bytes::from_static(id.as_bytes());
@@ -136,10 +136,10 @@ mod tests {
     #[test]
     fn what_is_under_way() {
         check(&[], &["1"], (0, true, false));
-        check(&[("1", Course::Legacy), ("2", Course::Modern)], &[], (2, false, false));
-        check(&[("1", Course::Legacy), ("2", Course::Endless)], &["1"], (1, true, false));
-        check(&[("1", Course::Opening), ("2", Course::Endless)], &["2"], (1, false, true));
-        check(&[("1", Course::Opening), ("r", Course::Modern)], &["1", "1"], (0, true, false));
-        check(&[("r", Course::Opening)], &[], (0, true, false));
+        check(&[("1", FlightState::Legacy), ("2", FlightState::Modern)], &[], (2, false, false));
+        check(&[("1", FlightState::Legacy), ("2", FlightState::Endless)], &["1"], (1, true, false));
+        check(&[("1", FlightState::Opening), ("2", FlightState::Endless)], &["2"], (1, false, true));
+        check(&[("1", FlightState::Opening), ("r", FlightState::Modern)], &["1", "1"], (0, true, false));
+        check(&[("r", FlightState::Opening)], &[], (0, true, false));
     }
 }

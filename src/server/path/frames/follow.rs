@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::desk::Desk;
+use super::desk::FrameContext;
 use super::exchange::number;
 use crate::server::streams::event_stream;
 use crate::server::streams::session_stream::SessionStream;
@@ -14,7 +14,7 @@ use crate::session::Session;
 use metamcp_core::frame::{EventReader, MessageKind as FrameKind};
 
 /// The session's own event stream, read on behalf of this framed stream.
-pub struct Follow {
+pub struct SessionFollower {
     events: Box<SessionStream>,
     reader: EventReader,
 }
@@ -22,15 +22,15 @@ pub struct Follow {
 /// Events that are forwarded before other work gets its turn.
 const EVENTS_AT_ONCE: usize = 32;
 
-impl Follow {
+impl SessionFollower {
     /// Attaches to the session's event stream, and replaces its previous reader.
-    pub fn start(desk: &Rc<Desk>, session: Arc<Session>) -> Self {
+    pub fn start(desk: &Rc<FrameContext>, session: Arc<Session>) -> Self {
         let events = event_stream::follow(&desk.worker, session, desk.identity.clone());
         Self { events, reader: EventReader::new() }
     }
 
     /// Forwards the events that have arrived. Ready when no more will come.
-    pub fn poll(&mut self, desk: &Desk, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, desk: &FrameContext, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..EVENTS_AT_ONCE {
             if !desk.outbox.has_room() {
                 // Polled again when the outbox has been read from.
@@ -59,7 +59,7 @@ impl Follow {
 
 /// Forwards requests and notifications. Answers do not come on this stream, and a client could take an
 /// unreadable message for one.
-fn pass(desk: &Desk, data: &Bytes) {
+fn pass(desk: &FrameContext, data: &Bytes) {
     let Ok(envelope) = desk.worker.scanner.borrow_mut().scan(data) else { return };
     if matches!(envelope.kind, FrameKind::Request | FrameKind::Notification) {
         desk.outbox.push(std::slice::from_ref(data), 0, number(&envelope, data));

@@ -14,7 +14,7 @@ use metamcp_core::protocol::header_param::{HEADER_ANNOTATION, parse_header_param
 use metamcp_core::protocol::{McpMethod, Revision, header};
 
 /// The header fields from the head of the stream.
-pub struct Heads {
+pub struct RequestHeads {
     fields: Fields,
 }
 
@@ -22,7 +22,7 @@ pub struct Heads {
 const LASTING: [(Field, &str); 3] =
     [(Field::Traceparent, "traceparent"), (Field::Tracestate, "tracestate"), (Field::Baggage, "baggage")];
 
-impl Heads {
+impl RequestHeads {
     /// For a stream with these header fields.
     pub fn new(fields: Fields) -> Self {
         Self { fields }

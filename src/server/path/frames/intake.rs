@@ -9,9 +9,9 @@ use std::task::Context;
 
 use bytes::Bytes;
 
-use super::desk::Desk;
+use super::desk::FrameContext;
 use super::exchange;
-use super::flights::{Answering, Course, Flights};
+use super::flights::{Answering, FlightState, InFlightRequests};
 use crate::server::mcp::call::{self, Call};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
@@ -19,20 +19,20 @@ use metamcp_core::frame::{FLAG_RESPONSE, FrameHeader, MessageKind as FrameKind};
 use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, method_name};
 
 /// Accepts messages and drives the requests in flight.
-pub struct Intake {
-    desk: Rc<Desk>,
+pub struct MessageIntake {
+    desk: Rc<FrameContext>,
     /// Messages received so far, including skipped ones.
     number: u64,
-    flights: Flights,
+    flights: InFlightRequests,
     /// Messages without an answer. They are sent one after the other, because their order matters.
     waiting: VecDeque<(Box<Call>, u64)>,
-    telling: Option<Told>,
+    telling: Option<PendingNotification>,
     /// Set when the client has sent `notifications/initialized`, so that server messages may be forwarded.
     initialized: bool,
 }
 
 /// A message without an answer that is being sent.
-struct Told {
+struct PendingNotification {
     sending: Pin<Box<dyn Future<Output = ()>>>,
     method: Option<McpMethod>,
     /// The id of the request that it cancels.
@@ -41,7 +41,7 @@ struct Told {
 
 /// Which messages are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Telling {
+pub enum NotificationState {
     /// All messages.
     All,
     /// No requests: only messages that help in-flight requests to complete.
@@ -65,10 +65,10 @@ const COPIED_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(IN_FLIGHT_MAX < UNDER_WAY_MAX);
 
-impl Intake {
+impl MessageIntake {
     /// For a stream on which no message has arrived yet.
-    pub fn new(desk: Rc<Desk>) -> Self {
-        let (flights, waiting) = (Flights::default(), VecDeque::new());
+    pub fn new(desk: Rc<FrameContext>) -> Self {
+        let (flights, waiting) = (InFlightRequests::default(), VecDeque::new());
         Self { desk, number: 0, flights, waiting, telling: None, initialized: false }
     }
 
@@ -100,7 +100,7 @@ impl Intake {
 
     /// Cancels everything in flight.
     pub fn give_up(&mut self) {
-        self.flights = Flights::default();
+        self.flights = InFlightRequests::default();
         self.waiting.clear();
         self.telling = None;
     }
@@ -150,7 +150,7 @@ impl Intake {
         &mut self,
         header: Option<FrameHeader>,
         bytes: Bytes,
-        telling: Telling,
+        telling: NotificationState,
         cx: &mut Context<'_>,
     ) {
         self.number += 1;
@@ -164,7 +164,7 @@ impl Intake {
         &mut self,
         header: Option<FrameHeader>,
         body: Bytes,
-        telling: Telling,
+        telling: NotificationState,
         cx: &mut Context<'_>,
     ) -> Result<(), Fault> {
         let desk = &self.desk;
@@ -191,7 +191,7 @@ impl Intake {
         };
         let call = making().map_err(|fault| fault.with_id(id.clone()))?;
         match id {
-            Some(id) if telling == Telling::AnswersOnly => {
+            Some(id) if telling == NotificationState::AnswersOnly => {
                 let fault =
                     Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call did not run");
                 Err(fault.with_id(Some(id)))
@@ -212,12 +212,12 @@ impl Intake {
             return Err(Fault::client(FaultKind::InvalidRequest, text));
         }
         let course = match (call.era(), call.method) {
-            (Era::Modern, Some(McpMethod::Listen)) => Course::Endless,
-            (Era::Modern, _) => Course::Modern,
-            (Era::Legacy, Some(McpMethod::Initialize)) => Course::Opening,
-            (Era::Legacy, _) => Course::Legacy,
+            (Era::Modern, Some(McpMethod::Listen)) => FlightState::Endless,
+            (Era::Modern, _) => FlightState::Modern,
+            (Era::Legacy, Some(McpMethod::Initialize)) => FlightState::Opening,
+            (Era::Legacy, _) => FlightState::Legacy,
         };
-        if course == Course::Opening && self.desk.session().is_some() {
+        if course == FlightState::Opening && self.desk.session().is_some() {
             let text = "this stream has its session; open another stream for another";
             return Err(Fault::client(FaultKind::InvalidRequest, text).with_id(Some(id)));
         }
@@ -237,8 +237,8 @@ impl Intake {
             match self.flights.find(id).map(|flight| flight.course) {
                 // The request has ended, or never existed.
                 None => return,
-                Some(Course::Modern | Course::Endless) => return self.flights.cancel(id, cx),
-                Some(Course::Legacy | Course::Opening) => {}
+                Some(FlightState::Modern | FlightState::Endless) => return self.flights.cancel(id, cx),
+                Some(FlightState::Legacy | FlightState::Opening) => {}
             }
         }
         self.waiting.push_back((call, self.number));
@@ -261,7 +261,7 @@ impl Intake {
                 desk.refuse(fault, number);
             }
         });
-        self.telling = Some(Told { sending, method, cancels });
+        self.telling = Some(PendingNotification { sending, method, cancels });
     }
 }
 

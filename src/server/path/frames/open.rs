@@ -12,9 +12,9 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
-use super::desk::Desk;
+use super::desk::FrameContext;
 use super::outbox::Outbox;
-use super::stream::Framed;
+use super::stream::FramedBody;
 use crate::route::Endpoint;
 use crate::runtime::yield_once;
 use crate::server::http1::activity::ConnectionActivity;
@@ -50,8 +50,8 @@ pub async fn open(
     let has_session = fields.has(Field::McpSessionId);
     let session = has_session.then(|| worker.sessions.find(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
-    let desk = Rc::new(Desk::new(worker, identity, endpoint, fields, Outbox::new(form)));
-    let framed = Framed::new(desk, (first, body), session, permit);
+    let desk = Rc::new(FrameContext::new(worker, identity, endpoint, fields, Outbox::new(form)));
+    let framed = FramedBody::new(desk, (first, body), session, permit);
     let mut reply = Reply::typed(
         StatusCode::OK,
         HeaderValue::from_static(content_type),

@@ -12,28 +12,28 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::desk::Desk;
-use super::follow::Follow;
-use super::intake::{Intake, Telling};
+use super::desk::FrameContext;
+use super::follow::SessionFollower;
+use super::intake::{MessageIntake, NotificationState};
 use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::reply::body::{BodyError, BodySource};
-use crate::server::worker::Shared;
+use crate::server::worker::SharedState;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::frame::{MessageReader, StreamItem, StreamRemainder};
 
 /// The body of the response. Each poll reads, answers and returns the bytes to write.
-pub struct Framed {
-    desk: Rc<Desk>,
+pub struct FramedBody {
+    desk: Rc<FrameContext>,
     /// The body of the request; `None` after its end.
     incoming: Option<Incoming>,
     reader: MessageReader,
-    intake: Intake,
-    follow: Option<Follow>,
-    course: Course,
-    notices: Pin<Box<dyn Future<Output = Notice>>>,
+    intake: MessageIntake,
+    follow: Option<SessionFollower>,
+    course: BodyPhase,
+    notices: Pin<Box<dyn Future<Output = StreamNotice>>>,
     clock: Clock,
     /// Polls without progress since the last one with progress.
     still: u8,
@@ -41,7 +41,7 @@ pub struct Framed {
 }
 
 /// The phase of a stream. It only moves forward.
-enum Course {
+enum BodyPhase {
     /// Messages are accepted.
     Open,
     /// The gateway drains: requests are rejected, in-flight ones may end.
@@ -55,7 +55,7 @@ enum Course {
 }
 
 /// An event outside the message flow.
-enum Notice {
+enum StreamNotice {
     /// The credential is no longer valid.
     TakenBack,
     /// The gateway is shutting down.
@@ -89,10 +89,10 @@ const STILL_POLLS: u8 = 2;
 /// Time for a client to read the final fault and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
-impl Framed {
+impl FramedBody {
     /// For an authenticated and admitted client. `session` is the session that the head of the stream names.
     pub fn new(
-        desk: Rc<Desk>,
+        desk: Rc<FrameContext>,
         (first, incoming): (Bytes, Incoming),
         session: Option<Arc<Session>>,
         permit: Permit,
@@ -104,11 +104,11 @@ impl Framed {
         let notices =
             Box::pin(notice(Arc::clone(&desk.worker.shared), desk.identity.clone(), ShutdownPhase::Drain));
         Self {
-            follow: session.map(|session| Follow::start(&desk, session)),
-            intake: Intake::new(Rc::clone(&desk)),
+            follow: session.map(|session| SessionFollower::start(&desk, session)),
+            intake: MessageIntake::new(Rc::clone(&desk)),
             incoming: Some(incoming),
             reader,
-            course: Course::Open,
+            course: BodyPhase::Open,
             notices,
             clock: Clock::new(period),
             still: 0,
@@ -130,19 +130,19 @@ impl Framed {
 
     /// Handles events outside the message flow.
     fn notice(&mut self, cx: &mut Context<'_>) {
-        if matches!(self.course, Course::Lingering(_) | Course::Over) {
+        if matches!(self.course, BodyPhase::Lingering(_) | BodyPhase::Over) {
             return;
         }
         while let Poll::Ready(notice) = self.notices.as_mut().poll(cx) {
             match notice {
-                Notice::TakenBack => return self.break_off(taken_back()),
-                Notice::Phase(ShutdownPhase::Abort) => {
+                StreamNotice::TakenBack => return self.break_off(taken_back()),
+                StreamNotice::Phase(ShutdownPhase::Abort) => {
                     let text = "the gateway stops; what is not answered may have run";
                     return self.break_off(Fault::gateway(FaultKind::ShuttingDown, text));
                 }
-                Notice::Phase(_) => {
-                    if matches!(self.course, Course::Open) {
-                        self.course = Course::Draining;
+                StreamNotice::Phase(_) => {
+                    if matches!(self.course, BodyPhase::Open) {
+                        self.course = BodyPhase::Draining;
                     }
                     let (shared, identity) = (&self.desk.worker.shared, &self.desk.identity);
                     self.notices = Box::pin(notice_of(shared, identity, ShutdownPhase::Abort));
@@ -185,8 +185,8 @@ impl Framed {
             (false, true) => Some("nothing was asked for too long (`server.idle_timeout`)"),
             (false, false) => None,
         };
-        if let Some(why) = why.filter(|_| matches!(self.course, Course::Open)) {
-            self.course = Course::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
+        if let Some(why) = why.filter(|_| matches!(self.course, BodyPhase::Open)) {
+            self.course = BodyPhase::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
         }
         self.clock.tick.as_mut().reset(now + self.clock.period);
         // The timer wakes the task only if it was polled after its reset.
@@ -198,12 +198,12 @@ impl Framed {
     fn break_off(&mut self, why: Fault) {
         self.intake.give_up();
         self.follow = None;
-        self.course = Course::Ending(Some(why));
+        self.course = BodyPhase::Ending(Some(why));
     }
 
     fn follow(&mut self, cx: &mut Context<'_>) {
         if let Some(session) = self.intake.take_initialized() {
-            self.follow = Some(Follow::start(&self.desk, session));
+            self.follow = Some(SessionFollower::start(&self.desk, session));
         }
         if self.follow.as_mut().is_some_and(|follow| follow.poll(&self.desk, cx).is_ready()) {
             self.follow = None;
@@ -215,10 +215,10 @@ impl Framed {
         let mut moved = false;
         for _ in 0..MESSAGES_AT_ONCE {
             let telling = match &self.course {
-                Course::Open => Telling::All,
-                Course::Draining => Telling::AnswersOnly,
-                Course::Lingering(_) => return self.drop_incoming(cx),
-                Course::Ending(_) | Course::Over => return moved,
+                BodyPhase::Open => NotificationState::All,
+                BodyPhase::Draining => NotificationState::AnswersOnly,
+                BodyPhase::Lingering(_) => return self.drop_incoming(cx),
+                BodyPhase::Ending(_) | BodyPhase::Over => return moved,
             };
             if !self.intake.has_room() {
                 return moved;
@@ -238,7 +238,7 @@ impl Framed {
                 },
                 Err(bad) => {
                     let text = format!("{bad}; the messages before it were taken");
-                    self.course = Course::Ending(Some(Fault::client(FaultKind::InvalidRequest, text)));
+                    self.course = BodyPhase::Ending(Some(Fault::client(FaultKind::InvalidRequest, text)));
                     return true;
                 }
             }
@@ -260,7 +260,7 @@ impl Framed {
             Some(Err(_)) => {
                 // The connection is lost, so no fault can be sent.
                 self.intake.give_up();
-                (self.incoming, self.follow, self.course) = (None, None, Course::Over);
+                (self.incoming, self.follow, self.course) = (None, None, BodyPhase::Over);
                 Poll::Ready(false)
             }
             None => {
@@ -277,7 +277,7 @@ impl Framed {
             StreamRemainder::Empty => false,
             // A truncated message is not complete JSON, so a line that parses was complete.
             StreamRemainder::Line(line) if self.intake.is_whole(&line) => {
-                self.intake.take(None, line, Telling::All, cx);
+                self.intake.take(None, line, NotificationState::All, cx);
                 false
             }
             StreamRemainder::Line(_) | StreamRemainder::Incomplete => true,
@@ -286,9 +286,9 @@ impl Framed {
             let text = "the request ended within a message; those before it were taken";
             Fault::client(FaultKind::BodyIncomplete, text)
         });
-        self.course = match std::mem::replace(&mut self.course, Course::Over) {
-            Course::Draining => Course::Draining,
-            _ => Course::Ending(last),
+        self.course = match std::mem::replace(&mut self.course, BodyPhase::Over) {
+            BodyPhase::Draining => BodyPhase::Draining,
+            _ => BodyPhase::Ending(last),
         };
     }
 
@@ -308,22 +308,22 @@ impl Framed {
     fn conclude(&mut self, cx: &mut Context<'_>) {
         let is_over = self.intake.is_over();
         match &mut self.course {
-            Course::Draining if is_over && self.intake.is_idle() => {
+            BodyPhase::Draining if is_over && self.intake.is_idle() => {
                 let text = "the gateway stops; open another stream";
                 self.say_last(Fault::gateway(FaultKind::ShuttingDown, text));
             }
-            Course::Ending(last) if is_over => match last.take() {
+            BodyPhase::Ending(last) if is_over => match last.take() {
                 Some(fault) => self.say_last(fault),
-                None => self.course = Course::Over,
+                None => self.course = BodyPhase::Over,
             },
             _ => {}
         }
-        if let Course::Lingering(time) = &mut self.course
+        if let BodyPhase::Lingering(time) = &mut self.course
             && (self.incoming.is_none() || time.as_mut().poll(cx).is_ready())
         {
-            self.course = Course::Over;
+            self.course = BodyPhase::Over;
         }
-        if matches!(self.course, Course::Over) {
+        if matches!(self.course, BodyPhase::Over) {
             // Cancels subscriptions, which end with the stream.
             self.intake.give_up();
             self.follow = None;
@@ -334,18 +334,18 @@ impl Framed {
         self.intake.give_up();
         self.follow = None;
         self.desk.say_last(fault);
-        self.course = Course::Lingering(Box::pin(sleep(LINGER)));
+        self.course = BodyPhase::Lingering(Box::pin(sleep(LINGER)));
     }
 
     /// Returns bytes to write, if there are enough for one write or nothing adds to them at the moment.
     fn give_out(&mut self, moved: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let outbox = &self.desk.outbox;
-        let is_over = matches!(self.course, Course::Over);
+        let is_over = matches!(self.course, BodyPhase::Over);
         if outbox.bytes() == 0 {
             return if is_over { Poll::Ready(None) } else { Poll::Pending };
         }
         self.still = if moved { 0 } else { self.still + 1 };
-        let is_closing = is_over || matches!(self.course, Course::Lingering(_));
+        let is_closing = is_over || matches!(self.course, BodyPhase::Lingering(_));
         if self.still < STILL_POLLS && !outbox.is_worth_a_write() && !is_closing {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -355,7 +355,7 @@ impl Framed {
     }
 }
 
-impl BodySource for Framed {
+impl BodySource for FramedBody {
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.poll(cx).map(|next| next.map(Ok))
     }
@@ -366,7 +366,7 @@ impl BodySource for Framed {
     }
 }
 
-impl Drop for Framed {
+impl Drop for FramedBody {
     fn drop(&mut self) {
         self.desk.end_session();
     }
@@ -394,17 +394,17 @@ fn taken_back() -> Fault {
 }
 
 fn notice_of(
-    shared: &Arc<Shared>,
+    shared: &Arc<SharedState>,
     identity: &Identity,
     least: ShutdownPhase,
-) -> impl Future<Output = Notice> + use<> {
+) -> impl Future<Output = StreamNotice> + use<> {
     notice(Arc::clone(shared), identity.clone(), least)
 }
 
-async fn notice(shared: Arc<Shared>, identity: Identity, least: ShutdownPhase) -> Notice {
+async fn notice(shared: Arc<SharedState>, identity: Identity, least: ShutdownPhase) -> StreamNotice {
     tokio::select! {
-        () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => Notice::TakenBack,
-        phase = reached(shared.phase.clone(), least) => Notice::Phase(phase),
+        () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => StreamNotice::TakenBack,
+        phase = reached(shared.phase.clone(), least) => StreamNotice::Phase(phase),
     }
 }
 
