@@ -76,7 +76,7 @@ impl AdminJobs {
 }
 
 impl AdminJobRunner {
-    /// Runs jobs until every [`Errands`] is dropped. Must run in a `LocalSet`.
+    /// Runs jobs until every [`AdminJobs`] is dropped. Must run in a `LocalSet`.
     pub async fn run(mut self) {
         while let Some(begin) = self.starts.recv().await {
             begin();

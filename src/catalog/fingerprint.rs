@@ -139,7 +139,7 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e01ef}')
 }
 
-/// Returns the code points of invisible characters, as people look them up. At most [`CODE_POINTS_MAX`].
+/// Returns the code points of invisible characters, as people look them up. At most `CODE_POINTS_MAX`.
 pub fn format_code_points(invisible_chars: &BTreeSet<char>) -> Vec<String> {
     invisible_chars.iter().take(CODE_POINTS_MAX).map(|c| format!("U+{:04X}", u32::from(*c))).collect()
 }

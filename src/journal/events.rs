@@ -39,7 +39,7 @@ struct BlockPool {
     fresh: u32,
 }
 
-/// A block and how much of it is used. Must be given back by [`Blocks::give`]; a dropped block is lost to the file.
+/// A block and how much of it is used. Must be given back by [`EventBlocks::release`]; a dropped block is lost to the file.
 #[derive(Debug)]
 pub struct EventBlock {
     number: u32,

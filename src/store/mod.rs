@@ -6,7 +6,7 @@
 //! Invariants:
 //! - All SQL is in this module and in `sql/`.
 //! - Every change advances the epoch of its kind and writes to the audit log, in the transaction of the change.
-//! - Rows that decide something are sealed under `ENCRYPTION_KEY` ([`row_sealer`]).
+//! - Rows that decide something are sealed under `ENCRYPTION_KEY` (`row_sealer.rs`).
 //! - No caller's thread waits for the disk.
 //!
 //! Does not know: the contents of sealed bytes and definitions, who is asking, or the wire.

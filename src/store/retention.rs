@@ -43,7 +43,7 @@ impl Store {
     ///
     /// An embedded database has no clock of its own to compare with. There, rows of a kind are kept if nothing was written
     /// for a whole retention period after the newest of them: either the gateway was not used for that long, and keeping
-    /// the old rows does no harm, or the clock jumped ahead. [`Retired::doubted`] reports it.
+    /// the old rows does no harm, or the clock jumped ahead. [`PruneReport::doubted`] reports it.
     ///
     /// Cancel safe: for each kind, the deletion takes effect entirely or not at all.
     pub async fn retire(&self, retention: &RetentionPolicy, now: u64) -> Result<PruneReport, StoreError> {

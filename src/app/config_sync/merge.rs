@@ -304,7 +304,7 @@ fn read_tool_view(member: &EndpointServer) -> Result<Option<std::sync::Arc<ToolV
 
 impl MergedConfig {
     /// Reports what the topology built from this configuration serves of every row. `changes`: see
-    /// [`Standing::changes`].
+    /// `StoreStatus::changes`.
     pub fn standing(&self, topology: &Topology, changes: u64) -> StoreStatus {
         let mut left_out = Vec::new();
         let mut rows = HashMap::with_capacity(self.rows.len());

@@ -1,7 +1,7 @@
 //! Usage counters by key, server and tool, exact to the unit over outages of the store and kills of the
 //! process.
 //!
-//! Each worker has a memory-mapped table of counters and adds to it with plain stores. The [`Outbox`]
+//! Each worker has a memory-mapped table of counters and adds to it with plain stores. The [`UsageSpool`]
 //! periodically writes the increments as a batch into the journal, and hands batches to a sink until the sink
 //! has them.
 //!

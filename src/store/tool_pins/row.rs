@@ -27,7 +27,7 @@ pub struct ToolPinsRow {
 pub struct NewToolPins {
     /// The name of the server.
     pub server: String,
-    /// See [`PinsRow::pins`].
+    /// See [`ToolPinsRow::pins`].
     pub pins: Json,
     /// The version that must be stored now; `None` when there must be none.
     pub expect: Option<u64>,

@@ -156,7 +156,7 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 let told = import(&[]);
                 check(&told, &CREATED);
                 let said = |text: &str| assert_eq!(told.out.contains(text), !later.is_empty(), "{}", told.out);
-                said("without the overridden name of the tool \\\"spaced\\\" of search, which is not a name");
+                said("without the overridden name of the tool \\\"spaced\\\" of search, which is not a tool name");
                 said("without the overridden annotations of the tool \\\"spaced\\\" of search, which is not an object");
                 check(&import(&["--dry-run"]), &KEPT);
                 check(&import(&[]), &KEPT);

@@ -6,7 +6,7 @@
 //!                                    +-- notifications, answers: telling   +-- follow: what servers say outside of calls
 //! ```
 //!
-//! A stream is one state machine, [`Framed`], which is the body of the response. It reads, answers and writes
+//! A stream is one state machine, [`FramedBody`], which is the body of the response. It reads, answers and writes
 //! whenever the connection asks for bytes. While the client does not read, it is not polled, so it reads no
 //! request that it could not answer. When the connection is lost, the body is dropped, and with it everything
 //! in flight.
