@@ -414,7 +414,8 @@ fn json() {
     let message = around(b"1");
     for (head, tail) in [("\u{feff}", ""), ("", "x"), ("", "{}"), ("", "\0"), ("", "]"), (",", ""), ("", ",")]
     {
-        check([head.as_bytes(), &message, tail.as_bytes()].concat(), syntax);
+        let text = [head.as_bytes(), &message, tail.as_bytes()].concat();
+        assert_eq!(describe_result(&text), syntax, "{head:?} {tail:?}");
     }
     check("", syntax);
     check("  ", syntax);
