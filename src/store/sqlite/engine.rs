@@ -1,11 +1,13 @@
 //! The connection and its thread.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rustix::fs::Access;
 use tokio::sync::{mpsc, oneshot};
 
 use super::migrate::{check_ownership, migrate};
@@ -97,14 +99,7 @@ fn run_jobs(mut connection: Connection, mut inbox: mpsc::Receiver<Job>) {
 }
 
 fn open(path: &Path) -> Result<Connection, StoreError> {
-    // Created here and not by SQLite, so that others cannot read it even for a moment.
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| unreadable(path, &error))?;
+    create(path).map_err(|error| unreadable(path, &error))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection =
         Connection::open_with_flags(path, flags).map_err(|error| unreadable(path, &error))?;
@@ -112,12 +107,42 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     check_integrity(&connection)?;
     // Before anything is changed, including the journal mode.
     check_ownership(&connection, path)?;
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    enable_write_ahead_log(&connection)?;
     // A confirmed revocation must survive a power cut; writes are rare enough to wait for the disk.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     migrate(&mut connection)?;
     Ok(connection)
+}
+
+/// Creates the file if there is none, readable by its owner only from the first moment on. A file that exists
+/// is not opened here: closing it again would release the locks of every other connection of this process
+/// (SQLite, "How To Corrupt An SQLite Database File", 2.2).
+fn create(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)?)
+        }
+        created => created.map(drop),
+    }
+}
+
+/// Switches the file to a write-ahead log, which needs it alone for a moment. SQLite does not wait for that as
+/// it waits for other locks: where two connections read and one wants to write, waiting would be a deadlock.
+#[expect(clippy::disallowed_methods, reason = "runs on the thread of the connection, not on a worker")]
+fn enable_write_ahead_log(connection: &Connection) -> Result<(), StoreError> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(RETRY_PAUSE);
+            }
+            switched => return Ok(switched?),
+        }
+    }
 }
 
 fn check_integrity(connection: &Connection) -> Result<(), StoreError> {
@@ -136,3 +161,6 @@ const QUEUE_MAX: usize = 64;
 /// How long to wait for the write of another process. Transactions take milliseconds; if it takes longer,
 /// somebody holds the lock by hand.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two tries to get the file alone, which its other users need for microseconds.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
