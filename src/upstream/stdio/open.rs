@@ -138,9 +138,13 @@ impl Supervisor {
     }
 
     /// Whether a process may be started for a call that could use a shared one. Half of the processes are
-    /// left to clients that cannot share.
+    /// left to clients that cannot share. A process that is idle, spare or ending takes no room: it is used,
+    /// makes room or is gone before the limit is reached.
     fn has_room_for_exclusive(&self) -> bool {
-        2 * self.context.counters.running() < self.context.program.settings.processes_max
+        let now = Instant::now();
+        let connections = self.context.connections.borrow();
+        let in_use = connections.iter().filter(|connection| !connection.is_idle_for(now, Duration::ZERO));
+        2 * in_use.count() < self.context.program.settings.processes_max
     }
 
     /// Opens a Legacy session, on a process that was initialized in the same way or on a new one.
