@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use metamcp::app::App;
-use metamcp::config::{self, Cli, ProcessEnv};
 use metamcp::server::ListenTarget;
+use metamcp_config::{Cli, ProcessEnv};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -125,7 +125,7 @@ fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()
     let mut cli = Cli::default();
     cli.flags.data_dir = Some(dir.join("data"));
     cli.flags.workers = Some(1);
-    let load = move |cwd: &Path| config::load(&cli, &ProcessEnv, cwd);
+    let load = move |cwd: &Path| metamcp_config::load(&cli, &ProcessEnv, cwd);
     let mut config = load(dir).expect("the configuration has no mistake");
     config.server.drain_delay = std::time::Duration::ZERO;
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");

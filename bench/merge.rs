@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use metamcp::catalog::{ListItem, ListKind, ServerLists, View, merge};
-use metamcp::route::{Endpoint, EndpointConfig, EndpointMembers, NamePrefix, RouteTable};
+use metamcp::route::{Endpoint, RouteTable};
 use metamcp::session::ServerFeatures;
+use metamcp_config::sections::{EndpointConfig, EndpointMembers, NamePrefix};
 use metamcp_core::base::{EndpointName, ServerName};
 
 /// Items per page for clients: the default.

@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use metamcp::route::{Destination, NameIndex, OriginalName, SEPARATOR};
+use metamcp::route::{Destination, NameIndex, OriginalName};
+use metamcp_config::sections::NAME_SEPARATOR;
 
 /// Servers among which the tools are evenly divided.
 const SERVERS: usize = 10;
@@ -14,7 +15,7 @@ const SERVERS: usize = 10;
 const STRIDE: usize = 7919;
 
 fn advertised(tool: usize) -> String {
-    format!("server-{}{SEPARATOR}list_pull_request_reviews_{tool}", tool % SERVERS)
+    format!("server-{}{NAME_SEPARATOR}list_pull_request_reviews_{tool}", tool % SERVERS)
 }
 
 fn names(tools: usize) -> NameIndex {

@@ -4,7 +4,6 @@
 //! what stands below it. `tests/tidy` holds the fences; `docs/ARCHITECTURE.md` is the map.
 
 pub mod app;
-pub mod config;
 pub mod server;
 pub mod admin;
 pub mod bridge;
@@ -15,8 +14,6 @@ pub mod upstream;
 pub mod child;
 pub mod route;
 pub mod limits;
-pub mod auth;
-pub mod store;
 pub mod journal;
 pub mod telemetry;
 pub mod runtime;

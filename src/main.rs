@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use metamcp::app::{App, AppError, ConfigLoader, StartupInfo, shortage, stdio};
 use metamcp::child::disable_huge_pages;
-use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp::server::ListenTarget;
 use metamcp::telemetry;
+use metamcp_config::{Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp_core::base::EndpointName;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     if let Some(code) = metamcp::child::run_if_asked() {
         return code;
     }
-    let cli = config::parse();
+    let cli = metamcp_config::parse();
     let cwd = match std::env::current_dir() {
         Ok(cwd) => cwd,
         Err(error) => {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     if let Command::Connect(args) = &command {
         return connect(&cli, args, &cwd);
     }
-    let config = match config::load(&cli, &config::ProcessEnv, &cwd) {
+    let config = match metamcp_config::load(&cli, &metamcp_config::ProcessEnv, &cwd) {
         Ok(config) => config,
         Err(mistakes) => return print_mistakes(&mistakes),
     };
@@ -59,7 +59,7 @@ enum Audience {
     SingleClient(Option<EndpointName>),
 }
 
-fn print_mistakes(mistakes: &config::ConfigErrors) -> ExitCode {
+fn print_mistakes(mistakes: &metamcp_config::ConfigErrors) -> ExitCode {
     eprintln!("{mistakes}");
     ExitCode::from(EXIT_USAGE)
 }
@@ -77,7 +77,7 @@ fn init_logging(config: &LogConfig) -> Result<(), ExitCode> {
 }
 
 fn connect(cli: &Cli, args: &ConnectArgs, cwd: &Path) -> ExitCode {
-    let config = match config::load_connect(cli, args, &config::ProcessEnv, cwd) {
+    let config = match metamcp_config::load_connect(cli, args, &metamcp_config::ProcessEnv, cwd) {
         Ok(config) => config,
         Err(mistakes) => return print_mistakes(&mistakes),
     };
@@ -121,7 +121,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     let is_single_client = matches!(audience, Audience::SingleClient(_));
     let adapt = move |config| if is_single_client { stdio::for_one_client(config) } else { config };
     let load_config = Box::new(move || {
-        let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
+        let mut config = metamcp_config::load(&cli, &metamcp_config::ProcessEnv, &cwd)?;
         demo::add(demo.as_ref(), &mut config);
         Ok(adapt(config))
     });
@@ -206,9 +206,9 @@ mod demo {
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
 
-    use metamcp::config::Config;
-    use metamcp::upstream::ServerAddress;
+    use metamcp_config::Config;
     use metamcp_core::base::ServerName;
+    use metamcp_store::server::ServerAddress;
 
     /// The name and address of the demonstration server.
     pub struct Demo(ServerName, ServerAddress);
@@ -238,7 +238,7 @@ mod demo {
 
 #[cfg(not(feature = "demo"))]
 mod demo {
-    use metamcp::config::Config;
+    use metamcp_config::Config;
 
     /// The feature `demo` is off, so there is no demonstration server.
     pub enum Demo {}

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::auth::Identity;
 use crate::catalog::{Catalog, MergedLists, View, apply_override};
-use crate::route::{Endpoint, EndpointShape, RouteTable, ToolView};
+use crate::route::{Endpoint, EndpointShape, RouteTable};
+use metamcp_config::sections::ToolView;
 use metamcp_core::base::ServerName;
+use metamcp_store::auth::Identity;
 
 /// The endpoints through which a key reaches a server, including the server's single endpoint.
 pub struct ServerReach<'a> {
@@ -154,9 +155,11 @@ impl ReachableTools<'_> {
 mod tests {
     use super::*;
     use crate::catalog::{ListItem, ServerLists, merge};
-    use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
-    use crate::store::Grants;
+    use metamcp_config::sections::{
+        EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
+    };
     use metamcp_core::base::{EndpointName, Glob};
+    use metamcp_store::store::Grants;
 
     /// Each server lists the same tools, and one that has the server's own name.
     fn merged(endpoint: &Endpoint) -> MergedLists {

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::request::Parts as Head;
 
-use crate::auth::Identity;
 use crate::journal::usage::WorkerCounters;
 use crate::limits::Permit;
-use crate::store::{Audit, Role};
 use crate::telemetry::metrics::MetricsWriter;
+use metamcp_store::auth::Identity;
+use metamcp_store::store::{Audit, Role};
 
 /// An authenticated request with its body.
 pub(super) struct AuthenticatedRequest<'a> {

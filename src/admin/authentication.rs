@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::control_plane::ControlPlane;
-use crate::auth::{AuthDenial, AuthMode, Credential, CredentialCheck, Identity};
+use metamcp_store::auth::{AuthDenial, AuthMode, Credential, CredentialCheck, Identity};
 
 impl ControlPlane {
     pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Identity, AuthDenial> {

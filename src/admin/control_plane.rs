@@ -7,27 +7,28 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::definition::{DefinitionRules, ServingPolicy};
 use super::errand::AdminJobs;
-use super::metrics_state::{ControlPlaneMetrics, MetricsAccess};
+use super::metrics_state::ControlPlaneMetrics;
 use super::openapi;
 use super::standing::StoreStatus;
-use crate::auth::Authenticator;
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::limits::Limits;
 use crate::session::SessionTable;
-use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::topology::Topology;
 use crate::upstream::TlsRoots;
+use metamcp_config::sections::MetricsAccess;
 use metamcp_core::base::ShutdownPhase;
+use metamcp_store::auth::Authenticator;
+use metamcp_store::definition::{DefinitionRules, ServingPolicy};
+use metamcp_store::store::Store;
 
 /// What the control plane uses of the other modules.
 pub struct ControlPlaneParts {
     pub auth: Arc<Authenticator>,
     pub store: Store,
     pub catalog: Arc<Catalog>,
-    pub catalog_config: catalog::Config,
+    pub catalog_config: metamcp_config::sections::CatalogConfig,
     pub limits: Arc<Limits>,
     pub topology: watch::Receiver<Arc<Topology>>,
     /// Which rows of the store are served.

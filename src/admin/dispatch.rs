@@ -13,11 +13,11 @@ use super::control_plane::ControlPlane;
 use super::problem::Problem;
 use super::routes::{Operation, Route, RouteMatch, RoutePolicy, find_route};
 use super::swagger;
-use crate::auth::Identity;
 use crate::journal::usage::WorkerCounters;
-use crate::store::Role;
 use crate::telemetry::metrics::MetricsWriter;
 use metamcp_core::base::BodyReader;
+use metamcp_store::auth::Identity;
+use metamcp_store::store::Role;
 
 /// A request whose head was received.
 pub struct ControlPlaneRequest<'a> {

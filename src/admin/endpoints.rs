@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
-use super::definition::{EndpointDefinition, endpoint_document};
 use super::problem::Problem;
 use super::request::{
     Precondition, QueryReader, conditional_response, json_body, page_response, tagged_response,
@@ -17,7 +16,8 @@ use super::servers::{
 };
 use super::standing::add_row_status;
 use super::tag::EntityTag;
-use crate::store::{
+use metamcp_store::definition::{EndpointDefinition, endpoint_document};
+use metamcp_store::store::{
     EndpointRow, EndpointSpec, Outcome, RowSealer, SealedRow, ServerRow, StoreError, UpsertResult, new_id,
 };
 

@@ -4,12 +4,13 @@
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::definition::address;
 use super::problem::Problem;
 use super::tag::EntityTag;
 use super::views::{ServerApprovalStatus, ServerCondition};
-use crate::upstream::{ServerAddress, Upstream};
+use crate::upstream::Upstream;
 use metamcp_core::base::ServerName;
+use metamcp_store::definition::address;
+use metamcp_store::server::ServerAddress;
 
 /// A position in the list of servers: servers of files come before those of the store, each sorted by name.
 pub type ServerListCursor = (DefinitionSource, String);

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
-use super::definition::import::{ImportAction, plan_import, read_entries};
-use super::definition::mcp_json::McpJsonEntry;
 use super::problem::Problem;
 use super::request::{Precondition, QueryReader, ok_response, text_body};
 use super::servers::{DefinitionWrite, unprocessable};
 use super::views::{ImportItem, ImportOutcome, ImportReport};
-use crate::store::Outcome;
+use metamcp_store::definition::import::{ImportAction, plan_import, read_entries};
+use metamcp_store::definition::mcp_json::McpJsonEntry;
+use metamcp_store::store::Outcome;
 
 impl ControlPlane {
     pub(super) async fn import(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {

@@ -9,9 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::task::spawn_blocking;
 
 use super::control_plane::ControlPlane;
-use super::metrics_state::MetricsAccess;
 use super::problem::Problem;
-use crate::auth::{AuthMode, KeySource};
 use crate::telemetry::metrics::{
     ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, SampleValue,
     collect_process_metrics, render,
@@ -19,7 +17,9 @@ use crate::telemetry::metrics::{
 use crate::topology::Topology;
 use crate::upstream::stdio::ProcessStats;
 use crate::upstream::{Upstream, UpstreamStatus};
+use metamcp_config::sections::MetricsAccess;
 use metamcp_core::base::unix_seconds;
+use metamcp_store::auth::{AuthMode, KeySource};
 
 const SERVER: &str = "metamcp_server";
 

@@ -9,17 +9,6 @@ use super::routes::{ROUTES, Route};
 use crate::telemetry::metrics::{MetricFamily, MetricSample, MetricUnit, OTHER, SampleValue};
 use metamcp_core::base::unix_seconds;
 
-/// Who may read the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricsAccess {
-    /// Nobody; nothing is counted.
-    Off,
-    /// Administrators, or everybody if no key is required.
-    Key,
-    /// Everybody who can connect.
-    Open,
-}
-
 /// Limits for readers of the metrics, and the response counters of the control plane.
 pub struct ControlPlaneMetrics {
     /// Permits for readers, including those who wait.

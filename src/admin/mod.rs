@@ -6,7 +6,6 @@
 //!
 //! Does not know the data plane. The two share snapshots: the keyring, the topology and the catalog.
 
-pub mod definition;
 mod routes;
 mod dispatch;
 mod control_plane;
@@ -45,7 +44,6 @@ pub use control_plane::{ControlPlane, ControlPlaneParts};
 pub use dispatch::{ControlPlaneRequest, methods};
 pub use errand::{AdminJobRunner, AdminJobs};
 pub use events::CallEvents;
-pub use metrics_state::MetricsAccess;
 pub use openapi::document;
 pub use routes::{ROUTES, Route, RoutePolicy};
 pub use standing::{RowStatus, StoreStatus};

@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, schema::Schema};
 
-use super::definition::{
+use super::problem::ProblemDocument;
+use super::views;
+use metamcp_store::definition::{
     ChangedToolsKeyword, EndpointDocument, EndpointServerDocument, EraKeyword, FieldError, PrefixKeyword,
     SERVED_KINDS, ServerDocument, SharingKeyword, ToolOverrideDocument,
 };
-use super::problem::ProblemDocument;
-use super::views;
-use crate::store::ServerKind;
+use metamcp_store::store::ServerKind;
 
 pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})

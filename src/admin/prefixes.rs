@@ -4,9 +4,9 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::control_plane::ControlPlane;
-use super::definition::{FieldError, ServerDefinition};
 use super::problem::Problem;
-use crate::store::ServerRow;
+use metamcp_store::definition::{FieldError, ServerDefinition};
+use metamcp_store::store::ServerRow;
 
 /// The name of a server, and its alias.
 type ToolPrefixes<'a> = (&'a str, Option<&'a str>);

@@ -6,12 +6,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::definition::FieldError;
-use super::definition::import::prefix_pointers;
-use crate::auth::AuthDenial;
 use crate::limits::AdmissionError;
-use crate::store::StoreError;
 use metamcp_core::base::{Fault, FaultKind};
+use metamcp_store::auth::AuthDenial;
+use metamcp_store::definition::FieldError;
+use metamcp_store::definition::import::prefix_pointers;
+use metamcp_store::store::StoreError;
 
 /// Why a request failed. The text says what to do, and names nothing that the caller may not know.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::request::{QueryReader, page_response};
 use super::views::{AuditEntry, SessionView, Usage};
 use crate::session::Session;
-use crate::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
+use metamcp_store::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
 /// Hour, key, server and tool.
 type UsageCursor = (u64, String, String, String);

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::definition::strict_json::{self, StrictJsonError};
-use super::definition::{FieldError, child_pointer};
 use super::problem::Problem;
 use super::tag::EntityTag;
-use crate::store::{PAGE_ITEMS_MAX, VersionMatch};
+use metamcp_store::definition::strict_json::{self, StrictJsonError};
+use metamcp_store::definition::{FieldError, child_pointer};
+use metamcp_store::store::{PAGE_ITEMS_MAX, VersionMatch};
 
 /// The query string, read parameter by parameter.
 pub struct QueryReader {
@@ -292,7 +292,7 @@ const CURSOR_BYTES_MAX: usize = 2048;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{SealedValue, ServerKind, ServerRow, Uuid};
+    use metamcp_store::store::{SealedValue, ServerKind, ServerRow, Uuid};
 
     #[track_caller]
     fn check(query: &str, expected: &[&str]) {

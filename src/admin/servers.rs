@@ -7,10 +7,6 @@ use serde_json::{Value, json};
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
-use super::definition::import::overlay_definition;
-use super::definition::{
-    FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document,
-};
 use super::files::{DefinitionSource, ServerListCursor};
 use super::problem::Problem;
 use super::request::{
@@ -19,7 +15,11 @@ use super::request::{
 use super::standing::add_row_status;
 use super::tag::EntityTag;
 use super::views::{ServerApprovalStatus, ServerCondition};
-use crate::store::{Outcome, ServerRow, StoreError, UpsertResult, Uuid, new_id};
+use metamcp_store::definition::import::overlay_definition;
+use metamcp_store::definition::{
+    FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document,
+};
+use metamcp_store::store::{Outcome, ServerRow, StoreError, UpsertResult, Uuid, new_id};
 
 /// Attempts to apply a change when others write at the same time.
 pub const WRITE_ATTEMPTS_MAX: usize = 5;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::store::Uuid;
 use metamcp_core::base::ServerName;
+use metamcp_store::store::Uuid;
 
 /// The status of every stored row in the topology that is served.
 #[derive(Debug, Default)]

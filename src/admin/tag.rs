@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::store::{EndpointRow, ServerRow, Uuid};
+use metamcp_store::store::{EndpointRow, ServerRow, Uuid};
 
 /// The first part. It changes with everything that a writer can read and depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]

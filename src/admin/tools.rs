@@ -15,7 +15,6 @@ use super::authenticated_request::AuthenticatedRequest;
 use super::body::ControlPlaneBody;
 use super::call::{self, ToolCall};
 use super::control_plane::ControlPlane;
-use super::definition::{FieldError, ServerDefinition};
 use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
 use super::problem::Problem;
@@ -25,14 +24,15 @@ use super::servers::unprocessable;
 use super::tally::CallMeter;
 use super::tool_result::result_of;
 use super::views::{TestResult, TestSummary};
-use crate::auth::Identity;
 use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::route::{Endpoint, RouteTable};
-use crate::store::Uuid;
 use crate::telemetry::metrics;
-use crate::upstream::{self, Upstream, UpstreamId, UpstreamPool};
+use crate::upstream::{Upstream, UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::protocol::{ClientCapabilities, Era, header};
+use metamcp_store::auth::Identity;
+use metamcp_store::definition::{FieldError, ServerDefinition};
+use metamcp_store::store::Uuid;
 
 /// A person waits for the result of a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -97,7 +97,10 @@ impl ControlPlane {
         Ok(ok_response(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn test_upstream(&self, config: upstream::Config) -> Result<TestSummary, String> {
+    async fn test_upstream(
+        &self,
+        config: metamcp_store::server::ServerConfig,
+    ) -> Result<TestSummary, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
             let upstream =

@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
-use super::definition::FieldError;
 use super::problem::Problem;
 use super::request::{json_body, ok_response};
 use super::servers::{WRITE_ATTEMPTS_MAX, unprocessable};
 use super::views::{ApproveTools, ApprovedTools, ServerApprovalStatus, ToolChange};
-use crate::catalog::{ApprovalSelection, PinApprovalError, StoredPins, ToolPins, summarize_changes};
-use crate::store::{NewToolPins, RowSealer, SealedRow, StoreError, Uuid};
+use crate::catalog::StoredPins;
+use metamcp_store::definition::FieldError;
+use metamcp_store::store::{NewToolPins, RowSealer, SealedRow, StoreError, Uuid};
+use metamcp_store::tool_pins::{ApprovalSelection, PinApprovalError, ToolPins, summarize_changes};
 
 impl ControlPlane {
     pub(super) async fn get_vetting(

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::definition::FieldError;
-use crate::catalog::{ApprovalStatus, PinChange, QuarantineReason, format_code_points};
-use crate::store::{AuditRow, UsageRow};
+use crate::catalog::{ApprovalStatus, QuarantineReason};
 use crate::upstream::UpstreamStatus;
 use crate::upstream::stdio::ProcessStats;
+use metamcp_store::definition::FieldError;
+use metamcp_store::store::{AuditRow, UsageRow};
+use metamcp_store::tool_pins::{PinChange, format_code_points};
 
 /// An API key to exchange for a token.
 #[derive(ToSchema)]

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use metamcp_core::base::EndpointName;
 
-use crate::auth::{AuthError, CreateKeyError, EncryptionKeyError, SealerError, SecretsError, WeakJwtSecret};
 use crate::journal::JournalError;
 use crate::server::ListenError;
-use crate::store::StoreError;
 use crate::upstream::InvalidTarget;
+use metamcp_store::auth::{
+    AuthError, CreateKeyError, EncryptionKeyError, SealerError, SecretsError, WeakJwtSecret,
+};
+use metamcp_store::store::StoreError;
 
 /// Why the gateway cannot start. Each text says what to do.
 #[derive(Debug, thiserror::Error)]

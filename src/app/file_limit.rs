@@ -2,9 +2,9 @@
 //! open. Event streams to servers are not counted: shared ones are few, and the others depend on the clients.
 
 use crate::child;
-use crate::config::Config;
-use crate::server::{self, ListenTarget};
-use crate::upstream::{self, ServerAddress};
+use crate::server::ListenTarget;
+use metamcp_config::Config;
+use metamcp_store::server::ServerAddress;
 
 /// Files besides the connections of clients and to servers: the store, the journal, the listening sockets, epoll and name
 /// lookups. It also covers servers in the store, which are not known here.
@@ -56,7 +56,7 @@ impl FileBudget {
     }
 }
 
-fn files_for_server(server: &upstream::Config) -> u64 {
+fn files_for_server(server: &metamcp_store::server::ServerConfig) -> u64 {
     match &server.address {
         ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => {
             server.in_flight_max as u64
@@ -72,14 +72,14 @@ pub fn shortage(config: &Config) -> Option<String> {
 
 /// Raises the soft limit to the hard limit, and returns the server's configuration with `connections_max` lowered to what
 /// fits.
-pub(super) fn fit_to_limit(config: &Config, door: &ListenTarget) -> server::Config {
+pub(super) fn fit_to_limit(config: &Config, door: &ListenTarget) -> metamcp_config::sections::HttpConfig {
     let budget = FileBudget::new(config, child::raise_file_limit());
     // No warning for a single client, which has a connection or two.
     if let Some(text) = budget.shortage().filter(|_| *door == ListenTarget::Public) {
         tracing::warn!("{text}");
     }
     let connections_max = usize::try_from(budget.clients_max()).unwrap_or(usize::MAX);
-    server::Config { connections_max, ..config.server.clone() }
+    metamcp_config::sections::HttpConfig { connections_max, ..config.server.clone() }
 }
 
 #[cfg(test)]

@@ -20,20 +20,20 @@ use super::keyring::{create_key_at_first_start, end_grace_periods, open_keyring,
 use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
 use super::{file_limit, tls};
-use crate::admin::definition::ServingPolicy;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
-use crate::auth::{Authenticator, Sealer};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
-use crate::config::Config;
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
 use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
-use crate::store::{RetentionPolicy, Store};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::stdio::StdioHealth;
 use crate::upstream::{TlsRoots, Upstream};
+use metamcp_config::Config;
+use metamcp_store::auth::{Authenticator, Sealer};
+use metamcp_store::definition::ServingPolicy;
+use metamcp_store::store::{RetentionPolicy, Store};
 
 /// The file in the data directory that holds the servers and endpoints last read from a database server.
 const STORED_CONFIG: &str = "fleet.sealed";

@@ -8,12 +8,12 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::error::AppError;
-use crate::auth::{
+use metamcp_config::Config;
+use metamcp_store::auth::{
     self, AuthError, Authenticator, InstallationSecrets, KeyRequest, KeySource, create_first_key,
     parse_encryption_key, parse_jwt_secret,
 };
-use crate::config::Config;
-use crate::store::{Audit, Grants, Store, WatchState};
+use metamcp_store::store::{Audit, Grants, Store, WatchState};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";

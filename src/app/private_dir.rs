@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-use crate::store::new_id;
+use metamcp_store::store::new_id;
 
 /// A private directory; removed when dropped.
 pub struct PrivateDir {

@@ -3,9 +3,9 @@
 use metamcp_core::base::{EndpointName, ServerName};
 
 use super::config_sync::MergedConfig;
-use crate::auth;
-use crate::config::Config;
-use crate::route::{EndpointConfig, EndpointMembers};
+use metamcp_config::Config;
+use metamcp_config::sections::{EndpointConfig, EndpointMembers};
+use metamcp_store::auth;
 
 /// What to print once the gateway serves.
 pub struct StartupInfo {

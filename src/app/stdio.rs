@@ -13,12 +13,12 @@ use super::gateway::App;
 use super::private_dir::PrivateDir;
 use super::shutdown_signals::ShutdownSignals;
 use super::tls::system_roots;
-use crate::auth::AuthMode;
-use crate::config::{Config, Connect};
 use crate::server::ListenTarget;
-use crate::upstream::ServerAddress;
 use http::header::AUTHORIZATION;
+use metamcp_config::{Config, Connect};
 use metamcp_core::base::EndpointName;
+use metamcp_store::auth::AuthMode;
+use metamcp_store::server::ServerAddress;
 
 /// The bridge's timeout for the gateway in the same process. It is never reached: the gateway's own timeouts for its
 /// servers are shorter.

@@ -15,4 +15,4 @@ mod level;
 mod modern_adapter;
 
 pub use legacy_adapter::LegacyAdapter;
-pub use modern_adapter::{Config, ModernAdapter};
+pub use modern_adapter::ModernAdapter;

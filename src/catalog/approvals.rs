@@ -16,14 +16,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use metamcp_core::base::ServerName;
 use tokio::sync::Notify;
 
-use super::fingerprint::ListedTool;
 use super::list::{ListKind, NAME_BYTES_MAX, ServerLists};
-use super::pins::PinChange;
 use super::quarantine::QuarantineReason;
 use super::server_approvals::{ServerApprovals, SettleTrigger, StoreState, ToolVisibility};
 use super::stored_pins::{PinsUpdate, StoredPins};
 use super::view::View;
-use crate::upstream::{ToolPinPolicy, Upstream, UpstreamId};
+use crate::upstream::{Upstream, UpstreamId};
+use metamcp_store::server::ToolPinPolicy;
+use metamcp_store::tool_pins::ListedTool;
+use metamcp_store::tool_pins::PinChange;
 
 /// The approvals of all servers.
 #[derive(Debug)]
@@ -75,7 +76,10 @@ impl ToolApprovals {
     /// Returns the tools of a server. Tools whose names are too long for any endpoint are left out.
     pub fn listed_tools(lists: &ServerLists) -> Arc<[ListedTool]> {
         let tools = lists.items[ListKind::Tools.index()].iter();
-        tools.filter(|item| item.key.len() <= NAME_BYTES_MAX).filter_map(ListedTool::parse).collect()
+        tools
+            .filter(|item| item.key.len() <= NAME_BYTES_MAX)
+            .filter_map(|item| ListedTool::parse(&item.key, &item.raw))
+            .collect()
     }
 
     /// Records the tools that a server listed in one view.

@@ -7,13 +7,13 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::config::Config;
 use super::list::{ListItem, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
 use crate::session::{
     BufferedRequest, BufferedResponse, ServerCapabilities, ServerFeatures, UpstreamSession, send_buffered,
 };
 use crate::upstream::UpstreamPool;
+use metamcp_config::sections::CatalogConfig;
 use metamcp_core::protocol::{Era, McpMethod, code};
 
 /// How a list is requested.
@@ -39,7 +39,7 @@ pub enum FetchError {
 /// Fetches every page of every list that the server offers.
 pub async fn fetch_lists(
     pool: &Rc<UpstreamPool>,
-    config: &Config,
+    config: &CatalogConfig,
     mode: &FetchMode<'_>,
 ) -> Result<ServerLists, FetchError> {
     let features = match mode {
@@ -63,7 +63,7 @@ pub async fn fetch_lists(
 /// Fetches every page of one list. Bounded in pages, items and bytes; a cursor that repeats ends it.
 async fn fetch_list(
     pool: &Rc<UpstreamPool>,
-    config: &Config,
+    config: &CatalogConfig,
     mode: &FetchMode<'_>,
     kind: ListKind,
     lists: &mut ServerLists,

@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::approvals::ToolApprovals;
-use super::config::Config;
 use super::list::ListKind;
 use super::merge::merge;
 use super::merged::MergedLists;
@@ -21,6 +20,7 @@ use super::view::View;
 use crate::route::{Endpoint, EndpointId};
 use crate::topology::Topology;
 use crate::upstream::UpstreamId;
+use metamcp_config::sections::CatalogConfig;
 
 /// Identifies a snapshot: the lists of one endpoint in one view.
 pub(super) type SnapshotKey = (EndpointId, View);
@@ -31,7 +31,7 @@ pub(super) type Generations = HashMap<UpstreamId, Arc<AtomicU64>, RandomState>;
 
 /// The catalog as workers see it: snapshots, and a queue of requests for those that are missing or stale.
 pub struct Catalog {
-    pub(super) config: Config,
+    pub(super) config: CatalogConfig,
     pub(super) snapshots: ArcSwap<Snapshots>,
     /// Incremented with each new snapshot.
     changes: watch::Sender<u64>,
@@ -89,7 +89,7 @@ const SLOW_LIST_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl Catalog {
     /// Creates a catalog, and the inbox for its task.
-    pub fn new(config: Config, topology: &Arc<Topology>) -> (Arc<Self>, CatalogInbox) {
+    pub fn new(config: CatalogConfig, topology: &Arc<Topology>) -> (Arc<Self>, CatalogInbox) {
         let (list_requests, list_request_queue) = mpsc::channel(LIST_REQUESTS_MAX);
         // One topology is prepared before the next is made.
         let (topologies, topology_queue) = mpsc::channel(1);

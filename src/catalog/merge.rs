@@ -15,8 +15,9 @@ use super::missing::{MissingReason, MissingServer};
 use super::quarantine::QuarantineReason;
 use super::tool_override::{apply_override, without_task_support};
 use super::view::View;
-use crate::route::{Destination, Endpoint, OriginalName, ToolOverride, UriTemplate};
+use crate::route::{Destination, Endpoint, OriginalName, UriTemplate};
 use crate::session::TaskFeatures;
+use metamcp_config::sections::ToolOverride;
 
 /// Hidden items that one page names: a server may hide all that it has.
 const HIDDEN_LISTED_MAX: usize = 100;

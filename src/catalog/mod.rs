@@ -17,17 +17,14 @@
 
 mod approvals;
 mod capabilities;
-mod config;
 mod cursor;
 mod fetch;
-mod fingerprint;
 mod handle;
 mod list;
 mod listing;
 mod merge;
 mod merged;
 mod missing;
-mod pins;
 mod probe;
 mod quarantine;
 mod refresher;
@@ -38,16 +35,13 @@ mod tool_override;
 mod view;
 
 pub use approvals::{ApprovalStatus, ToolApprovals};
-pub use config::Config;
 pub use fetch::{FetchError, discover};
-pub use fingerprint::format_code_points;
 pub use handle::{Catalog, CatalogInbox};
 pub use list::{ListItem, ListKind, NAME_BYTES_MAX, ServerLists};
 pub use listing::Listing;
 pub use merge::merge;
 pub use merged::{HiddenItem, MergedLists, ServerListing};
 pub use missing::{ListFailure, MissingReason, MissingServer};
-pub use pins::{ApprovalSelection, PinApprovalError, PinChange, ToolPins, summarize_changes};
 pub use probe::{ProbeResult, probe};
 pub use quarantine::{QuarantineReason, QuarantinedTools};
 pub use stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};

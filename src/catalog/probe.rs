@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use super::config::Config;
 use super::fetch::{FetchError, FetchMode, discover, fetch_lists};
 use super::list::ServerLists;
 use crate::session::{ClientHandshake, UpstreamSessionSlot};
-use crate::upstream::{EraChoice, UpstreamPool};
+use crate::upstream::UpstreamPool;
+use metamcp_config::sections::CatalogConfig;
 use metamcp_core::protocol::{ClientCapabilities, Era, Revision};
+use metamcp_store::server::EraChoice;
 
 /// The result of a probe.
 pub struct ProbeResult {
@@ -19,7 +20,7 @@ pub struct ProbeResult {
 /// Lists a server once, as the catalog does, and leaves nothing behind. The error text is for clients.
 ///
 /// Not cancel safe: a session may be left behind at the server.
-pub async fn probe(pool: &Rc<UpstreamPool>, config: &Config) -> Result<ProbeResult, String> {
+pub async fn probe(pool: &Rc<UpstreamPool>, config: &CatalogConfig) -> Result<ProbeResult, String> {
     let era = pool.upstream().config.era;
     if era != EraChoice::Legacy {
         let fetched = match discover(pool).await {

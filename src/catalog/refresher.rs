@@ -12,7 +12,6 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::config::Config;
 use super::fetch::{FetchError, FetchMode, discover, fetch_lists};
 use super::list::ServerLists;
 use super::missing::{ListFailure, MissingReason};
@@ -21,10 +20,12 @@ use crate::session::{
     BufferedRequest, ClientHandshake, ListenRequest, StreamSource, UpstreamSession, UpstreamSessionSlot,
     UpstreamStream, send_buffered,
 };
-use crate::upstream::{EraChoice, ToolPinPolicy, UpstreamId, UpstreamPool};
+use crate::upstream::{UpstreamId, UpstreamPool};
+use metamcp_config::sections::CatalogConfig;
 use metamcp_core::base::{FaultKind, unix_seconds};
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{ClientCapabilities, McpMethod, Revision};
+use metamcp_store::server::{EraChoice, ToolPinPolicy};
 
 /// The lists of one server as one kind of client sees them, kept fresh by a task of its own.
 pub struct ListRefresher {
@@ -146,7 +147,7 @@ impl ListRefresher {
     }
 
     /// Fetches, and again whenever requested, announced, or due. Runs until it is dropped.
-    pub async fn run(self: Rc<Self>, config: Config, observer: Rc<dyn ListObserver>) {
+    pub async fn run(self: Rc<Self>, config: CatalogConfig, observer: Rc<dyn ListObserver>) {
         let upstream = self.pool.upstream();
         let mut retry = RETRY_MIN;
         let mut fetched = Instant::now();
@@ -195,7 +196,7 @@ impl ListRefresher {
     /// unless its earlier lists are known.
     async fn fetch_or_report_slow(
         self: &Rc<Self>,
-        config: &Config,
+        config: &CatalogConfig,
         observer: &dyn ListObserver,
         generation: u64,
     ) -> Result<ServerLists, MissingReason> {
@@ -230,7 +231,7 @@ impl ListRefresher {
         }
     }
 
-    async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, MissingReason> {
+    async fn fetch(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, MissingReason> {
         let era = self.pool.upstream().config.era;
         let result = match (self.view, era) {
             (View::Legacy(capabilities), _) => self.fetch_legacy(config, capabilities).await,
@@ -263,7 +264,7 @@ impl ListRefresher {
         }
     }
 
-    async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+    async fn fetch_modern(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, FetchError> {
         let features = discover(&self.pool).await?;
         // From the time when the server did not speak the Modern era.
         self.end_session();
@@ -278,7 +279,7 @@ impl ListRefresher {
     /// Fetches from a server that speaks only the Legacy era, for Modern clients. Lists of the Modern era do
     /// not depend on capabilities, so the gateway declares all of them, as it does to a Modern server. This
     /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after.
-    async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+    async fn fetch_bridged(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, FetchError> {
         if !self.is_in_use() {
             self.is_dormant.set(true);
             self.end_session();
@@ -299,7 +300,7 @@ impl ListRefresher {
     /// Fetches in the catalog's own session, which is opened again once if the server lost it.
     async fn fetch_legacy(
         self: &Rc<Self>,
-        config: &Config,
+        config: &CatalogConfig,
         capabilities: ClientCapabilities,
     ) -> Result<ServerLists, FetchError> {
         match self.fetch_in_session(config, capabilities).await {
@@ -310,7 +311,7 @@ impl ListRefresher {
 
     async fn fetch_in_session(
         self: &Rc<Self>,
-        config: &Config,
+        config: &CatalogConfig,
         capabilities: ClientCapabilities,
     ) -> Result<ServerLists, FetchError> {
         let handshake = ClientHandshake::gateway(Revision::LEGACY_LATEST, capabilities);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use metamcp_core::base::{ServerName, unix_seconds};
 
-use super::fingerprint::{ListedTool, format_code_points};
-use super::pins::{LOGGED_TOOLS_MAX, ToolPins};
 use super::quarantine::{QuarantineReason, QuarantinedTools};
 use super::stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};
 use super::view::View;
-use crate::upstream::{ToolPinPolicy, UpstreamId};
+use crate::upstream::UpstreamId;
+use metamcp_store::server::ToolPinPolicy;
+use metamcp_store::tool_pins::{LOGGED_TOOLS_MAX, ToolPins};
+use metamcp_store::tool_pins::{ListedTool, format_code_points};
 
 /// Whether the tools of a server may be listed.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use metamcp_core::base::ServerName;
 
-use super::pins::{PinChange, ToolPins};
+use metamcp_store::tool_pins::{PinChange, ToolPins};
 
 /// What the store has for one server.
 #[derive(Debug, Clone, PartialEq, Eq)]

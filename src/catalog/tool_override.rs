@@ -1,15 +1,13 @@
 //! Changes single members of a raw tool definition; all other values stay as the server wrote them.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memmem;
+use metamcp_store::tool_pins::RawMembers;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-use crate::route::ToolOverride;
+use metamcp_config::sections::ToolOverride;
 use metamcp_core::frame::json_string;
 
 /// Returns the tool with the configured title, description and annotations in place of the server's. The name
@@ -72,33 +70,6 @@ fn put(json: &mut BytesMut, name: &str, value: &[u8]) {
     json.put_slice(&json_string(name));
     json.put_u8(b':');
     json.put_slice(value);
-}
-
-/// The members of an object with their raw values.
-pub(super) struct RawMembers<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for RawMembers<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = RawMembers<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
-                    members.push(member);
-                }
-                Ok(RawMembers(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::exec::{EXIT_NOT_RUN, print_error, to_pid};
 use super::file_limit::set_file_limit;
 use super::huge_pages::enable_huge_pages;
 use super::orphans::CORE_BYTES;
-use super::spawn_spec::{Confinement, Limits, SpawnSpec};
+use super::spawn_spec::SpawnSpec;
+use metamcp_store::server::{Confinement, ProcessLimits};
 
 /// Becomes the program, unless any part of the spec fails: a limit that cannot be set is never ignored
 /// silently.
@@ -55,7 +56,7 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::from(EXIT_NOT_RUN)
 }
 
-fn set_limits(limits: &Limits) -> Result<(), String> {
+fn set_limits(limits: &ProcessLimits) -> Result<(), String> {
     let all = [
         ("memory", Resource::As, limits.memory_bytes),
         ("data", Resource::Data, limits.data_bytes),

@@ -32,4 +32,4 @@ pub use exec_child::run_if_asked;
 pub use file_limit::{file_limit_max, initial_file_limit, raise_file_limit};
 pub use huge_pages::{disable_huge_pages, has_disabled_huge_pages};
 pub use orphans::{adopt_orphans, end_orphans, forget_reaper, spawn_reaper};
-pub use spawn_spec::{Confinement, Limits, SpawnSpec};
+pub use spawn_spec::SpawnSpec;

@@ -1,5 +1,4 @@
-use std::path::PathBuf;
-
+use metamcp_store::server::{Confinement, ProcessLimits};
 use serde::{Deserialize, Serialize};
 
 /// How to run a program; passed to the reaper and the launcher as one argument.
@@ -20,45 +19,10 @@ pub struct SpawnSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub huge_pages: bool,
     #[serde(default)]
-    pub limits: Limits,
+    pub limits: ProcessLimits,
     /// Which files it may read and write; `None` for no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confinement: Option<Confinement>,
-}
-
-/// Limits of the kernel (`setrlimit(2)`), each for one process. Limits that are not set are those of the
-/// gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes of address space. Node reserves tens of GiB that it never uses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
-    /// Bytes of data: heap and private writable mappings.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_bytes: Option<u64>,
-    /// Open file descriptors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub open_files: Option<u64>,
-    /// Processes and threads of the user, whoever started them. Does not apply to root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub processes: Option<u64>,
-    /// Seconds of processor time, after which the process is killed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_s: Option<u64>,
-    /// Bytes of a file that the process writes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file_bytes: Option<u64>,
-}
-
-/// The part of the file system that a server may use, enforced by Landlock.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confinement {
-    /// May be read and executed.
-    pub read: Vec<PathBuf>,
-    /// May be read, executed and written.
-    pub write: Vec<PathBuf>,
-    /// Whether the server must not start if the kernel has no Landlock.
-    pub required: bool,
 }
 
 impl SpawnSpec {
@@ -86,7 +50,7 @@ mod tests {
             gid: None,
             files: None,
             huge_pages: false,
-            limits: Limits::default(),
+            limits: ProcessLimits::default(),
             confinement: None,
         };
         check(plain.clone());
@@ -95,7 +59,11 @@ mod tests {
             gid: Some(1000),
             files: Some(1024),
             huge_pages: true,
-            limits: Limits { open_files: Some(64), memory_bytes: Some(1 << 40), ..Limits::default() },
+            limits: ProcessLimits {
+                open_files: Some(64),
+                memory_bytes: Some(1 << 40),
+                ..ProcessLimits::default()
+            },
             confinement: Some(Confinement {
                 read: vec!["/usr".into()],
                 write: vec!["/tmp/a b".into()],

@@ -10,19 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crossbeam::utils::CachePadded;
+use metamcp_config::sections::LimitsConfig;
 
-use crate::auth::{Identity, KeyId, Rate};
-
-/// Limits that apply to every key. A key may have stricter ones of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Requests in flight for one key, event streams included.
-    pub key_in_flight_max: usize,
-}
+use metamcp_store::auth::{Identity, KeyId, Rate};
 
 /// The usage of all keys.
 pub struct Limits {
-    config: Config,
+    config: LimitsConfig,
     /// Guards the map, not the counters. A worker locks it once for each key that is new to it.
     usages: Mutex<HashMap<KeyId, Arc<KeyUsage>>>,
 }
@@ -52,7 +46,7 @@ pub struct Permit(Arc<KeyUsage>);
 const KEYS_MAX: usize = 65_536;
 
 impl Limits {
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: LimitsConfig) -> Self {
         Self { config, usages: Mutex::default() }
     }
 

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::config::NamePrefix;
-use super::names::SEPARATOR;
-use super::tool_view::ToolView;
 use crate::telemetry::metrics::LabelId;
+use metamcp_config::sections::NAME_SEPARATOR;
+use metamcp_config::sections::NamePrefix;
+use metamcp_config::sections::ToolView;
 use metamcp_core::base::ServerName;
 
 /// One or several servers that a client sees as one MCP server.
@@ -115,14 +115,14 @@ impl Endpoint {
             return None;
         }
         let prefix = self.servers[server_index].prefix.as_str();
-        let original = name.strip_prefix(prefix)?.strip_prefix(SEPARATOR)?;
+        let original = name.strip_prefix(prefix)?.strip_prefix(NAME_SEPARATOR)?;
         (!original.is_empty()).then_some(original)
     }
 
     fn add_prefix<'a>(&'a self, server_index: usize, original: &'a str) -> Cow<'a, str> {
         match self.shape {
             EndpointShape::Aggregate(NamePrefix::Always) => {
-                Cow::Owned(format!("{}{SEPARATOR}{original}", self.servers[server_index].prefix))
+                Cow::Owned(format!("{}{NAME_SEPARATOR}{original}", self.servers[server_index].prefix))
             }
             EndpointShape::Aggregate(NamePrefix::Never) | EndpointShape::Single => Cow::Borrowed(original),
         }

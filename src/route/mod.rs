@@ -5,14 +5,10 @@
 //!
 //! Does not know: connections, sessions, or which upstreams are available.
 
-mod config;
 mod endpoint;
 mod names;
 mod table;
-mod tool_view;
 
-pub use config::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix};
 pub use endpoint::{Endpoint, EndpointId, EndpointShape, RoutedServer};
-pub use names::{Destination, NameIndex, OriginalName, SEPARATOR, UriTemplate};
+pub use names::{Destination, NameIndex, OriginalName, UriTemplate};
 pub use table::{RouteTable, UnknownServerError};
-pub use tool_view::{ToolOverride, ToolView};

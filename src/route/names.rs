@@ -6,9 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-/// Separates the server prefix from the item name in an advertised name.
-pub const SEPARATOR: &str = "__";
-
 /// An index of advertised names of one kind of item. Immutable once shared; lookups take no lock.
 #[derive(Default)]
 pub struct NameIndex {

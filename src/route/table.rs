@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::config::{EndpointConfig, EndpointMembers};
 use super::endpoint::{
     ENDPOINT_SCOPE, Endpoint, EndpointId, EndpointShape, RoutedServer, SERVER_SCOPE, display_name,
 };
 use crate::telemetry::metrics::LabelInterner;
+use metamcp_config::sections::{EndpointConfig, EndpointMembers};
 use metamcp_core::base::{EndpointName, ServerName};
 
 /// All configured endpoints, and each server as an endpoint of its own.
@@ -185,8 +185,8 @@ impl RouteTable {
 mod tests {
     use std::borrow::Cow;
 
-    use super::super::{EndpointMember, NamePrefix, ToolOverride, ToolView};
     use super::*;
+    use metamcp_config::sections::{EndpointMember, NamePrefix, ToolOverride, ToolView};
     use metamcp_core::base::Glob;
 
     fn table() -> RouteTable {

@@ -7,7 +7,6 @@
 //! Does not know: the store, the control plane, or where configuration comes from. `handler::forward` shows
 //! the path of a request.
 
-mod config;
 mod eras;
 mod http1;
 mod mcp;
@@ -17,7 +16,6 @@ mod reply;
 mod streams;
 mod worker;
 
-pub use config::{Config, Tls};
 pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
 pub use http1::guard::OriginGuard;
 pub use net::listener::{ListenError, ListenTarget, Workers, start};

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::upstream_session::UpstreamSession;
-use crate::auth::KeyId;
 use crate::upstream::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
 };
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, header};
+use metamcp_store::auth::KeyId;
 
 /// A message whose response is read into memory.
 pub struct BufferedRequest<'a> {

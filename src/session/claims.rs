@@ -5,8 +5,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::auth::{KeyId, Purpose, Sealer};
 use metamcp_core::protocol::{ClientCapabilities, Revision};
+use metamcp_store::auth::{KeyId, Purpose, Sealer};
 
 /// The contents of a session id. Layout of the sealed bytes, all fields but the last of fixed size:
 ///

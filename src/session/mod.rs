@@ -10,7 +10,6 @@
 mod buffered;
 mod claims;
 mod client_handshake;
-mod config;
 mod features;
 mod initialize;
 mod state;
@@ -27,12 +26,11 @@ pub use buffered::{
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
-pub use config::Config;
 pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
 pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
 pub use stream::{
     EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams,
-    ResumeError, StreamClosed, StreamReader, StreamWriter, StreamsConfig,
+    ResumeError, StreamClosed, StreamReader, StreamWriter,
 };
 pub use table::{SessionError, SessionTable, TooManySessions};
 pub use terminator::SessionTerminator;

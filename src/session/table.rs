@@ -8,16 +8,16 @@ use foldhash::fast::RandomState;
 
 use super::claims::{SessionClaims, SessionKey};
 use super::client_handshake::{ClientHandshake, InitializeParams};
-use super::config::Config;
 use super::state::{DetachedUpstreamSession, Session};
-use crate::auth::{Identity, Sealer};
 use crate::route::{Endpoint, RouteTable};
+use metamcp_config::sections::SessionConfig;
 use metamcp_core::base::RecentInterner;
+use metamcp_store::auth::{Identity, Sealer};
 
 /// The in-memory state of all sessions. Workers cache the sessions they use, so the table is consulted when a session is
 /// new to a worker, not on every request.
 pub struct SessionTable {
-    config: Config,
+    config: SessionConfig,
     sealer: Arc<Sealer>,
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
@@ -79,13 +79,13 @@ impl Shard {
 }
 
 impl SessionTable {
-    pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
+    pub fn new(config: SessionConfig, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (initialize_params, detached) = (Mutex::default(), Mutex::default());
         Self { config, sealer, shards, count: AtomicUsize::new(0), initialize_params, detached }
     }
 
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &SessionConfig {
         &self.config
     }
 
@@ -299,16 +299,16 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::auth::EncryptionKey;
     use crate::route::{EndpointId, EndpointShape};
     use crate::telemetry::metrics::LabelId;
     use metamcp_core::protocol::{ClientCapabilities, Revision};
+    use metamcp_store::auth::EncryptionKey;
 
     const HOUR_S: u64 = 3600;
 
     fn session_table() -> (SessionTable, Identity, Arc<Endpoint>) {
         let key = EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) };
-        let config = Config {
+        let config = SessionConfig {
             lifetime: Duration::from_secs(24 * HOUR_S),
             idle_timeout: Duration::from_secs(HOUR_S),
             sessions_max: 1000,

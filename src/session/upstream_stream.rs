@@ -18,10 +18,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 
 use super::upstream_session::UpstreamSession;
-use crate::auth::KeyId;
 use crate::upstream::{IdleBody, RequestKind, UpstreamPool, UpstreamRequest, UpstreamResponse};
 use metamcp_core::frame::{Event, EventReader};
 use metamcp_core::protocol::{Era, header};
+use metamcp_store::auth::KeyId;
 
 /// The event stream of one upstream.
 pub struct UpstreamStream {
@@ -267,9 +267,10 @@ pub(super) mod tests {
     use super::*;
     use crate::session::ServerFeatures;
     use crate::upstream::multiplex::event_channel;
-    use crate::upstream::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, Upstream, UpstreamId};
+    use crate::upstream::{TlsRoots, Upstream, UpstreamId};
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Revision;
+    use metamcp_store::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
@@ -383,7 +384,7 @@ pub(super) mod tests {
 
     pub fn pool(socket: &Socket) -> Rc<UpstreamPool> {
         let address = ServerAddress::Unix { socket: socket.0.clone(), path: "/mcp".into() };
-        let config = Config {
+        let config = ServerConfig {
             name: ServerName::new("a").unwrap(),
             address,
             headers: Vec::new(),

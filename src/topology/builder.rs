@@ -7,8 +7,9 @@ use foldhash::fast::RandomState;
 
 use super::error::TopologyError;
 use super::version::Topology;
-use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, RouteTable, RoutedServer, SEPARATOR};
+use crate::route::{RouteTable, RoutedServer};
 use crate::upstream::{self, EraAdapter, TlsRoots, Upstream, UpstreamId};
+use metamcp_config::sections::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR};
 use metamcp_core::base::{EndpointName, ServerName};
 use metamcp_core::protocol::Era;
 
@@ -60,7 +61,7 @@ impl TopologyBuilder {
     /// [`Topology::rejected`].
     pub fn build_next(
         &mut self,
-        servers: Vec<upstream::Config>,
+        servers: Vec<metamcp_store::server::ServerConfig>,
         endpoints: Vec<EndpointConfig>,
     ) -> Arc<Topology> {
         let mut rejected = Vec::new();
@@ -76,7 +77,7 @@ impl TopologyBuilder {
     /// The servers that can be served, each once. Adds their aliases to `owners`.
     fn accept_servers(
         &mut self,
-        servers: Vec<upstream::Config>,
+        servers: Vec<metamcp_store::server::ServerConfig>,
         owners: &mut PrefixOwners,
         rejected: &mut Vec<TopologyError>,
     ) -> AcceptedServers {
@@ -117,7 +118,7 @@ impl TopologyBuilder {
 
     fn create_upstream(
         &mut self,
-        config: upstream::Config,
+        config: metamcp_store::server::ServerConfig,
     ) -> Result<Arc<Upstream>, upstream::InvalidTarget> {
         let upstream = Upstream::new(UpstreamId(self.next_upstream), config, &self.roots)?;
         self.next_upstream += 1;
@@ -171,7 +172,7 @@ fn hide_foreign_names(
     let Some(view) = &member.tool_view else { return };
     let mut hidden = Vec::new();
     for (tool, name) in view.renamed_tools() {
-        let holder = name.split_once(SEPARATOR).and_then(|(prefix, _)| owners.get(prefix));
+        let holder = name.split_once(NAME_SEPARATOR).and_then(|(prefix, _)| owners.get(prefix));
         if let Some(holder) = holder.filter(|holder| **holder != member.server) {
             hidden.push(tool.to_owned());
             rejected.push(TopologyError::ToolNameTaken {

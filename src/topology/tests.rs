@@ -4,19 +4,22 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::*;
-use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
-use crate::upstream::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, UpstreamId};
+use crate::upstream::{TlsRoots, UpstreamId};
+use metamcp_config::sections::{
+    EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
+};
 use metamcp_core::base::{EndpointName, ServerName};
+use metamcp_store::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 
 /// `name` or `name=port`.
-fn server(text: &str) -> Config {
+fn server(text: &str) -> ServerConfig {
     let (name, port) = text.split_once('=').unwrap_or((text, "80"));
     let address = match port {
         // Only a path can be wrong: a URL has been parsed.
         "bad" => ServerAddress::Unix { socket: "x".into(), path: "no path".into() },
         port => ServerAddress::Http(format!("http://127.0.0.1:{port}/mcp").parse().expect("a URL")),
     };
-    Config {
+    ServerConfig {
         name: ServerName::new(name).expect("a name"),
         address,
         headers: Vec::new(),
@@ -124,7 +127,7 @@ fn an_invalid_server_does_not_affect_others() {
 fn rejects_names_with_the_prefix_of_another_server() {
     let aliased = |text: &str| {
         let (text, alias) = text.split_once('~').unwrap_or((text, ""));
-        Config { alias: ServerName::new(alias).ok(), ..server(text) }
+        ServerConfig { alias: ServerName::new(alias).ok(), ..server(text) }
     };
     let check = |servers: &[&str], names: &[(&str, &str)], expected: &[&str], rejected: &[&str]| {
         let change = |name: &str| ToolOverride { name: Some(name.to_owned()), ..ToolOverride::default() };

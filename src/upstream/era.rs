@@ -3,17 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use metamcp_core::protocol::Era;
-
-/// The configured era of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EraChoice {
-    /// Detected by a probe and remembered.
-    Auto,
-    /// 2026-07-28 and later only.
-    Modern,
-    /// 2025-11-25 and earlier only.
-    Legacy,
-}
+use metamcp_store::server::EraChoice;
 
 /// Whether a server speaks one era, as far as is known.
 #[derive(Default)]

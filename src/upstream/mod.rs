@@ -10,14 +10,13 @@
 //! message means.
 
 mod breaker;
-mod config;
 mod era;
 mod error;
 mod http;
+mod id;
 mod limit;
 pub mod multiplex;
 mod pool;
-mod private;
 mod request;
 mod sse;
 pub mod stdio;
@@ -25,14 +24,12 @@ mod trace_fields;
 mod transport;
 
 pub use breaker::{UpstreamFailure, UpstreamStatus};
-pub use config::{Config, ServerAddress, ToolPinPolicy, UpstreamId};
-pub use era::EraChoice;
 pub use error::{FailureStage, UpstreamError};
 pub use http::{
     ConnectTarget, IdleBody, InvalidTarget, ResponseHead, Stream, TlsRoots, UpstreamBody, UpstreamResponse,
     UrlTarget, connect, resolve_url,
 };
+pub use id::UpstreamId;
 pub use pool::{EraAdapter, ResponseFuture, Upstream, UpstreamPool};
-pub use private::{is_private, is_private_address};
 pub use request::{RequestKind, UpstreamRequest};
 pub use trace_fields::TraceFields;

@@ -10,17 +10,20 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::breaker::{Breaker, UpstreamStatus};
-use super::config::{Config, ServerAddress, UpstreamId};
-use super::era::{EraChoice, EraSupport};
+use super::era::EraSupport;
 use super::error::{FailureStage, UpstreamError};
 use super::http::{BodySource, HttpPool, InvalidTarget, TlsRoots, UpstreamBody, UpstreamResponse};
+use super::id::UpstreamId;
 use super::limit::{InFlightLimit, InFlightPermit};
 use super::multiplex::{CancelGuard, LocalResponse};
 use super::request::{RequestKind, UpstreamRequest};
-use super::stdio::{Sharing, StdioHealth, StdioRequest};
+use super::stdio::{StdioHealth, StdioRequest};
 use super::transport::Transport;
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
+use metamcp_store::server::EraChoice;
+use metamcp_store::server::Sharing;
+use metamcp_store::server::{ServerAddress, ServerConfig};
 
 /// Answers requests of an era that a server does not speak, or is not yet known to speak. To callers the
 /// server then speaks both eras.
@@ -45,7 +48,7 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Box<UpstreamRespons
 
 /// One MCP server behind the gateway, shared by all workers.
 pub struct Upstream {
-    pub config: Config,
+    pub config: ServerConfig,
     /// Identifies the server in each worker's pools.
     pub id: UpstreamId,
     transport: Transport,
@@ -90,7 +93,7 @@ impl AdaptedEra {
 impl Upstream {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
-    pub fn new(id: UpstreamId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
+    pub fn new(id: UpstreamId, config: ServerConfig, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
         let transport = Transport::new(&config, roots)?;
         let breaker = match &transport {
             Transport::Http(_) | Transport::HttpOrSse(..) if config.has_breaker => Breaker::new(),
@@ -328,12 +331,12 @@ impl UpstreamPool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ToolPinPolicy;
     use super::*;
+    use metamcp_store::server::ToolPinPolicy;
 
     fn upstream(address: ServerAddress) -> Arc<Upstream> {
         let timeout = Duration::from_secs(1);
-        let config = Config {
+        let config = ServerConfig {
             name: ServerName::new("a").unwrap(),
             address,
             headers: Vec::new(),

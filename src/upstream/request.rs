@@ -7,9 +7,9 @@ use memchr::memchr;
 
 use super::multiplex::HttpOperation;
 use super::trace_fields::TraceFields;
-use crate::auth::KeyId;
 use metamcp_core::frame::SplicedMessage;
 use metamcp_core::protocol::{Era, header};
+use metamcp_store::auth::KeyId;
 
 /// A request to a server's MCP path, or to another path if one is set: the body, and the header fields
 /// besides those that every request to the server carries.

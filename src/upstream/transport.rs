@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
-use super::config::{Config, ServerAddress};
 use super::http::{
     ConnectTarget, HttpServer, HttpSettings, InvalidTarget, RequestHeads, TlsRoots, UrlTarget, parse_path,
     resolve_url,
@@ -13,6 +12,7 @@ use super::http::{
 use super::limit::InFlightLimit;
 use super::sse::{SseCandidate, SseServer, SseTarget};
 use super::stdio::StdioServer;
+use metamcp_store::server::{ServerAddress, ServerConfig};
 
 /// The transport of one server, shared by all workers.
 pub enum Transport {
@@ -29,7 +29,7 @@ pub enum Transport {
 impl Transport {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
-    pub fn new(config: &Config, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
+    pub fn new(config: &ServerConfig, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
         let no_thread =
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));
         match &config.address {
@@ -70,7 +70,7 @@ impl Transport {
 }
 
 fn http_server_at(
-    config: &Config,
+    config: &ServerConfig,
     url: &url::Url,
     roots: &TlsRoots,
 ) -> Result<Arc<HttpServer>, InvalidTarget> {
@@ -79,7 +79,7 @@ fn http_server_at(
 }
 
 fn http_server(
-    config: &Config,
+    config: &ServerConfig,
     target: ConnectTarget,
     path: PathAndQuery,
     host: HeaderValue,
@@ -96,7 +96,7 @@ fn http_server(
     Arc::new(HttpServer { settings, target, heads: RequestHeads::new(path, host, &config.headers) })
 }
 
-fn sse_target(config: &Config, url: &url::Url, http: Arc<HttpServer>) -> SseTarget {
+fn sse_target(config: &ServerConfig, url: &url::Url, http: Arc<HttpServer>) -> SseTarget {
     let post_limit = InFlightLimit::new(config.in_flight_max, config.queue_max, config.queue_timeout);
     SseTarget { name: config.name.clone(), url: url.clone(), http, post_limit: Arc::new(post_limit) }
 }

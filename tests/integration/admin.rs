@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
-use metamcp::store::{Grants, Role, UsageBatch, UsageCounts, UsageKey, UsageRow};
+use metamcp_store::store::{Grants, Role, UsageBatch, UsageCounts, UsageKey, UsageRow};
 use serde_json::{Value, json};
 
 /// A gateway with an administrator.

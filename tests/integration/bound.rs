@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::support::{
     Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, listed, modern, modern_call, run, sql,
 };
-use metamcp::auth::{InstallationSecrets, Sealer, parse_encryption_key, rekey};
-use metamcp::store::{Audit, Grants, Role, SealedKind, Store, VersionMatch};
+use metamcp_store::auth::{InstallationSecrets, Sealer, parse_encryption_key, rekey};
+use metamcp_store::store::{Audit, Grants, Role, SealedKind, Store, VersionMatch};
 use serde_json::{Value, json};
 
 const SECRET: &str = "hunter2-hunter2";

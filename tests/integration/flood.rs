@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, Cluster, Gateway, Peer, is_long, modern_call, run};
-use metamcp::auth::ApiKey;
+use metamcp_store::auth::ApiKey;
 
 /// What is sent. The first goes elsewhere.
 const KINDS: [&str; 4] = ["none", "malformed", "unknown", "wrong secret"];

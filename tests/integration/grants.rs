@@ -6,7 +6,7 @@ use crate::support::{
     Client, Gate, Gateway, Peer, Request, Setup, Step, chunk, error, events, legacy, legacy_call, listed,
     modern, modern_call, open_session, result,
 };
-use metamcp::store::{Grants, Rate};
+use metamcp_store::store::{Grants, Rate};
 
 fn of(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()

@@ -7,7 +7,7 @@ use crate::support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error, events,
     initialize, legacy, legacy_call, modern, modern_call, notification, result,
 };
-use metamcp::store::{Grants, Role};
+use metamcp_store::store::{Grants, Role};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";

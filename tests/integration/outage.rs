@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::support::{
     Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Response, is_long, modern_call, within,
 };
-use metamcp::store::UsageFilter;
+use metamcp_store::store::UsageFilter;
 
 /// How the database goes away.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +176,7 @@ impl Meanwhile<'_> {
         until("/ready says it", || self.ready()["store"]["answers"] == false);
         assert_eq!(self.ready()["degraded"], true);
         // One that may be good, which cannot be found out.
-        let unknown = metamcp::auth::ApiKey::generate();
+        let unknown = metamcp_store::auth::ApiKey::generate();
         let asked = Instant::now();
         let answer = Client::once(self.gateway.address, &token_request(unknown.expose()));
         assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));

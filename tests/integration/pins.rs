@@ -10,7 +10,7 @@ use crate::support::{
     Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Response, Setup, Step, chunk, error, events,
     legacy, legacy_call, listed, modern, modern_call, open_session,
 };
-use metamcp::store::{AuditFilter, Grants, Role};
+use metamcp_store::store::{AuditFilter, Grants, Role};
 use serde_json::{Value, json};
 
 /// A server whose lists are those of the step that it is at.

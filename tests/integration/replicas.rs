@@ -12,7 +12,7 @@ use crate::support::{
     Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, Response, gateway_on, listed, modern,
     modern_call, sql, within,
 };
-use metamcp::store::{Audit, VersionMatch};
+use metamcp_store::store::{Audit, VersionMatch};
 use serde_json::{Value, json};
 
 /// What a key is told that asks for a token.

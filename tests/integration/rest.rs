@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::{
     Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, modern_call, result,
 };
-use metamcp::store::{Grants, Rate, Role, UsageCounts};
+use metamcp_store::store::{Grants, Rate, Role, UsageCounts};
 use serde_json::{Value, json};
 
 const TOOLS: &str = "/api/v1/mcp/servers/a/tools";

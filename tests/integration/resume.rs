@@ -15,12 +15,11 @@ use crate::support::{
     AGGREGATED, Client, Gate, Gateway, PATIENCE, Peer, Request, Response, SINGLE, Setup, Step, chunk, error,
     events, initialize, is_long, legacy_call, notification, open_session, result,
 };
-use metamcp::auth::{KeyId, Sealer, parse_encryption_key};
-use metamcp::session::{
-    ReadOutcome, ResumableStreams, ResumeError, SessionClaims, SessionKey, StreamReader, StreamsConfig,
-};
+use metamcp::session::{ReadOutcome, ResumableStreams, ResumeError, SessionClaims, SessionKey, StreamReader};
+use metamcp_config::sections::StreamsConfig;
 use metamcp_core::frame::EventSplitter;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
+use metamcp_store::auth::{KeyId, Sealer, parse_encryption_key};
 use serde_json::Value;
 
 /// Of the answers that are broken off.

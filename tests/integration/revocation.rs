@@ -9,7 +9,7 @@ use crate::support::{
     Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Step, chunk, events, is_long, legacy_call,
     modern, modern_call, open_session, sealer, sql, within,
 };
-use metamcp::store::{Audit, KeyStatus, Store};
+use metamcp_store::store::{Audit, KeyStatus, Store};
 
 /// What is timed at each replica.
 const SEEN: [&str; 4] = ["request refused", "GET stream cut", "subscription cut", "stream of a call cut"];

@@ -10,7 +10,7 @@ use crate::support::{
     Client, Gate, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, initialize, legacy,
     legacy_call, modern, notification, open_session, result,
 };
-use metamcp::store::{Grants, Rate};
+use metamcp_store::store::{Grants, Rate};
 
 const AGGREGATED: &str = "/mcp";
 

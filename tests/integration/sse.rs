@@ -10,7 +10,7 @@ use crate::support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, error, initialize, is_long, legacy,
     legacy_call, listed, modern, modern_call, notification, open_session,
 };
-use metamcp::store::{Grants, Role};
+use metamcp_store::store::{Grants, Role};
 use serde_json::{Value, json};
 use server::{Server, Ways};
 

@@ -7,7 +7,7 @@ use crate::support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, is_long, legacy, legacy_call, listed, modern,
     modern_call, open_session, within,
 };
-use metamcp::store::{
+use metamcp_store::store::{
     Audit, EndpointServer, EndpointSpec, Grants, PrefixMode, Role, Secrets, ServerKind, ServerSpec,
     VersionMatch, new_id,
 };

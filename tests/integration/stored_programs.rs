@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Instant;
 
 use crate::support::{Client, Gateway, PATIENCE, Request, Response, Setup, modern_call};
-use metamcp::store::{Audit, Grants, Role, Secrets, ServerKind, ServerSpec, new_id};
+use metamcp_store::store::{Audit, Grants, Role, Secrets, ServerKind, ServerSpec, new_id};
 use serde_json::{Value, json};
 
 const SERVERS: &str = "/api/v1/mcp/servers";

@@ -6,7 +6,7 @@ use crate::support::{
     Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
     modern_call, open_session, result,
 };
-use metamcp::store::{UsageBatch, UsageCounts, UsageKey, UsageRow};
+use metamcp_store::store::{UsageBatch, UsageCounts, UsageKey, UsageRow};
 
 const CALLS: u64 = 40;
 

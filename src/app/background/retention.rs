@@ -5,7 +5,7 @@ use std::time::Duration;
 use metamcp_core::base::unix_seconds;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::store::{PruneReport, RetentionPolicy, Store, StoreError};
+use metamcp_store::store::{PruneReport, RetentionPolicy, Store, StoreError};
 
 /// Retention periods are days, so an hour more does not matter.
 const POLL: Duration = Duration::from_hours(1);

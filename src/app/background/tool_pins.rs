@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::auth::Sealer;
-use crate::catalog::{
-    Catalog, PinChange, PinsUpdate, RESTORE_ACTION, StoredPins, ToolPins, summarize_changes,
-};
-use crate::store::{Audit, NewToolPins, RowSealer, SealedRow, Store, StoreError, ToolPinsRow, WatchState};
+use crate::catalog::{Catalog, PinsUpdate, RESTORE_ACTION, StoredPins};
 use metamcp_core::base::ServerName;
+use metamcp_store::auth::Sealer;
+use metamcp_store::store::{
+    Audit, NewToolPins, RowSealer, SealedRow, Store, StoreError, ToolPinsRow, WatchState,
+};
+use metamcp_store::tool_pins::{PinChange, ToolPins, summarize_changes};
 
 /// The two sides to synchronize.
 pub struct PinSync {

@@ -16,12 +16,13 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
 use super::super::error::AppError;
-use crate::admin::MetricsAccess;
-use crate::config::Config;
 use crate::server::SharedState;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::{self, CollectorResponse, ExportError, Traces, export};
+use crate::telemetry::traces::{CollectorResponse, ExportError, Traces, export};
 use crate::upstream::{TlsRoots, UrlTarget, connect, resolve_url};
+use metamcp_config::Config;
+use metamcp_config::sections::MetricsAccess;
+use metamcp_config::sections::TraceConfig;
 
 /// A collector's response body: a few bytes that count the rejected spans. Longer ones are not read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
@@ -66,7 +67,7 @@ pub fn spawn_export(
 
 /// Sends one batch. Cancel safe: dropping it closes the connection.
 async fn send(
-    config: &traces::TraceConfig,
+    config: &TraceConfig,
     collector: &UrlTarget,
     batch: Bytes,
 ) -> Result<CollectorResponse, ExportError> {
@@ -97,7 +98,7 @@ async fn send(
     exchange.await
 }
 
-fn request(config: &traces::TraceConfig, collector: &UrlTarget, batch: Bytes) -> Request<Full<Bytes>> {
+fn request(config: &TraceConfig, collector: &UrlTarget, batch: Bytes) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(batch));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = collector.path.clone().into();

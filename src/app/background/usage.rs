@@ -16,7 +16,7 @@ use crate::journal::usage::{
 };
 use crate::journal::{self, JournalError};
 use crate::server::ListenTarget;
-use crate::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
+use metamcp_store::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
 
 /// The journal's folder in the data directory.
 const FOLDER: &str = "usage";

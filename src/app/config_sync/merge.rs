@@ -10,24 +10,25 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
-use crate::admin::definition::{ServerDefinition, ServingPolicy};
 use crate::admin::{RowStatus, StoreStatus};
-use crate::auth::Sealer;
-use crate::config::Config;
-use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
-use crate::store::{EndpointRow, EndpointServer, PrefixMode, RowSealer, SealedRow, ServerRow, Uuid};
 use crate::topology::{Topology, TopologyError};
-use crate::upstream;
+use metamcp_config::Config;
+use metamcp_config::sections::{
+    EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
+};
 use metamcp_core::base::{EndpointName, Glob, ServerName};
+use metamcp_store::auth::Sealer;
+use metamcp_store::definition::endpoint::{check_annotations, check_listed_name};
+use metamcp_store::definition::{ServerDefinition, ServingPolicy};
+use metamcp_store::store::{EndpointRow, EndpointServer, PrefixMode, RowSealer, SealedRow, ServerRow, Uuid};
 
 /// The servers and endpoints of the configuration files.
 #[derive(Debug, Clone, Default)]
 pub struct FileConfig {
-    pub servers: Vec<upstream::Config>,
+    pub servers: Vec<metamcp_store::server::ServerConfig>,
     pub endpoints: Vec<EndpointConfig>,
     /// Served while there is no other server.
-    pub stand_in: Option<upstream::Config>,
+    pub stand_in: Option<metamcp_store::server::ServerConfig>,
 }
 
 /// The servers and endpoints of the store.
@@ -75,7 +76,7 @@ pub struct RowContext<'a> {
 /// The configuration to serve, and the outcome for every row of the store.
 #[derive(Debug, Default, PartialEq)]
 pub struct MergedConfig {
-    pub servers: Vec<upstream::Config>,
+    pub servers: Vec<metamcp_store::server::ServerConfig>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<MergedRow>,
     file_servers: Vec<ServerName>,
@@ -241,7 +242,10 @@ fn without_shadowed(endpoint: &str, server: &str) -> String {
 }
 
 /// `None` for a disabled server.
-fn read_server(row: &ServerRow, context: RowContext<'_>) -> Result<Option<upstream::Config>, String> {
+fn read_server(
+    row: &ServerRow,
+    context: RowContext<'_>,
+) -> Result<Option<metamcp_store::server::ServerConfig>, String> {
     let server = ServerDefinition::from_row(row, context.sealer).map_err(|error| error.to_string())?;
     if !server.is_enabled() {
         return Ok(None);

@@ -9,12 +9,11 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::route::EndpointConfig;
 use crate::runtime::MemoryPurger;
 use crate::server::SharedState;
 use crate::session::{SessionTable, SessionTerminator};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
-use crate::upstream;
+use metamcp_config::sections::EndpointConfig;
 use metamcp_core::base::unix_seconds;
 
 /// Replaces the served topology.
@@ -65,7 +64,7 @@ impl Publisher {
     /// Not cancel safe: a topology that was built must be published.
     pub async fn publish(
         &mut self,
-        servers: Vec<upstream::Config>,
+        servers: Vec<metamcp_store::server::ServerConfig>,
         endpoints: Vec<EndpointConfig>,
     ) -> Arc<Topology> {
         let before = Arc::clone(self.builder.current());

@@ -14,11 +14,11 @@ use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
-use crate::admin::definition::ServingPolicy;
-use crate::auth::Sealer;
-use crate::config::Config;
-use crate::store::WatchState;
 use crate::topology::Topology;
+use metamcp_config::Config;
+use metamcp_store::auth::Sealer;
+use metamcp_store::definition::ServingPolicy;
+use metamcp_store::store::WatchState;
 
 /// The configuration that is served, and the two parts it was merged from.
 pub struct ServingState {

@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::merge::StoredConfig;
-use crate::auth::{Sealer, SnapshotFile, SnapshotWriter};
-use crate::store::{Store, StoreError};
+use metamcp_store::auth::{Sealer, SnapshotFile, SnapshotWriter};
+use metamcp_store::store::{Store, StoreError};
 
 /// The store as the source of servers and endpoints, with its snapshot.
 pub struct StoredConfigSource {
@@ -88,8 +88,8 @@ impl StoredConfigSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::EncryptionKey;
-    use crate::store::testing::Folder;
+    use metamcp_store::auth::EncryptionKey;
+    use metamcp_store::store::testing::Folder;
 
     fn sealer() -> Arc<Sealer> {
         let key = EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) };
@@ -98,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreadable_store_differs_from_an_empty_one() {
-        let home = Folder::new();
+        let home = Folder::create();
         let database = home.join("metamcp.sqlite");
         let store = Store::open_sqlite(&database).await.expect("it opens");
         let source = StoredConfigSource::new(store, sealer(), None);

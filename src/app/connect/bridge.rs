@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 
 use super::client::ClientRequests;
 use super::endpoint::{EndpointRequests, LegacySession, ParamHeaders, to_line};
-use crate::admin::definition::settings::{CONNECT_TIMEOUT, DEFAULTS};
-use crate::upstream::{InvalidTarget, ServerAddress, TlsRoots, Upstream, UpstreamId, UpstreamPool};
+use crate::upstream::{InvalidTarget, TlsRoots, Upstream, UpstreamId, UpstreamPool};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::Scanner;
+use metamcp_store::definition::settings::{CONNECT_TIMEOUT, DEFAULTS};
+use metamcp_store::server::ServerAddress;
 
 /// What the bridge connects to, and its limits.
 pub struct Config {

@@ -24,9 +24,9 @@ use super::tool_headers::ToolHeaderCache;
 use crate::session::MESSAGE_BYTES_MAX;
 use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
 use crate::upstream::{
-    EraChoice, FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest,
-    UpstreamResponse,
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
 };
+use metamcp_store::server::EraChoice;
 
 /// What a call needs in addition to the request.
 pub struct CallContext {

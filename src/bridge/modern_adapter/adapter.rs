@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::call::CallTask;
-use super::config::Config;
 use super::discover::discover;
 use super::era::EraDetector;
 use super::held_calls::{CallResumption, HeldCalls, ResumeError};
@@ -19,12 +18,13 @@ use super::responder::ClientResponder;
 use super::session::AdapterSessionKey;
 use super::sessions::AdapterSessions;
 use super::subscription;
-use crate::auth::Sealer;
 use crate::upstream::multiplex::{CallOutcome, LocalResponse};
 use crate::upstream::{
     EraAdapter, FailureStage, RequestKind, ResponseFuture, UpstreamError, UpstreamPool, UpstreamRequest,
     UpstreamResponse,
 };
+use metamcp_config::sections::BridgeConfig;
+use metamcp_store::auth::Sealer;
 
 /// Serves Modern clients on behalf of all servers that do not speak the Modern era. There is one for the
 /// whole process.
@@ -37,7 +37,7 @@ pub struct ModernAdapter {
 
 impl ModernAdapter {
     /// Creates an adapter without sessions. `sealer` seals `requestState`.
-    pub fn new(config: &Config, sealer: Arc<Sealer>) -> Arc<Self> {
+    pub fn new(config: &BridgeConfig, sealer: Arc<Sealer>) -> Arc<Self> {
         Arc::new(Self {
             eras: EraDetector::default(),
             sessions: Arc::new(AdapterSessions::new(config)),

@@ -14,11 +14,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::config::Config;
 use super::responder::ClientResponder;
-use crate::auth::{KeyId, Purpose, Sealer};
+use metamcp_config::sections::BridgeConfig;
 use metamcp_core::base::unix_seconds;
 use metamcp_core::protocol::ClientCapabilities;
+use metamcp_store::auth::{KeyId, Purpose, Sealer};
 
 pub struct HeldCalls {
     sealer: Arc<Sealer>,
@@ -105,7 +105,7 @@ impl ResumeError {
 
 impl HeldCalls {
     /// Creates an empty table.
-    pub fn new(config: &Config, sealer: Arc<Sealer>) -> Self {
+    pub fn new(config: &BridgeConfig, sealer: Arc<Sealer>) -> Self {
         let mut process = [0; 16];
         // Without randomness, the seal and the table still distinguish states of an earlier process.
         let _ = getrandom::fill(&mut process);
@@ -186,11 +186,11 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::auth::EncryptionKey;
+    use metamcp_store::auth::EncryptionKey;
 
     fn held_calls(timeout_s: u64) -> Arc<HeldCalls> {
         let key = EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) };
-        let config = Config {
+        let config = BridgeConfig {
             hold_timeout: Duration::from_secs(timeout_s),
             holds_max: 3,
             holds_per_key_max: 2,

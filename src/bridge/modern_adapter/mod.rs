@@ -28,7 +28,6 @@
 mod adapter;
 mod call;
 mod call_stream;
-mod config;
 mod discover;
 mod era;
 mod event_queue;
@@ -46,4 +45,3 @@ mod subscription;
 mod unsolicited;
 
 pub use adapter::ModernAdapter;
-pub use config::Config;

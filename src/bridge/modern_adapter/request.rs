@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use super::super::level::LogLevel;
-use crate::auth::KeyId;
 use crate::upstream::multiplex::LocalResponse;
 use crate::upstream::{TraceFields, UpstreamRequest};
 use metamcp_core::base::{Fault, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span, json_string, splice};
 use metamcp_core::protocol::{ClientCapabilities, McpMethod, code};
+use metamcp_store::auth::KeyId;
 
 /// A request of a Modern client.
 pub struct ModernRequest {

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use metamcp_core::frame::Envelope;
 use tokio::sync::Semaphore;
 
-use super::config::Config;
 use super::session::{AdapterSession, AdapterSessionKey, ClientSlot};
 use super::unsolicited::WAITING_TOTAL_MAX;
+use metamcp_config::sections::BridgeConfig;
 
 /// The sessions by their keys. It runs no tasks: the caller that adds a session runs it.
 pub struct SessionTable {
@@ -38,7 +38,7 @@ const EXCLUSIVE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl SessionTable {
     /// Creates an empty table.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &BridgeConfig) -> Self {
         Self {
             max: config.sessions_max,
             per_key_max: config.sessions_per_key_max,
@@ -156,9 +156,9 @@ mod tests {
     use tokio::time::{advance, pause};
 
     use super::*;
-    use crate::auth::KeyId;
     use crate::upstream::UpstreamId;
     use metamcp_core::protocol::ClientCapabilities;
+    use metamcp_store::auth::KeyId;
 
     fn key(letter: &str, upstream: u32) -> AdapterSessionKey {
         AdapterSessionKey {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn sessions(per_key_max: usize) -> SessionTable {
-        SessionTable::new(&Config {
+        SessionTable::new(&BridgeConfig {
             hold_timeout: Duration::from_secs(1),
             holds_max: 1,
             holds_per_key_max: 1,

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use metamcp_core::frame::Envelope;
 use tokio::task::spawn_local;
 
-use super::config::Config;
 use super::session::{AdapterSession, AdapterSessionKey, ClientSlot};
 use super::session_table::SessionTable;
 use super::session_task::run_session;
 use crate::upstream::UpstreamPool;
+use metamcp_config::sections::BridgeConfig;
 
 /// The session table, and the start of a task on the current thread for each new session.
 pub struct AdapterSessions {
@@ -20,7 +20,7 @@ pub struct AdapterSessions {
 
 impl AdapterSessions {
     /// Creates an empty set.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &BridgeConfig) -> Self {
         Self { table: Arc::new(SessionTable::new(config)) }
     }
 

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::super::list::ListItem;
-use super::super::pins::ToolPins;
 use super::*;
+use metamcp_store::tool_pins::ToolPins;
 
 const QUARANTINE: ToolPinPolicy = ToolPinPolicy::Quarantine;
 
 fn tool(name: &str, description: &str) -> ListedTool {
     let raw = Bytes::from(json!({"name": name, "description": description}).to_string());
     let item = ListItem { key: name.into(), raw, key_start: 0, key_end: 0 };
-    ListedTool::parse(&item).expect("an object")
+    ListedTool::parse(&item.key, &item.raw).expect("an object")
 }
 
 /// `x1` is the tool `x` with the description `1`.

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::message;
-use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
@@ -24,6 +23,7 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind as FrameKind;
 use metamcp_core::frame::write_event;
 use metamcp_core::protocol::{McpMethod, Revision, header};
+use metamcp_store::auth::Identity;
 
 /// Chunks that wait for the client to read them.
 const PIECES_MAX: usize = 16;

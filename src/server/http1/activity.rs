@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::cached_credential::CachedCredential;
-use crate::server::config::Config;
 use crate::telemetry::metrics::ConnectionCounts;
+use metamcp_config::sections::HttpConfig;
 
 /// The state of one connection, as its task, its socket and its requests report it.
 pub struct ConnectionActivity {
@@ -187,7 +187,7 @@ impl ConnectionActivity {
     }
 
     /// Whether the client has exceeded a timeout. Called once per tick.
-    fn is_overdue(&self, now: Instant, config: &Config) -> bool {
+    fn is_overdue(&self, now: Instant, config: &HttpConfig) -> bool {
         let (still, stalled) = (self.moves.still_for(now), self.stalls.still_for(now));
         let is_idle = self.answering.get() == 0 && !self.in_head.get();
         (self.in_head.get() && still >= config.header_timeout)
@@ -248,7 +248,7 @@ impl ConnectionRegistry {
     }
 
     /// Closes connections that exceeded a timeout. Called once per tick.
-    pub fn sweep(&self, config: &Config) {
+    pub fn sweep(&self, config: &HttpConfig) {
         let now = Instant::now();
         for activity in self.live.borrow().values() {
             activity.note_rest(now);
@@ -297,8 +297,8 @@ impl Drop for ConnectionRegistration<'_> {
 mod tests {
     use super::*;
 
-    fn config() -> Config {
-        Config {
+    fn config() -> HttpConfig {
+        HttpConfig {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             ..crate::server::http1::guard::tests::config("127.0.0.1:0")

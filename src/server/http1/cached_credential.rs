@@ -8,8 +8,8 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::auth::Identity;
 use crate::limits::KeyUsage;
+use metamcp_store::auth::Identity;
 
 /// A credential that was accepted in one second with one version of the keys.
 pub struct CachedCredential {

@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::receive::RequestBody;
 use super::request::EndpointRequest;
 use crate::route::RouteTable;
-use crate::server::config::Config;
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::frame::Span;
 use metamcp_core::protocol::header;
 
@@ -50,7 +50,7 @@ fn usual_method(came: &[u8]) -> Option<Method> {
 }
 
 /// Parses a request of the common form.
-pub fn read_request(config: &Config, table: &RouteTable, came: &[u8]) -> ParseOutcome {
+pub fn read_request(config: &HttpConfig, table: &RouteTable, came: &[u8]) -> ParseOutcome {
     let Some(method) = usual_method(came) else { return ParseOutcome::Unusual };
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -132,12 +132,12 @@ fn place(part: &[u8], whole: &[u8]) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{EndpointConfig, EndpointMembers, NamePrefix};
     use crate::server::http1::fields::Field;
+    use metamcp_config::sections::{EndpointConfig, EndpointMembers, NamePrefix};
     use metamcp_core::base::{EndpointName, ServerName};
 
     fn read(came: &[u8]) -> ParseOutcome {
-        let config = Config {
+        let config = HttpConfig {
             body_bytes_max: 64 << 10,
             header_bytes_max: 16 << 10,
             header_count_max: 64,

@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::activity::ConnectionActivity;
 use super::fields::{Field, Fields};
-use crate::server::config::Config;
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::{Fault, FaultKind};
 
 /// The allowed hosts and origins.
@@ -22,7 +22,7 @@ pub struct OriginGuard {
 }
 
 impl OriginGuard {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &HttpConfig) -> Self {
         let mut hosts: Vec<_> = config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let any_host = config.listen.ip().is_unspecified() && hosts.is_empty();
         if !config.listen.ip().is_unspecified() {
@@ -135,8 +135,8 @@ pub(in crate::server) mod tests {
 
     use super::*;
 
-    pub fn config(listen: &str) -> Config {
-        Config {
+    pub fn config(listen: &str) -> HttpConfig {
+        HttpConfig {
             listen: listen.parse().expect("an address"),
             workers: 1,
             tls: None,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::fields::{Field, Fields};
 use super::mapped::MappedBuffer;
-use crate::server::config::Config;
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::header;
 
@@ -62,7 +62,7 @@ pub fn accepts(fields: &Fields, wanted: &str) -> bool {
 /// Receives the whole body of a message.
 ///
 /// Not cancel safe: bytes that were read are lost, and the connection is unusable.
-pub async fn receive(config: &Config, fields: &Fields, body: RequestBody) -> Result<Bytes, Fault> {
+pub async fn receive(config: &HttpConfig, fields: &Fields, body: RequestBody) -> Result<Bytes, Fault> {
     match body {
         RequestBody::Whole(body) => Ok(body),
         RequestBody::Streamed(mut body) => collect(config, config.body_bytes_max, fields, &mut body).await,
@@ -72,7 +72,7 @@ pub async fn receive(config: &Config, fields: &Fields, body: RequestBody) -> Res
 /// Receives the whole body. A body that arrives in one read is not copied. Not cancel safe, for the same
 /// reason.
 pub async fn collect(
-    config: &Config,
+    config: &HttpConfig,
     bytes_max: usize,
     fields: &Fields,
     body: &mut Incoming,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::trace_position::Trace;
-use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{Envelope, MessageKind as FrameKind, ScanRejection, Scanner, StringSpan};
 use metamcp_core::protocol::{Era, McpMethod, Revision, code};
+use metamcp_store::auth::Identity;
 
 /// One message of a client, after the checks that both eras share. Passed on boxed, because it is about a
 /// kilobyte.

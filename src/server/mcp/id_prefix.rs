@@ -152,8 +152,9 @@ pub fn whole(raw: Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{EndpointId, EndpointShape, NamePrefix, RoutedServer};
+    use crate::route::{EndpointId, EndpointShape, RoutedServer};
     use crate::telemetry::metrics::LabelId;
+    use metamcp_config::sections::NamePrefix;
     use metamcp_core::frame::EventReader;
 
     fn endpoint() -> Endpoint {

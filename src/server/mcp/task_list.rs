@@ -18,13 +18,13 @@ use tokio::time::{Instant, timeout};
 
 use super::call::Call;
 use super::tasks::TaskIds;
-use crate::auth::Sealer;
 use crate::route::RoutedServer;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::TopologyFollower;
 use crate::session::{BufferedRequest, Session, UpstreamSession, send_buffered};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::McpMethod;
+use metamcp_store::auth::Sealer;
 
 /// Tasks on one page, plus at most one page of a server: as many as a person looks through.
 const PAGE_ITEMS: usize = 200;

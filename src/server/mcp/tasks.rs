@@ -19,13 +19,13 @@ use serde_json::value::RawValue;
 
 use super::call::Call;
 use super::target::Target;
-use crate::auth::{Identity, Sealer};
 use crate::catalog::{Catalog, View};
 use crate::route::{Endpoint, OriginalName};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{Span, encode_header_value, json_string, splice};
 use metamcp_core::protocol::{McpMethod, TASKS_EXTENSION};
+use metamcp_store::auth::{Identity, Sealer};
 
 /// Separates server, id and MAC. It can occur in none of them.
 const PART: char = '~';

@@ -23,13 +23,13 @@ use tokio::time::timeout;
 use super::link::{DetachedStream, Link};
 use super::rewind::RewoundSocket;
 use crate::runtime::{await_socket_polls, yield_once};
-use crate::server::config::Config;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::path::handler::handle;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
@@ -84,7 +84,7 @@ async fn draining(phase: &mut watch::Receiver<ShutdownPhase>, connections: &Conn
 }
 
 /// Reads enough bytes to detect the protocol. `None` if they do not arrive.
-async fn open(config: &Config, mut link: Link) -> Option<(Link, HttpVersion)> {
+async fn open(config: &HttpConfig, mut link: Link) -> Option<(Link, HttpVersion)> {
     let first = &mut link.ahead;
     match &mut link.socket {
         _ if !first.is_empty() => {}

@@ -23,10 +23,10 @@ use tokio_rustls::TlsAcceptor;
 use super::accept::{Acceptor, ListeningSocket};
 use super::connection::{serve, serve_again};
 use crate::runtime::await_socket_polls;
-use crate::server::config::{Config, Tls};
 use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
 use crate::server::worker::{SharedState, Worker};
+use metamcp_config::sections::{HttpConfig, TlsFiles};
 use metamcp_core::base::ShutdownPhase;
 
 /// Connections that the kernel may queue per worker, for a burst of reconnecting clients. Linux' default
@@ -112,7 +112,7 @@ pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, 
 }
 
 /// Opens the workers' sockets at the configured address. Also returns the URL.
-fn open(config: &Config) -> Result<(String, Vec<ListeningSocket>), ListenError> {
+fn open(config: &HttpConfig) -> Result<(String, Vec<ListeningSocket>), ListenError> {
     refuse_taken(config.listen)?;
     let first = bind(config.listen)?;
     let address =
@@ -254,7 +254,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError::Bind { address, source })
 }
 
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
     let fail =

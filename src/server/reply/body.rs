@@ -249,13 +249,14 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::auth::Identity;
-    use crate::limits::{Config, Limits};
+    use crate::limits::Limits;
+    use metamcp_config::sections::LimitsConfig;
+    use metamcp_store::auth::Identity;
 
     #[track_caller]
     fn check(bytes: usize, parts: usize) {
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let usage = Limits::new(Config { key_in_flight_max: 1 }).usage(&identity);
+        let usage = Limits::new(LimitsConfig { key_in_flight_max: 1 }).usage(&identity);
         let permit = usage.admit(&identity).ok();
         let whole = Bytes::from(vec![b'x'; bytes]);
         let mut body = ResponseBody::control(ControlBody::Whole(whole, permit));

@@ -8,7 +8,6 @@ use tokio::task::spawn_local;
 
 use super::resumable::{self, ResumableBody, SessionPump};
 use super::session_stream::SessionStream;
-use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::route::EndpointShape;
 use crate::server::http1::fields::{Field, Fields};
@@ -20,6 +19,7 @@ use crate::server::worker::Worker;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::header;
+use metamcp_store::auth::Identity;
 
 /// Opens the GET stream of a session. The response starts at once, whatever the servers do. The stream
 /// replaces the previous one.

@@ -13,7 +13,6 @@ use http::HeaderValue;
 use tokio::task::coop::poll_proceed;
 
 use super::list_digests::ListDigests;
-use crate::auth::Identity;
 use crate::catalog::View;
 use crate::limits::Permit;
 use crate::route::{Endpoint, EndpointShape};
@@ -30,6 +29,7 @@ use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::upstream::UpstreamId;
 use metamcp_core::base::ShutdownPhase;
 use metamcp_core::frame::Event;
+use metamcp_store::auth::Identity;
 
 /// The events of a session outside of calls.
 pub struct SessionStream {

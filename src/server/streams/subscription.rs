@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::list_digests::ListDigests;
-use crate::auth::Identity;
 use crate::catalog::{Catalog, View};
 use crate::limits::Permit;
 use crate::route::Endpoint;
@@ -33,6 +32,7 @@ use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use metamcp_core::base::{Fault, FaultKind, ServerName, ShutdownPhase};
 use metamcp_core::frame::{MessageKind as FrameKind, Scanner, splice, write_event};
 use metamcp_core::protocol::{McpMethod, SubscriptionFilter, TASKS_EXTENSION};
+use metamcp_store::auth::Identity;
 
 /// URIs and tasks in one subscription. Each is looked up and forwarded.
 const SUBSCRIBED_MAX: usize = 1024;

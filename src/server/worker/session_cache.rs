@@ -9,12 +9,12 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::clock::Clock;
-use crate::auth::Identity;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
 use crate::session::{Session, SessionError, SessionTable};
 use crate::topology::UpstreamPools;
 use metamcp_core::base::{Fault, FaultKind};
+use metamcp_store::auth::Identity;
 
 /// The sessions that one worker used recently.
 pub struct SessionCache {

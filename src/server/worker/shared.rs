@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
-use crate::server::config::Config;
 use crate::server::http1::control_plane::ControlService;
 use crate::server::http1::guard::OriginGuard;
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
 use crate::topology::Topology;
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
+use metamcp_store::auth::Authenticator;
 
 /// State shared by all workers: snapshots, and values that are locked for a few lines outside of the common
 /// path.
 pub struct SharedState {
-    pub config: Config,
+    pub config: HttpConfig,
     /// Checks Host and Origin.
     pub guard: OriginGuard,
     pub auth: Arc<Authenticator>,

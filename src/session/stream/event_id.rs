@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
-use crate::auth::{Purpose, Sealer};
 use crate::session::claims::SessionClaims;
+use metamcp_store::auth::{Purpose, Sealer};
 
 /// The contents of an event id. Layout of the sealed bytes, with the key and the session as associated data:
 ///

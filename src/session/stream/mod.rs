@@ -15,7 +15,6 @@
 //!
 //! Does not know: HTTP, where events come from, or what they contain.
 
-mod config;
 mod event_id;
 mod eviction;
 mod log;
@@ -28,7 +27,6 @@ mod state;
 mod tests;
 mod writer;
 
-pub use config::StreamsConfig;
 pub use event_id::{EventId, REQUEST_ID_BYTES_MAX};
 pub use reader::{ReadOutcome, StreamReader};
 pub use resumable_stream::{ResumableStream, ResumableStreams};

@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-use super::config::StreamsConfig;
-use crate::auth::Sealer;
 use crate::journal::JournalError;
 use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
+use metamcp_config::sections::StreamsConfig;
+use metamcp_store::auth::Sealer;
 
 /// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
 pub struct StreamPool<S> {

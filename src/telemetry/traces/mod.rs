@@ -11,7 +11,6 @@
 //! Does not know: HTTP, or what a message means. The caller passes in how a batch is sent.
 
 mod active_span;
-mod config;
 mod context;
 mod exporter;
 mod otlp;
@@ -21,7 +20,6 @@ mod span;
 mod tracer;
 
 pub use active_span::ActiveSpan;
-pub use config::{ParentPolicy, SamplingRatio, TraceConfig};
 pub use context::{RANDOM, SAMPLED, SpanId, TRACEPARENT_BYTES, TraceContext, TraceId};
 pub use exporter::{CollectorResponse, ExportError, export};
 pub use queue::Traces;

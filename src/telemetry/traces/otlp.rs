@@ -12,9 +12,9 @@ use opentelemetry_proto::tonic::trace::v1::{
 };
 use prost::Message as _;
 
-use super::config::TraceConfig;
 use super::context::TraceContext;
 use super::span::{Span, SpanKind, SpanTarget};
+use metamcp_config::sections::TraceConfig;
 
 const HAS_IS_REMOTE: u32 = SpanFlags::ContextHasIsRemoteMask as u32;
 const IS_REMOTE: u32 = SpanFlags::ContextIsRemoteMask as u32;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::config::TraceConfig;
 use super::span::Span;
+use metamcp_config::sections::TraceConfig;
 
 /// The state that all workers and the exporter share: the configuration, the queue of ended spans, and its counters.
 pub struct Traces {

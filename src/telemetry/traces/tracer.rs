@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::active_span::ActiveSpan;
-use super::config::{ParentPolicy, TraceConfig};
 use super::context::{RANDOM, SAMPLED, TraceContext};
 use super::queue::Traces;
 use super::sampling::{IdGenerator, PerSecondBudget};
 use super::span::{Span, unix_now_ns};
+use metamcp_config::sections::{ParentPolicy, TraceConfig};
 
 /// Samples messages and starts spans for one worker. Stays on its thread.
 pub struct Tracer {

@@ -13,8 +13,8 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::super::error::{FailureStage, UpstreamError};
-use super::super::private::is_private;
 use super::stream::Stream;
+use metamcp_store::server::is_private;
 
 /// Where connections go, resolved from a `ServerAddress` once, at start.
 #[derive(Clone)]

@@ -3,7 +3,7 @@ use tokio::sync::oneshot;
 
 use super::super::multiplex::{CallOutcome, HttpOperation, LocalResponse};
 use super::health::StdioHealth;
-use crate::auth::KeyId;
+use metamcp_store::auth::KeyId;
 
 /// A message to the task that supervises a server.
 pub enum SupervisorMessage {

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 
-use super::program::Program;
+use metamcp_store::server::Program;
 
 /// Why a process is not used any more.
 #[derive(Debug)]
@@ -117,14 +117,15 @@ fn exists(program: &Program) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::program::tests::program;
     use super::*;
+    use metamcp_store::server::Program;
 
     #[test]
     fn describes_exits_without_secrets() {
         let check = |command: &str, wait_status: i32, expected: &str| {
             let env = vec![("PATH".to_owned(), "/no/such:/bin".to_owned())];
-            let program = Program { command: command.into(), args: vec!["hunter2".into()], env, ..program() };
+            let program =
+                Program { command: command.into(), args: vec!["hunter2".into()], env, ..Program::sample() };
             assert_eq!(ExitCause::Exited(Ok(ExitStatus::from_raw(wait_status))).describe(&program), expected);
         };
         check("sh", 1 << 8, "its program ended with exit status 1");
@@ -140,7 +141,7 @@ mod tests {
             127 << 8,
             "its program was not found: `command` is the program alone, and `args` the rest",
         );
-        let program = Program { cwd: Some("/no/such/dir".into()), ..program() };
+        let program = Program { cwd: Some("/no/such/dir".into()), ..Program::sample() };
         let error = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(describe_spawn_error(&error, &program), "its working directory (`cwd`) does not exist");
     }

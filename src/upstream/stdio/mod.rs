@@ -25,7 +25,6 @@ mod open;
 mod outbound;
 mod process;
 mod process_stats;
-mod program;
 mod server;
 mod slots;
 mod start_limit;
@@ -34,7 +33,6 @@ mod supervisor;
 
 pub use health::{ProcessHealth, StdioHealth};
 pub use process_stats::{ProcessFailure, ProcessStage, ProcessStats};
-pub use program::{INHERITED, ProcessSettings, Program, Sharing};
 
 pub(super) use call::StdioRequest;
 pub(super) use server::StdioServer;

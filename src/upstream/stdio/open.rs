@@ -12,7 +12,6 @@ use tokio::select;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::era::EraChoice;
 use super::super::error::{FailureStage, UpstreamError};
 use super::super::multiplex::{Backoff, CallOutcome, LocalResponse, new_session_id, raw_id};
 use super::call::{StdioCall, StdioRequest};
@@ -23,11 +22,12 @@ use super::initialize::{
 };
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessStage;
-use super::program::Sharing;
 use super::slots::{InitializedProcess, ProcessKey, ProcessOwner};
 use super::supervisor::Supervisor;
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_store::server::EraChoice;
+use metamcp_store::server::Sharing;
 
 /// A call waits for a back-off of up to this long, and fails at once if it is longer.
 const BACKOFF_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -348,15 +348,15 @@ mod tests {
 
     use tokio::task::{LocalSet, yield_now};
 
-    use super::super::program::tests::program;
     use super::*;
     use metamcp_core::base::ServerName;
+    use metamcp_store::server::Program;
 
     #[tokio::test(start_paused = true)]
     async fn stopping_fails_pending_starts() {
         let test = async {
             let name = ServerName::new("a").expect("valid");
-            let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
+            let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
             supervisor.context.backoff.borrow_mut().fail(Duration::ZERO);
             let begun = Instant::now();
             let start = async |supervisor: Rc<Supervisor>| {

@@ -16,9 +16,9 @@ use super::connection::{ProcessConnection, ServerContext};
 use super::exit::{ExitCause, ExitReport};
 use super::lines::LineReader;
 use super::process_stats::ProcessStage;
-use super::program::Program;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
+use metamcp_store::server::Program;
 
 /// A process that was started and not used yet.
 pub struct SpawnedProcess {
@@ -273,7 +273,7 @@ mod tests {
             args: vec!["y z".into()],
             env: vec![("TOKEN".into(), "t".into()), ("HOME".into(), "/tmp".into())],
             cwd: Some("/".into()),
-            ..super::super::program::tests::program()
+            ..Program::sample()
         };
         let command = command(&program);
         let command = command.as_std();

@@ -9,16 +9,16 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::super::era::EraChoice;
 use super::super::error::{FailureStage, UpstreamError};
 use super::super::multiplex::{CancelGuard, LocalResponse};
 use super::call::{StdioCall, StdioRequest, SupervisorMessage};
 use super::health::StdioHealth;
 use super::process_stats::{ProcessCounters, ProcessStats};
-use super::program::Program;
 use super::supervisor::Supervisor;
 use crate::child;
 use metamcp_core::base::ServerName;
+use metamcp_store::server::EraChoice;
+use metamcp_store::server::Program;
 
 /// A handle to the task that supervises a server's processes and starts them as needed. Dropping it ends them.
 pub struct StdioServer {
@@ -103,13 +103,14 @@ mod tests {
     use http::{HeaderValue, StatusCode};
 
     use super::super::super::multiplex::HttpOperation;
-    use super::super::program::tests::program;
     use super::*;
+    use metamcp_store::server::Program;
 
     #[tokio::test]
     async fn reports_health_and_stops() {
         let name = ServerName::new("a").expect("valid");
-        let server = StdioServer::start(name, program(), EraChoice::Auto).expect("a thread can be started");
+        let server =
+            StdioServer::start(name, Program::sample(), EraChoice::Auto).expect("a thread can be started");
         let health = server.health().await.unwrap();
         assert_eq!(
             (health.running, health.started, health.processes.len()),

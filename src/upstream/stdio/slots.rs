@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::super::multiplex::Backoff;
 use super::connection::ProcessConnection;
-use crate::auth::KeyId;
 use metamcp_core::frame::Envelope;
+use metamcp_store::auth::KeyId;
 
 /// Who shares a process, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -67,16 +67,16 @@ mod tests {
     use tokio::task::LocalSet;
     use tokio::time::Instant;
 
-    use super::super::super::era::EraChoice;
-    use super::super::program::tests::program;
     use super::super::supervisor::Supervisor;
     use super::*;
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Era;
+    use metamcp_store::server::EraChoice;
+    use metamcp_store::server::Program;
 
     fn process() -> Rc<ProcessConnection> {
         let name = ServerName::new("a").expect("valid");
-        let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
+        let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
         ProcessConnection::new(&supervisor.context, Era::Legacy, 1, Instant::now(), Rc::default())
     }
 

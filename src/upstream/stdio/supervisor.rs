@@ -14,7 +14,6 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::super::era::EraChoice;
 use super::super::error::FailureStage;
 use super::super::multiplex::{
     HttpOperation, LocalResponse, ResponseSink, event_channel, known_method, raw_id,
@@ -27,12 +26,13 @@ use super::connection::{
 use super::health::{ProcessHealth, StdioHealth};
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
-use super::program::{Program, Sharing};
 use super::slots::{ProcessKey, ProcessSlot};
 use super::start_limit::StartLimit;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_store::server::EraChoice;
+use metamcp_store::server::{Program, Sharing};
 
 /// The processes of one server.
 pub struct Supervisor {

@@ -35,7 +35,7 @@ impl Cluster {
         let folder = std::env::temp_dir().join(format!("metamcp-pg-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let owner = owner(&folder);
-        let password = metamcp::store::new_id().simple().to_string();
+        let password = metamcp_store::store::new_id().simple().to_string();
         let mut cluster = Self { programs, folder, owner, port: free_port(), password, postmaster: None };
         cluster.make();
         cluster.begin();

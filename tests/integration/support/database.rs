@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use metamcp::auth::{KeyRequest, Sealer, create_key, parse_encryption_key};
-use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, KeyStatus, Role, Store};
+use metamcp_config::{Env, ProcessEnv};
+use metamcp_store::auth::{KeyRequest, Sealer, create_key, parse_encryption_key};
+use metamcp_store::store::{Audit, Grants, KeyStatus, Role, Store};
 
 use super::{PATIENCE, Setup};
 

@@ -11,10 +11,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use metamcp::auth::{
+use metamcp_store::auth::{
     InstallationSecrets, KeyRequest, Sealer, create_key, parse_encryption_key, parse_jwt_secret,
 };
-use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
+use metamcp_store::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
 
 use super::PATIENCE;
 

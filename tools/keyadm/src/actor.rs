@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use metamcp::store::Audit;
+use metamcp_store::store::Audit;
 
 /// Returns an audit entry by this user, at the present time.
 pub fn audit() -> Audit {

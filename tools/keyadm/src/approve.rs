@@ -1,8 +1,8 @@
 //! Shows and approves tools that differ from what was approved.
 
-use metamcp::auth::Sealer;
-use metamcp::catalog::{ApprovalSelection, PinChange, ToolPins, summarize_changes};
-use metamcp::store::{NewToolPins, RowSealer, SealedRow, Store, StoreError, Uuid};
+use metamcp_store::auth::Sealer;
+use metamcp_store::store::{NewToolPins, RowSealer, SealedRow, Store, StoreError, Uuid};
+use metamcp_store::tool_pins::{ApprovalSelection, PinChange, ToolPins, summarize_changes};
 use serde_json::{Value, json};
 
 use crate::args::ApproveArgs;

@@ -5,9 +5,9 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use metamcp::auth::{Sealer, parse_encryption_key, parse_jwt_secret};
-use metamcp::config::{self, Flags, ProcessEnv};
-use metamcp::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
+use metamcp_config::{Flags, ProcessEnv};
+use metamcp_store::auth::{Sealer, parse_encryption_key, parse_jwt_secret};
+use metamcp_store::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 use serde_json::json;
 
 use crate::clock::now;
@@ -97,8 +97,9 @@ fn check_config(installation: &Installation, file: Option<PathBuf>, found: &mut 
         Err(error) => return found.error("config", format!("cannot read the current directory: {error}")),
     };
     let data_dir = installation.data_dir().ok().map(Path::to_owned);
-    let cli = config::Cli { command: None, flags: Flags { config: file, data_dir, ..Flags::default() } };
-    match config::load(&cli, &ProcessEnv, &cwd) {
+    let cli =
+        metamcp_config::Cli { command: None, flags: Flags { config: file, data_dir, ..Flags::default() } };
+    match metamcp_config::load(&cli, &ProcessEnv, &cwd) {
         Ok(config) => {
             let files: Vec<String> = config.sources.iter().map(|path| path.display().to_string()).collect();
             let from = if files.is_empty() {

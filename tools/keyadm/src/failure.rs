@@ -3,8 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use metamcp::auth::{CreateKeyError, EncryptionKeyError, RotateError, SealerError, SecretsError};
-use metamcp::store::StoreError;
+use metamcp_store::auth::{CreateKeyError, EncryptionKeyError, RotateError, SealerError, SecretsError};
+use metamcp_store::store::StoreError;
 
 /// Why a command fails. Nothing was changed, unless the text says otherwise.
 #[derive(Debug)]

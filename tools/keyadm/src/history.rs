@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use metamcp::store::{
+use metamcp_store::store::{
     AuditFilter, AuditRow, ObjectKind, PAGE_ITEMS_MAX, Store, UsageCounts, UsageFilter, UsageKey,
 };
 use serde_json::{Map, Value, json};

@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use metamcp::admin::definition::endpoint::{
+use metamcp_config::sections::NAME_SEPARATOR;
+use metamcp_core::base::{EndpointName, Glob, ServerName};
+use metamcp_store::auth::{ApiKey, CreateKeyError, KeyRequest, Sealer, import_key};
+use metamcp_store::definition::endpoint::{
     check_annotations, check_description, check_listed_name, check_server_tool_name, check_title,
 };
-use metamcp::admin::definition::{DefinitionRules, ServerDefinition};
-use metamcp::auth::{ApiKey, CreateKeyError, KeyRequest, Sealer, import_key};
-use metamcp::route::SEPARATOR;
-use metamcp::store::{
+use metamcp_store::definition::{DefinitionRules, ServerDefinition};
+use metamcp_store::store::{
     EndpointServer, EndpointSpec, Grants, MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaServer,
     MetaTool, PrefixMode, ServerKind, ServerSpec, Store, StoreError, ToolOverride, Uuid,
 };
-use metamcp_core::base::{EndpointName, Glob, ServerName};
 use serde_json::json;
 
 use crate::actor;
@@ -338,7 +338,7 @@ fn endpoint_server<'a>(
         let tool_override = ToolOverride {
             tool: tool.tool_name.clone(),
             name: new_name
-                .map(|new_name| format!("{name}{SEPARATOR}{new_name}"))
+                .map(|new_name| format!("{name}{NAME_SEPARATOR}{new_name}"))
                 .filter(|new_name| is_valid(check_listed_name(new_name), "name", &mut note)),
             title: tool
                 .override_title

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use metamcp::auth::{
+use metamcp_config::{Base, ProcessEnv};
+use metamcp_store::auth::{
     EncryptionKey, InstallationSecrets, Sealer, generate_encryption_key, parse_encryption_key,
     prepare_data_dir,
 };
-use metamcp::config::{self, Base, ProcessEnv};
-use metamcp::store::{Store, is_new_postgres};
+use metamcp_store::store::{Store, is_new_postgres};
 use zeroize::Zeroizing;
 
 use crate::args::{Access, Location};
@@ -49,7 +49,7 @@ impl Installation {
     pub fn find(location: Location, access: Access) -> Result<Self, Failure> {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::Unavailable(format!("cannot read the current directory: {error}")))?;
-        let base = config::load_base(location.data_dir.as_deref(), &ProcessEnv, &cwd);
+        let base = metamcp_config::load_base(location.data_dir.as_deref(), &ProcessEnv, &cwd);
         let Base { data_dir, database_url, encryption_key, jwt_secret } =
             base.map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
         let database = match (location.database_url, database_url) {

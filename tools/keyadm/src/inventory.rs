@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use metamcp::auth::Sealer;
-use metamcp::store::{
+use metamcp_store::auth::Sealer;
+use metamcp_store::store::{
     EndpointRow, EndpointServer, RowSealer, SealedRow, Secrets, ServerRow, ServerSpec, Store, Uuid,
     VersionMatch,
 };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use metamcp::auth::{Sealer, generate_jwt_key};
-use metamcp::store::{JwtKeyRow, JwtPhase, RowSealer, SealedRow, Store, StoreError};
+use metamcp_store::auth::{Sealer, generate_jwt_key};
+use metamcp_store::store::{JwtKeyRow, JwtPhase, RowSealer, SealedRow, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::Jwt;

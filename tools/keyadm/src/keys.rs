@@ -1,7 +1,7 @@
 //! Commands for API keys.
 
-use metamcp::auth::{ApiKey, KeyId, KeyRequest, Sealer, generate_key};
-use metamcp::store::{
+use metamcp_store::auth::{ApiKey, KeyId, KeyRequest, Sealer, generate_key};
+use metamcp_store::store::{
     Audit, Grants, KeyRow, KeyStatus, OldKeyPolicy, Rate, Role, Rotation, SealedRow, Store, StoreError, Uuid,
 };
 use serde_json::{Value, json};

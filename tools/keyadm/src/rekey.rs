@@ -1,7 +1,7 @@
 //! Seals all rows again with the newest version of `ENCRYPTION_KEY`.
 
-use metamcp::auth::{InstallationSecrets, RekeyReport, rekey};
-use metamcp::store::{SealedKind, Store};
+use metamcp_store::auth::{InstallationSecrets, RekeyReport, rekey};
+use metamcp_store::store::{SealedKind, Store};
 use serde_json::{Value, json};
 
 use crate::actor;

@@ -1,7 +1,7 @@
 //! Rows are sealed with `ENCRYPTION_KEY`. Checks whether a seal is valid, and explains what to do if it is not.
 
-use metamcp::auth::{Sealer, parse_encryption_key};
-use metamcp::store::{KeyRow, KeyStatus, RowSealer, SealedRow, Store};
+use metamcp_store::auth::{Sealer, parse_encryption_key};
+use metamcp_store::store::{KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};

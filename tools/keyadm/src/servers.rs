@@ -3,14 +3,14 @@
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use metamcp::admin::definition::import::{
+use metamcp_store::auth::Sealer;
+use metamcp_store::definition::import::{
     ImportAction, overlay_definition, plan_import, prefix_pointers, read_entries,
 };
-use metamcp::admin::definition::{
+use metamcp_store::definition::{
     CommandPolicy, DefinitionRules, FieldError, FieldErrors, SERVED_KINDS, ServerDefinition, server_document,
 };
-use metamcp::auth::Sealer;
-use metamcp::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
+use metamcp_store::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
 use serde_json::{Value, json};
 
 use crate::actor;

@@ -4,8 +4,8 @@
 
 mod support;
 
-use metamcp::auth::Credential;
-use metamcp::store::{Audit, EndpointSpec, PrefixMode, new_id};
+use metamcp_store::auth::Credential;
+use metamcp_store::store::{Audit, EndpointSpec, PrefixMode, new_id};
 use serde_json::{Value, json};
 
 use support::{Place, Run, gateway, on_each, sql, with_database};
@@ -135,7 +135,7 @@ const KEPT: [(&str, &str); 13] = {
 /// Whether nothing was ever made there.
 async fn is_untouched(place: &Place) -> bool {
     match place.database_url() {
-        Some(url) => metamcp::store::is_new_postgres(url).await.unwrap(),
+        Some(url) => metamcp_store::store::is_new_postgres(url).await.unwrap(),
         None => !place.data_dir().exists(),
     }
 }

@@ -6,7 +6,7 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 
-use metamcp::store::{
+use metamcp_store::store::{
     Audit, EndpointServer, EndpointSpec, Plaintext, PrefixMode, Secrets, ServerKind, ServerSpec, Store,
     UsageBatch, UsageCounts, UsageKey, UsageRow, new_id,
 };

@@ -4,8 +4,8 @@
 
 mod support;
 
-use metamcp::auth::{Authenticator, CredentialCheck};
-use metamcp::store::Role;
+use metamcp_store::auth::{Authenticator, CredentialCheck};
+use metamcp_store::store::Role;
 use serde_json::{Value, json};
 
 use support::{LossyWay, Place, Run, credential, gateway, on_each, with_database};
@@ -13,7 +13,8 @@ use support::{LossyWay, Place, Run, credential, gateway, on_each, with_database}
 async fn opens(gateway: &Authenticator, text: &str) -> bool {
     gateway.refresh().await.unwrap();
     let bearer = format!("Bearer {text}");
-    let credential = metamcp::auth::Credential::from_headers(Some(bearer.as_bytes()), None).unwrap().unwrap();
+    let credential =
+        metamcp_store::auth::Credential::from_headers(Some(bearer.as_bytes()), None).unwrap().unwrap();
     gateway.authenticate(&credential).await.is_ok()
 }
 
@@ -161,7 +162,7 @@ async fn tokens_outlive_a_rotation_on_every_replica_until_their_key_is_taken_out
         for gateway in [&one, &other] {
             for token in [&before, &after] {
                 let bearer = format!("Bearer {token}");
-                let credential = metamcp::auth::Credential::from_headers(Some(bearer.as_bytes()), None);
+                let credential = metamcp_store::auth::Credential::from_headers(Some(bearer.as_bytes()), None);
                 assert!(gateway.authenticate(&credential.unwrap().unwrap()).await.is_ok());
             }
         }
@@ -221,7 +222,7 @@ async fn what_an_encryption_key_cannot_open_is_left_and_said() {
 async fn a_key_whose_making_was_not_confirmed_is_looked_for_and_named() {
     with_database(async |url| {
         let place = Place::away(url);
-        metamcp::auth::InstallationSecrets::load_or_create(&place.data_dir()).unwrap();
+        metamcp_store::auth::InstallationSecrets::load_or_create(&place.data_dir()).unwrap();
         let (old, _) = place.key("first");
         let over = |arguments: &[&str], ends: bool| {
             let mut command = place.command(arguments);

@@ -8,9 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use metamcp::auth::{self, CredentialCheck};
-use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, NewKey, Plaintext, new_id};
+use metamcp_config::{Env, ProcessEnv};
+use metamcp_store::auth::{self, CredentialCheck};
+use metamcp_store::store::{Audit, Grants, NewKey, Plaintext, new_id};
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};

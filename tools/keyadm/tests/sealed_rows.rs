@@ -4,8 +4,8 @@
 
 mod support;
 
-use metamcp::auth::{Sealer, generate_jwt_key, parse_encryption_key};
-use metamcp::store::{
+use metamcp_store::auth::{Sealer, generate_jwt_key, parse_encryption_key};
+use metamcp_store::store::{
     Audit, EndpointServer, EndpointSpec, Grants, JwtPhase, NewJwtKey, NewKey, Plaintext, PrefixMode, Secrets,
     ServerKind, ServerSpec, Store, new_id,
 };

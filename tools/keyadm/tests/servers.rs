@@ -4,8 +4,8 @@
 
 mod support;
 
-use metamcp::auth::{Sealer, parse_encryption_key};
-use metamcp::store::{Audit, AuditFilter, NewToolPins};
+use metamcp_store::auth::{Sealer, parse_encryption_key};
+use metamcp_store::store::{Audit, AuditFilter, NewToolPins};
 use serde_json::{Value, json};
 
 use support::{Place, Run, on_each, with_database};
@@ -191,7 +191,7 @@ async fn nothing_is_made_in_a_server_or_beside_it_by_a_look_or_without_its_secre
         look.env("ENCRYPTION_KEY", format!("1:{}", "ab".repeat(32)));
         support::Run::of(look).check(69, "the database has no metamcp tables");
         assert!(!place.data_dir().exists());
-        assert!(metamcp::store::is_new_postgres(url).await.unwrap(), "nothing is in the database");
+        assert!(metamcp_store::store::is_new_postgres(url).await.unwrap(), "nothing is in the database");
     })
     .await;
 }

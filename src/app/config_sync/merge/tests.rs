@@ -2,12 +2,13 @@ use rustls::RootCertStore;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::admin::definition::settings::{self, DEFAULTS};
-use crate::admin::definition::{AllowedCommand, EnvPattern, StdioAllowlist};
-use crate::auth::EncryptionKey;
-use crate::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
 use crate::topology::TopologyBuilder;
-use crate::upstream::{ServerAddress, TlsRoots, stdio};
+use crate::upstream::TlsRoots;
+use metamcp_store::auth::EncryptionKey;
+use metamcp_store::definition::settings::{self, DEFAULTS};
+use metamcp_store::definition::{AllowedCommand, EnvPattern, StdioAllowlist};
+use metamcp_store::server::ServerAddress;
+use metamcp_store::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
 
 fn sealer() -> Sealer {
     Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
@@ -24,7 +25,7 @@ fn allowed(paths: &[&str]) -> StdioAllowlist {
     StdioAllowlist { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
-fn file(name: &str) -> upstream::Config {
+fn file(name: &str) -> metamcp_store::server::ServerConfig {
     let url = format!("http://file.example/{name}").parse().unwrap();
     DEFAULTS.upstream_config(ServerName::new(name).unwrap(), ServerAddress::Http(url), Vec::new())
 }
@@ -221,7 +222,10 @@ fn an_allowed_program_runs_with_the_inherited_environment() {
     assert_eq!(program.env, serving(true).inherited);
     assert_eq!(
         program.settings,
-        stdio::ProcessSettings { sharing: stdio::Sharing::Shared, ..settings::default_process_settings() }
+        metamcp_store::server::ProcessSettings {
+            sharing: metamcp_store::server::Sharing::Shared,
+            ..settings::default_process_settings()
+        }
     );
     for paths in [&[][..], &["/usr/bin/notes "], &["/usr/bin"], &["/usr/bin//notes"], &["notes"]] {
         assert_eq!(run(&ServingPolicy { allowed: allowed(paths), ..serving(true) }), None);

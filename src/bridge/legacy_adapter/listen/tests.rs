@@ -10,9 +10,10 @@ use tokio::time::{Instant, advance};
 
 use super::super::session::{ClientIntroduction, SessionFeatures};
 use super::*;
-use crate::upstream::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, Upstream, UpstreamId};
+use crate::upstream::{TlsRoots, Upstream, UpstreamId};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
+use metamcp_store::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 
 /// Longer than any wait here, on the paused clock.
 const LONG: Duration = Duration::from_hours(1);
@@ -42,7 +43,7 @@ impl ListenTest {
         spawn_blocking(move || ends.recv_timeout(WALL_CLOCK_TIMEOUT).ok());
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", server.local_addr().unwrap());
-        let config = Config {
+        let config = ServerConfig {
             name: ServerName::new("a").unwrap(),
             address: ServerAddress::Http(url.parse().unwrap()),
             headers: Vec::new(),

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::super::departures::DepartureCounter;
 use super::features::SessionFeatures;
 use super::introduction::ClientIntroduction;
-use crate::auth::KeyId;
 use crate::upstream::UpstreamId;
 use crate::upstream::multiplex::EventSink;
+use metamcp_store::auth::KeyId;
 
 /// A session. Small, and shared by all workers.
 pub struct Session {

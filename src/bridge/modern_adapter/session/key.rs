@@ -2,8 +2,8 @@
 
 use metamcp_core::protocol::ClientCapabilities;
 
-use crate::auth::KeyId;
 use crate::upstream::UpstreamId;
+use metamcp_store::auth::KeyId;
 
 /// Whose session it is, at which server, and what its clients can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,11 @@
 //! Resources that a request holds until its response has passed.
 
-use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::tasks::TaskPass;
 use crate::session::CallGuard;
 use crate::upstream::UpstreamId;
+use metamcp_store::auth::Identity;
 
 /// Resources that a request holds until the last byte of its response has passed.
 pub struct RequestResources {

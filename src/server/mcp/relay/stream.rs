@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::held::RequestResources;
-use crate::auth::Identity;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
@@ -21,6 +20,7 @@ use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::topology::Topology;
 use crate::upstream::{UpstreamBody, UpstreamError, UpstreamId};
 use metamcp_core::base::{Fault, FaultKind, ServerName, ShutdownPhase};
+use metamcp_store::auth::Identity;
 
 /// A comment. Clients ignore it, and it keeps load balancers from closing an idle stream.
 pub const COMMENT: &[u8] = b": keep-alive\n\n";

@@ -9,7 +9,6 @@ use tokio::sync::Semaphore;
 
 use super::heads::RequestHeads;
 use super::outbox::Outbox;
-use crate::auth::Identity;
 use crate::route::Endpoint;
 use crate::server::eras::{legacy, message};
 use crate::server::http1::fields::Fields;
@@ -21,6 +20,7 @@ use crate::telemetry::metrics::LabelId;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{FLAG_LAST, FLAG_RESPONSE};
 use metamcp_core::protocol::{Revision, header};
+use metamcp_store::auth::Identity;
 
 /// The shared state of one framed stream.
 pub struct FrameContext {

@@ -15,7 +15,6 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::desk::FrameContext;
 use super::follow::SessionFollower;
 use super::intake::{MessageIntake, NotificationState};
-use crate::auth::Identity;
 use crate::limits::Permit;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::reply::body::{BodyError, BodySource};
@@ -23,6 +22,7 @@ use crate::server::worker::SharedState;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::frame::{MessageReader, StreamItem, StreamRemainder};
+use metamcp_store::auth::Identity;
 
 /// The body of the response. Each poll reads, answers and returns the bytes to write.
 pub struct FramedBody {

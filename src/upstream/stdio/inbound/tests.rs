@@ -5,14 +5,14 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::super::era::EraChoice;
 use super::super::super::error::FailureStage;
 use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 use super::super::client_slots::ClientSlotId;
-use super::super::program::tests::program;
 use super::super::supervisor::Supervisor;
 use super::*;
 use metamcp_core::base::ServerName;
+use metamcp_store::server::EraChoice;
+use metamcp_store::server::Program;
 
 /// A process with clients `a`, `b` and so on, and calls.
 struct Fixture {
@@ -25,7 +25,7 @@ struct Fixture {
 impl Fixture {
     fn new(era: Era, clients: usize) -> Self {
         let name = ServerName::new("a").expect("valid");
-        let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
+        let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
         let connection =
             ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use futures_util::FutureExt;
-use metamcp::auth::{self, AuthMode, Authenticator, Credential, InstallationSecrets, Sealer};
-use metamcp::store::Store;
+use metamcp_store::auth::{self, AuthMode, Authenticator, Credential, InstallationSecrets, Sealer};
+use metamcp_store::store::Store;
 use serde_json::Value;
 
 /// A data directory that does not exist yet, in a folder of its own.

@@ -1,0 +1,114 @@
+//! The summary of a configuration.
+
+use std::fmt;
+
+use super::types::Config;
+use crate::sections::{EndpointMembers, NamePrefix};
+use metamcp_core::base::EndpointName;
+use metamcp_store::auth::AuthMode;
+use metamcp_store::definition::{StdioAllowlist, address};
+use metamcp_store::server::ServerAddress;
+
+/// What would be served, for `metamcp check` and the log at startup. Contains no secret: header names without
+/// values, addresses without query and long path segments.
+#[derive(Clone, Copy)]
+pub struct Summary<'a>(pub &'a Config);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { server, data_dir, .. } = self.0;
+        let scheme = if server.tls.is_some() { "https" } else { "http" };
+        let plural = if server.workers == 1 { "" } else { "s" };
+        writeln!(f, "listens on {scheme}://{}, {} worker{plural}", server.listen, server.workers)?;
+        let keys = match self.0.auth_mode {
+            AuthMode::Keys => "asked for on every request",
+            AuthMode::Open => "NOT asked for: everyone on this machine may call every tool",
+        };
+        writeln!(f, "keys       {keys}")?;
+        let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
+        writeln!(f, "data       {} ({store})", data_dir.display())?;
+        if let Some(traces) = &self.0.traces {
+            writeln!(
+                f,
+                "traces     {}",
+                address::format_redacted(&ServerAddress::Http(traces.endpoint.clone()))
+            )?;
+        }
+        for path in &self.0.sources {
+            writeln!(f, "read       {}", path.display())?;
+        }
+        self.endpoints(f)?;
+        self.servers(f)?;
+        let StdioAllowlist { commands, env, dirs } = &self.0.serving.allowed;
+        listed(f, "may run", commands)?;
+        listed(f, "may set", env)?;
+        listed(f, "may run in", dirs)?;
+        for notice in &self.0.skipped {
+            writeln!(f, "notice     {notice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints a part of the allowlist, unless it is empty.
+fn listed<T: ToString>(f: &mut fmt::Formatter<'_>, what: &str, list: &[T]) -> fmt::Result {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = list.iter().map(T::to_string).collect();
+    writeln!(f, "{what:<10} {}", list.join(", "))
+}
+
+impl Summary<'_> {
+    fn endpoints(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { endpoints, servers, .. } = self.0;
+        let every = || servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>();
+        if endpoints.iter().all(|endpoint| endpoint.name.as_str() != EndpointName::DEFAULT) {
+            endpoint(f, EndpointName::DEFAULT, NamePrefix::Always, &every())?;
+        }
+        for config in endpoints {
+            let names = match &config.servers {
+                EndpointMembers::All => every(),
+                EndpointMembers::Listed(members) => {
+                    members.iter().map(|member| member.server.as_str()).collect()
+                }
+            };
+            endpoint(f, config.name.as_str(), config.prefix, &names)?;
+        }
+        Ok(())
+    }
+
+    fn servers(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for server in &self.0.servers {
+            let era = format!("{:?}", server.era).to_lowercase();
+            let address = address::format_redacted(&server.address);
+            write!(f, "server     {}: {address} (era {era}", server.name)?;
+            if !server.headers.is_empty() {
+                let names: Vec<_> = server.headers.iter().map(|(name, _)| name.as_str()).collect();
+                write!(f, ", headers {}", names.join(", "))?;
+            }
+            writeln!(f, ")")?;
+        }
+        Ok(())
+    }
+}
+
+fn endpoint(f: &mut fmt::Formatter<'_>, name: &str, prefix: NamePrefix, servers: &[&str]) -> fmt::Result {
+    let path = match name {
+        EndpointName::DEFAULT => "/mcp".to_owned(),
+        name => format!("/mcp/{name}"),
+    };
+    let prefix = match prefix {
+        NamePrefix::Always => "always",
+        NamePrefix::Never => "never",
+    };
+    let names = if servers.is_empty() { "no servers".to_owned() } else { servers.join(", ") };
+    writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")
+}
+
+impl fmt::Debug for Config {
+    /// Prints the summary, which contains no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Summary(self), f)
+    }
+}

@@ -1,0 +1,40 @@
+//! Configuration: combines flags, the environment, `.env`, `metamcp.toml` and `mcp.json` into one [`Config`].
+//!
+//! Two stages: `raw` reads what was written, and `resolve` turns it into a `Config`. Invariants: one run
+//! reports every error; an error names its location and what to write instead, and never quotes an address, a
+//! header or a variable; the environment of the process is never changed; every value of a `Config` is within
+//! its range (`defaults`).
+//!
+//! Does not know how the other modules use their configuration, the store, or the secrets that the first
+//! start generates. Only `app` and `main` use this module.
+
+mod cli;
+mod load;
+mod raw;
+mod resolve;
+mod types;
+
+mod connect;
+mod defaults;
+mod describe;
+mod endpoints;
+mod expand;
+mod mcp_json;
+mod mistakes;
+mod process;
+mod section;
+pub mod sections;
+mod servers;
+mod shows;
+mod traces;
+
+pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
+pub use connect::{Connect, load_connect};
+pub use describe::Summary;
+pub use load::{load, load_base};
+pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};
+pub use raw::{Env, ProcessEnv};
+pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat};
+
+#[cfg(test)]
+mod tests;

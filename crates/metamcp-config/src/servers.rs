@@ -1,0 +1,300 @@
+//! The `[backend]` and `[servers]` sections, and the servers of `mcp.json`.
+
+use std::collections::BTreeMap;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+
+use super::expand::Context;
+use super::mcp_json::{self, Entry};
+use super::mistakes::{SourceLocation, WithLocation, quote};
+use super::process;
+use super::section::Section;
+use metamcp_core::base::ServerName;
+use metamcp_store::definition::MODERN_OVER_SSE;
+use metamcp_store::definition::address;
+use metamcp_store::definition::headers::{self, HeaderOwner};
+use metamcp_store::definition::mcp_json::{EntryKind, HttpTransport, derive_server_name};
+use metamcp_store::definition::settings::{self, ServerSettings, SettingRange};
+use metamcp_store::server::{EraChoice, ServerAddress, ToolPinPolicy};
+
+/// The configured servers, and what became of every name in the files.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    pub ready: Vec<metamcp_store::server::ServerConfig>,
+    /// By name, both as written and as served. `None` if the server was skipped with a notice.
+    pub known: BTreeMap<String, Option<ServerName>>,
+    /// Names in use, with their location.
+    taken: BTreeMap<ServerName, SourceLocation>,
+}
+
+/// A server whose variable references are not expanded yet.
+struct Draft<'a> {
+    name: ServerName,
+    place: SourceLocation,
+    url: Option<WithLocation<&'a str>>,
+    headers: Vec<(&'a str, WithLocation<&'a str>)>,
+    bearer: Option<WithLocation<&'a str>>,
+    transport: HttpTransport,
+    program: Option<process::Draft<'a>>,
+    settings: ServerSettings,
+}
+
+/// Reads all servers: those of `metamcp.toml` first, each file in its own order.
+pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
+    let shared = root.child("backend");
+    let settings = read_settings(&shared, &settings::DEFAULTS);
+    note_few_connections(&settings, shared.place(), context);
+    shared.finish();
+    let mut servers = Servers::default();
+    for (name, section) in root.named("servers") {
+        servers.take_section(name, section, &settings, context);
+    }
+    for entry in entries {
+        servers.take_entry(entry, &settings, context);
+    }
+    servers
+}
+
+/// The limits of in-flight requests and of idle connections.
+fn connections(settings: &ServerSettings) -> (usize, usize) {
+    (settings.in_flight_max, settings.idle_connections_max)
+}
+
+/// A notice, not an error: the configuration works, but costs performance.
+fn note_few_connections(server: &ServerSettings, place: &SourceLocation, context: Context<'_>) {
+    let (in_flight_max, idle_max) = connections(server);
+    if idle_max < in_flight_max.min(settings::IDLE_CONNECTIONS.max) {
+        let text = format!(
+            "keeps {idle_max} connections (idle_connections_max) for {in_flight_max} calls at once (in_flight_max): under \
+             load those beyond are closed and opened anew, each with a local port of its own; keep as many"
+        );
+        context.report.notice(place, text);
+    }
+}
+
+fn read_settings(section: &Section<'_>, shared: &ServerSettings) -> ServerSettings {
+    use settings as d;
+    let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
+    let policies = [
+        ("allow", ToolPinPolicy::Allow),
+        ("warn", ToolPinPolicy::Warn),
+        ("quarantine", ToolPinPolicy::Quarantine),
+    ];
+    let duration = |key, bound: SettingRange<_>, default| section.duration(key, bound.with_default(default));
+    let count = |key, bound: SettingRange<_>, default| section.count(key, bound.with_default(default));
+    let in_flight_max = count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max);
+    ServerSettings {
+        era: section.word("era", &eras, shared.era),
+        connect_timeout: duration("connect_timeout", d::CONNECT_TIMEOUT, shared.connect_timeout),
+        first_byte_timeout: duration("first_byte_timeout", d::FIRST_BYTE_TIMEOUT, shared.first_byte_timeout),
+        stream_idle_timeout: duration(
+            "stream_idle_timeout",
+            d::STREAM_IDLE_TIMEOUT,
+            shared.stream_idle_timeout,
+        ),
+        in_flight_max,
+        queue_timeout: duration("queue_timeout", d::QUEUE_TIMEOUT, shared.queue_timeout),
+        queue_max: count("queue_max", d::QUEUE, shared.queue_max),
+        idle_connections_max: count(
+            "idle_connections_max",
+            d::IDLE_CONNECTIONS,
+            shared.default_idle_connections(in_flight_max),
+        ),
+        idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
+        fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
+        changed_tools: section.word("changed_tools", &policies, shared.changed_tools),
+    }
+}
+
+impl Servers {
+    fn take_section(
+        &mut self,
+        written: &str,
+        section: Section<'_>,
+        shared: &ServerSettings,
+        context: Context<'_>,
+    ) {
+        let place = section.place().clone();
+        let url = section.text("url");
+        let headers = section.text_map("headers");
+        let bearer = section.text("bearer");
+        let transport = section.word("transport", &TRANSPORTS, HttpTransport::Unspecified);
+        let program = process::read(&section, context);
+        let disabled = section.flag("disabled").unwrap_or(false);
+        let settings = read_settings(&section, shared);
+        if program.is_none() && connections(&settings) != connections(shared) {
+            note_few_connections(&settings, &place, context);
+        }
+        section.finish();
+        let name = match ServerName::new(written) {
+            Ok(name) => name,
+            Err(invalid) => return context.report.mistake(&place, invalid.to_string()),
+        };
+        self.known.insert(written.to_owned(), (!disabled).then(|| name.clone()));
+        if disabled {
+            return context.report.notice(&place, "skipped: it is disabled");
+        }
+        self.add(Draft { name, place, url, headers, bearer, transport, program, settings }, context);
+    }
+
+    fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &ServerSettings, context: Context<'_>) {
+        let report = context.report;
+        if let EntryKind::Skip(why) = &entry.kind {
+            self.known.entry(entry.name.clone()).or_insert(None);
+            return report.notice(&entry.place, format!("skipped: {why}"));
+        }
+        let name = match ServerName::new(&entry.name) {
+            Ok(name) => name,
+            Err(_) => match ServerName::new(&derive_server_name(&entry.name)) {
+                Ok(name) => {
+                    report.notice(&entry.place, mcp_json::renamed(&entry.name, name.as_str()));
+                    name
+                }
+                Err(invalid) => return report.mistake(&entry.place, invalid.to_string()),
+            },
+        };
+        self.known.insert(entry.name.clone(), Some(name.clone()));
+        let at = |key: &str, value: &'a str| WithLocation { value, place: entry.place.below(key) };
+        let all = |key: &'static str, members: &'a [(String, String)]| -> Vec<_> {
+            let place = entry.place.below(key);
+            let written = |(name, value): &'a (String, String)| {
+                (name.as_str(), WithLocation { value: value.as_str(), place: place.below(name) })
+            };
+            members.iter().map(written).collect()
+        };
+        let (url, headers, transport, program) = match &entry.kind {
+            EntryKind::Http { url, headers, transport } => {
+                (Some(at("url", url)), all("headers", headers), *transport, None)
+            }
+            EntryKind::Stdio { command, args, env, cwd } => {
+                let program = process::Draft {
+                    command: at("command", command),
+                    args: args.iter().map(|arg| at("args", arg)).collect(),
+                    env: all("env", env),
+                    cwd: cwd.as_ref().map(|cwd| at("cwd", cwd)),
+                    // As MCP clients do: relative to the directory in which the gateway was started.
+                    beside: None,
+                    settings: settings::default_process_settings(),
+                };
+                (None, Vec::new(), HttpTransport::Unspecified, Some(program))
+            }
+            EntryKind::Skip(_) => return,
+        };
+        let place = entry.place.clone();
+        let settings = *settings;
+        self.add(Draft { name, place, url, headers, bearer: None, transport, program, settings }, context);
+    }
+
+    fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
+        let report = context.report;
+        if let Some(other) = self.taken.insert(draft.name.clone(), draft.place.clone()) {
+            let name = quote(draft.name.as_str());
+            report.mistake(
+                &draft.place,
+                format!("there are two servers {name}; the other is {other}: rename one"),
+            );
+        }
+        self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
+        let headers = draft.headers(context);
+        if let Some(address) = draft.address(context) {
+            let may_be_sse =
+                draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
+            let server = draft.settings.upstream_config(draft.name, address, headers);
+            self.ready.push(metamcp_store::server::ServerConfig { may_be_sse, ..server });
+        }
+    }
+}
+
+impl Draft<'_> {
+    fn address(&mut self, context: Context<'_>) -> Option<ServerAddress> {
+        let program = self.program.take();
+        if let Some(program) = program {
+            let is_remote = self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some();
+            if is_remote || self.transport != HttpTransport::Unspecified {
+                let text = "is a program (command), which has neither url nor headers, bearer or transport; leave out one or the other";
+                context.report.mistake(&self.place, text);
+            }
+            let program = program.program(&self.place, context)?;
+            return Some(ServerAddress::Stdio(Box::new(program)));
+        }
+        let Some(url) = &self.url else {
+            let text = "is missing; write url = \"http://host/path\", or command = \"program\"";
+            context.report.mistake(&self.place.below("url"), text);
+            return None;
+        };
+        let text = context.expand(url)?;
+        let is_sse = self.transport == HttpTransport::Sse;
+        if is_sse && self.settings.era == EraChoice::Modern {
+            context.report.mistake(&self.place.below("era"), MODERN_OVER_SSE);
+        }
+        let parsed = address::parse(&text);
+        match if is_sse { parsed.and_then(address::into_sse) } else { parsed } {
+            Ok(address) => Some(address),
+            Err(wrong) => {
+                context.report.mistake(&url.place, wrong);
+                None
+            }
+        }
+    }
+
+    fn headers(&self, context: Context<'_>) -> Vec<(HeaderName, HeaderValue)> {
+        let report = context.report;
+        let mut list: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for (name, written) in &self.headers {
+            let Some(value) = context.expand(written) else { continue };
+            match headers::parse(name, &value) {
+                Err(wrong) => report.mistake(&written.place, wrong),
+                Ok((name, _)) if headers::header_owner(&name) == HeaderOwner::Gateway => {
+                    report.notice(
+                        &written.place,
+                        "left out: metamcp sets this header itself, on every request",
+                    );
+                }
+                Ok((name, _)) if list.iter().any(|(other, _)| *other == name) => {
+                    report.mistake(
+                        &written.place,
+                        "is there twice: header names do not differ by case; leave one out",
+                    );
+                }
+                Ok(header) => list.push(header),
+            }
+        }
+        if let Some(bearer) = &self.bearer {
+            match authorization(bearer, context) {
+                Ok(_) if list.iter().any(|(name, _)| *name == AUTHORIZATION) => {
+                    report.mistake(
+                        &bearer.place,
+                        "is there beside an Authorization header; leave one of them out",
+                    );
+                }
+                Ok(value) => list.push((AUTHORIZATION, value)),
+                Err(Some(wrong)) => report.mistake(&bearer.place, wrong),
+                Err(None) => {}
+            }
+        }
+        if list.len() > HEADERS_MAX {
+            report.mistake(&self.place.below("headers"), format!("has more than {HEADERS_MAX} headers"));
+        }
+        list
+    }
+}
+
+/// The value of `Authorization`. `Err(None)` if the error was already reported.
+fn authorization(
+    bearer: &WithLocation<&str>,
+    context: Context<'_>,
+) -> Result<HeaderValue, Option<&'static str>> {
+    let token = context.expand(bearer).ok_or(None)?;
+    let token = token.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(Some("is not a token; write it alone, without \"Bearer\" and without spaces"));
+    }
+    headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
+}
+
+const TRANSPORTS: [(&str, HttpTransport); 2] =
+    [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];
+
+/// Servers usually accept 100 header fields, and the headers of the client are forwarded as well.
+const HEADERS_MAX: usize = 64;

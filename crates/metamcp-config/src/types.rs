@@ -1,0 +1,121 @@
+//! The configuration that the rest of the program gets: complete, validated, with defaults filled in.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use metamcp_core::base::ServerName;
+use zeroize::Zeroizing;
+
+use super::mistakes::ConfigNotice;
+use crate::sections::MetricsAccess;
+use crate::sections::{
+    BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, SessionConfig, TraceConfig,
+};
+use metamcp_store::definition::ServingPolicy;
+use metamcp_store::definition::settings::DEFAULTS;
+use metamcp_store::{auth, store};
+
+/// The exit code for an invalid command line or configuration (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// The complete configuration of the gateway.
+#[derive(Clone)]
+pub struct Config {
+    /// The directory of the database and the generated secrets. May not exist yet.
+    pub data_dir: PathBuf,
+    pub server: HttpConfig,
+    /// The configured servers: those of `metamcp.toml` first, each file in its own order.
+    pub servers: Vec<metamcp_store::server::ServerConfig>,
+    /// The configured endpoints. Without an endpoint named `default`, a default endpoint with every server is
+    /// added.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Served as long as no other server is configured or stored.
+    pub stand_in: Option<metamcp_store::server::ServerConfig>,
+    /// How servers of the store are served.
+    pub serving: ServingPolicy,
+    pub catalog: CatalogConfig,
+    pub session: SessionConfig,
+    /// Limits of the era adapters.
+    pub bridge: BridgeConfig,
+    /// Limits per key.
+    pub limits: LimitsConfig,
+    /// How long usage and audit records are kept.
+    pub retention: store::RetentionPolicy,
+    /// Whether a credential is required. `Open` only if `server.listen` is a loopback address.
+    pub auth_mode: auth::AuthMode,
+    /// The parts of `auth::Config` that are not secret.
+    pub auth_timing: AuthTiming,
+    /// `ENCRYPTION_KEY` as given. `auth` parses it, and generates one if it is missing.
+    pub encryption_key: Option<Zeroizing<String>>,
+    /// `JWT_SECRET` as given, at least 32 bytes. `auth` generates one if it is missing.
+    pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
+    pub log: LogConfig,
+    /// Whether metrics are collected, and who may read them.
+    pub scrapes: MetricsAccess,
+    /// The trace exporter. `None` if nothing is traced.
+    pub traces: Option<TraceConfig>,
+    /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`. Without it the store is SQLite.
+    pub database_url: Option<Zeroizing<String>>,
+    /// The files that were read.
+    pub sources: Vec<PathBuf>,
+    /// Entries that were skipped or renamed, to be logged at startup.
+    pub skipped: Vec<ConfigNotice>,
+}
+
+/// How long credentials are cached, and how many hashes may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthTiming {
+    /// The lifetime of a token.
+    pub token_lifetime: Duration,
+    /// The number of concurrent argon2 runs.
+    pub hash_permits: usize,
+    /// Verifications that may wait for a permit.
+    pub hash_queue_max: usize,
+    /// How long a key verified by argon2 is accepted without hashing it again.
+    pub verified_for: Duration,
+}
+
+/// The log format and filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// A filter in the syntax of `RUST_LOG`, known to parse.
+    pub filter: String,
+}
+
+/// The format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What is needed to open the store and its secrets. For tools such as keyadm, which must work even if
+/// `metamcp.toml` has errors.
+#[derive(Clone)]
+pub struct Base {
+    /// See [`Config::data_dir`]. `None` if nothing sets it, which a remote database does not need.
+    pub data_dir: Option<PathBuf>,
+    /// See [`Config::database_url`].
+    pub database_url: Option<Zeroizing<String>>,
+    /// See [`Config::encryption_key`].
+    pub encryption_key: Option<Zeroizing<String>>,
+    /// See [`Config::jwt_secret`]; not validated.
+    pub jwt_secret: Option<Zeroizing<String>>,
+}
+
+impl Config {
+    /// Sets the server that is served, with default settings, as long as there is no other.
+    pub fn set_stand_in(&mut self, name: &ServerName, address: metamcp_store::server::ServerAddress) {
+        self.stand_in = Some(DEFAULTS.upstream_config(name.clone(), address, Vec::new()));
+    }
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Base").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
