@@ -207,8 +207,8 @@ mod demo {
     use std::thread;
 
     use metamcp_config::Config;
+    use metamcp_config::server::ServerAddress;
     use metamcp_core::base::ServerName;
-    use metamcp_store::server::ServerAddress;
 
     /// The name and address of the demonstration server.
     pub struct Demo(ServerName, ServerAddress);

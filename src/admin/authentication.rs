@@ -3,7 +3,8 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::control_plane::ControlPlane;
-use metamcp_store::auth::{AuthDenial, AuthMode, Credential, CredentialCheck, Identity};
+use metamcp_config::sections::AuthMode;
+use metamcp_store::auth::{AuthDenial, Credential, CredentialCheck, Identity};
 
 impl ControlPlane {
     pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Identity, AuthDenial> {

@@ -18,9 +18,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::topology::Topology;
 use crate::upstream::TlsRoots;
 use metamcp_config::sections::MetricsAccess;
+use metamcp_config::server::ServingPolicy;
 use metamcp_core::base::ShutdownPhase;
 use metamcp_store::auth::Authenticator;
-use metamcp_store::definition::{DefinitionRules, ServingPolicy};
+use metamcp_store::definition::DefinitionRules;
 use metamcp_store::store::Store;
 
 /// What the control plane uses of the other modules.

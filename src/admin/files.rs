@@ -8,9 +8,8 @@ use super::problem::Problem;
 use super::tag::EntityTag;
 use super::views::{ServerApprovalStatus, ServerCondition};
 use crate::upstream::Upstream;
+use metamcp_config::server::{ServerAddress, address};
 use metamcp_core::base::ServerName;
-use metamcp_store::definition::address;
-use metamcp_store::server::ServerAddress;
 
 /// A position in the list of servers: servers of files come before those of the store, each sorted by name.
 pub type ServerListCursor = (DefinitionSource, String);

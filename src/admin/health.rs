@@ -15,8 +15,9 @@ use super::request::{json_body, json_response};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
 use crate::catalog::View;
 use crate::upstream::UpstreamId;
+use metamcp_config::sections::AuthMode;
 use metamcp_core::base::ShutdownPhase;
-use metamcp_store::auth::{self, AuthDenial, AuthMode, Credential, Identity, KeySource, Role};
+use metamcp_store::auth::{self, AuthDenial, Credential, Identity, KeySource, Role};
 
 /// The longest tool name that all known model APIs accept.
 const MODEL_API_NAME_BYTES_MAX: usize = 64;

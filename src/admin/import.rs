@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::request::{Precondition, QueryReader, ok_response, text_body};
 use super::servers::{DefinitionWrite, unprocessable};
 use super::views::{ImportItem, ImportOutcome, ImportReport};
+use metamcp_config::mcp_json::McpJsonEntry;
 use metamcp_store::definition::import::{ImportAction, plan_import, read_entries};
-use metamcp_store::definition::mcp_json::McpJsonEntry;
 use metamcp_store::store::Outcome;
 
 impl ControlPlane {

@@ -17,9 +17,9 @@ use crate::telemetry::metrics::{
 use crate::topology::Topology;
 use crate::upstream::stdio::ProcessStats;
 use crate::upstream::{Upstream, UpstreamStatus};
-use metamcp_config::sections::MetricsAccess;
+use metamcp_config::sections::{AuthMode, MetricsAccess};
 use metamcp_core::base::unix_seconds;
-use metamcp_store::auth::{AuthMode, KeySource};
+use metamcp_store::auth::KeySource;
 
 const SERVER: &str = "metamcp_server";
 

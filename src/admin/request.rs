@@ -12,7 +12,7 @@ use url::form_urlencoded;
 
 use super::problem::Problem;
 use super::tag::EntityTag;
-use metamcp_store::definition::strict_json::{self, StrictJsonError};
+use metamcp_config::strict_json::{self, StrictJsonError};
 use metamcp_store::definition::{FieldError, child_pointer};
 use metamcp_store::store::{PAGE_ITEMS_MAX, VersionMatch};
 

@@ -99,7 +99,7 @@ impl ControlPlane {
 
     async fn test_upstream(
         &self,
-        config: metamcp_store::server::ServerConfig,
+        config: metamcp_config::server::ServerConfig,
     ) -> Result<TestSummary, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {

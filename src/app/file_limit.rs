@@ -4,7 +4,7 @@
 use crate::child;
 use crate::server::ListenTarget;
 use metamcp_config::Config;
-use metamcp_store::server::ServerAddress;
+use metamcp_config::server::ServerAddress;
 
 /// Files besides the connections of clients and to servers: the store, the journal, the listening sockets, epoll and name
 /// lookups. It also covers servers in the store, which are not known here.
@@ -56,7 +56,7 @@ impl FileBudget {
     }
 }
 
-fn files_for_server(server: &metamcp_store::server::ServerConfig) -> u64 {
+fn files_for_server(server: &metamcp_config::server::ServerConfig) -> u64 {
     match &server.address {
         ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => {
             server.in_flight_max as u64

@@ -31,9 +31,10 @@ use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::stdio::StdioHealth;
 use crate::upstream::{TlsRoots, Upstream};
 use metamcp_config::Config;
+use metamcp_config::sections::RetentionPolicy;
+use metamcp_config::server::ServingPolicy;
 use metamcp_store::auth::{Authenticator, Sealer};
-use metamcp_store::definition::ServingPolicy;
-use metamcp_store::store::{RetentionPolicy, Store};
+use metamcp_store::store::Store;
 
 /// The file in the data directory that holds the servers and endpoints last read from a database server.
 const STORED_CONFIG: &str = "fleet.sealed";

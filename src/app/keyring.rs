@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::error::AppError;
 use metamcp_config::Config;
+use metamcp_config::sections::AuthMode;
 use metamcp_store::auth::{
     self, AuthError, Authenticator, InstallationSecrets, KeyRequest, KeySource, create_first_key,
     parse_encryption_key, parse_jwt_secret,
@@ -113,7 +114,7 @@ pub async fn create_key_at_first_start(
 ) -> Result<Option<String>, AppError> {
     // A keyring from a snapshot means that a key existed before.
     let from_store = authenticator.health().key_source == KeySource::Store;
-    if config.auth_mode == auth::AuthMode::Open || !from_store || !store.keys().await?.rows.is_empty() {
+    if config.auth_mode == AuthMode::Open || !from_store || !store.keys().await?.rows.is_empty() {
         return Ok(None);
     }
     let request = KeyRequest {

@@ -4,8 +4,7 @@ use metamcp_core::base::{EndpointName, ServerName};
 
 use super::config_sync::MergedConfig;
 use metamcp_config::Config;
-use metamcp_config::sections::{EndpointConfig, EndpointMembers};
-use metamcp_store::auth;
+use metamcp_config::sections::{AuthMode, EndpointConfig, EndpointMembers};
 
 /// What to print once the gateway serves.
 pub struct StartupInfo {
@@ -34,7 +33,7 @@ impl StartupInfo {
         Self {
             url,
             first_key,
-            requires_key: config.auth_mode == auth::AuthMode::Keys,
+            requires_key: config.auth_mode == AuthMode::Keys,
             endpoints: merged
                 .endpoints
                 .iter()

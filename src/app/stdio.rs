@@ -15,10 +15,10 @@ use super::shutdown_signals::ShutdownSignals;
 use super::tls::system_roots;
 use crate::server::ListenTarget;
 use http::header::AUTHORIZATION;
+use metamcp_config::sections::AuthMode;
+use metamcp_config::server::ServerAddress;
 use metamcp_config::{Config, Connect};
 use metamcp_core::base::EndpointName;
-use metamcp_store::auth::AuthMode;
-use metamcp_store::server::ServerAddress;
 
 /// The bridge's timeout for the gateway in the same process. It is never reached: the gateway's own timeouts for its
 /// servers are shorter.

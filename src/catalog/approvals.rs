@@ -22,9 +22,8 @@ use super::server_approvals::{ServerApprovals, SettleTrigger, StoreState, ToolVi
 use super::stored_pins::{PinsUpdate, StoredPins};
 use super::view::View;
 use crate::upstream::{Upstream, UpstreamId};
-use metamcp_store::server::ToolPinPolicy;
-use metamcp_store::tool_pins::ListedTool;
-use metamcp_store::tool_pins::PinChange;
+use metamcp_config::server::ToolPinPolicy;
+use metamcp_store::tool_pins::{ListedTool, PinChange};
 
 /// The approvals of all servers.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use super::list::ServerLists;
 use crate::session::{ClientHandshake, UpstreamSessionSlot};
 use crate::upstream::UpstreamPool;
 use metamcp_config::sections::CatalogConfig;
+use metamcp_config::server::EraChoice;
 use metamcp_core::protocol::{ClientCapabilities, Era, Revision};
-use metamcp_store::server::EraChoice;
 
 /// The result of a probe.
 pub struct ProbeResult {

@@ -22,10 +22,10 @@ use crate::session::{
 };
 use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_config::sections::CatalogConfig;
+use metamcp_config::server::{EraChoice, ToolPinPolicy};
 use metamcp_core::base::{FaultKind, unix_seconds};
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{ClientCapabilities, McpMethod, Revision};
-use metamcp_store::server::{EraChoice, ToolPinPolicy};
 
 /// The lists of one server as one kind of client sees them, kept fresh by a task of its own.
 pub struct ListRefresher {

@@ -9,9 +9,8 @@ use super::quarantine::{QuarantineReason, QuarantinedTools};
 use super::stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};
 use super::view::View;
 use crate::upstream::UpstreamId;
-use metamcp_store::server::ToolPinPolicy;
-use metamcp_store::tool_pins::{LOGGED_TOOLS_MAX, ToolPins};
-use metamcp_store::tool_pins::{ListedTool, format_code_points};
+use metamcp_config::server::ToolPinPolicy;
+use metamcp_store::tool_pins::{LOGGED_TOOLS_MAX, ListedTool, ToolPins, format_code_points};
 
 /// Whether the tools of a server may be listed.
 #[derive(Debug, Clone)]

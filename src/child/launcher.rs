@@ -16,7 +16,7 @@ use super::file_limit::set_file_limit;
 use super::huge_pages::enable_huge_pages;
 use super::orphans::CORE_BYTES;
 use super::spawn_spec::SpawnSpec;
-use metamcp_store::server::{Confinement, ProcessLimits};
+use metamcp_config::server::{Confinement, ProcessLimits};
 
 /// Becomes the program, unless any part of the spec fails: a limit that cannot be set is never ignored
 /// silently.

@@ -1,4 +1,4 @@
-use metamcp_store::server::{Confinement, ProcessLimits};
+use metamcp_config::server::{Confinement, ProcessLimits};
 use serde::{Deserialize, Serialize};
 
 /// How to run a program; passed to the reaper and the launcher as one argument.

@@ -4,9 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::telemetry::metrics::LabelId;
-use metamcp_config::sections::NAME_SEPARATOR;
-use metamcp_config::sections::NamePrefix;
-use metamcp_config::sections::ToolView;
+use metamcp_config::sections::{NAME_SEPARATOR, NamePrefix, ToolView};
 use metamcp_core::base::ServerName;
 
 /// One or several servers that a client sees as one MCP server.

@@ -268,9 +268,9 @@ pub(super) mod tests {
     use crate::session::ServerFeatures;
     use crate::upstream::multiplex::event_channel;
     use crate::upstream::{TlsRoots, Upstream, UpstreamId};
+    use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Revision;
-    use metamcp_store::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";

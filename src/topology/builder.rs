@@ -61,7 +61,7 @@ impl TopologyBuilder {
     /// [`Topology::rejected`].
     pub fn build_next(
         &mut self,
-        servers: Vec<metamcp_store::server::ServerConfig>,
+        servers: Vec<metamcp_config::server::ServerConfig>,
         endpoints: Vec<EndpointConfig>,
     ) -> Arc<Topology> {
         let mut rejected = Vec::new();
@@ -77,7 +77,7 @@ impl TopologyBuilder {
     /// The servers that can be served, each once. Adds their aliases to `owners`.
     fn accept_servers(
         &mut self,
-        servers: Vec<metamcp_store::server::ServerConfig>,
+        servers: Vec<metamcp_config::server::ServerConfig>,
         owners: &mut PrefixOwners,
         rejected: &mut Vec<TopologyError>,
     ) -> AcceptedServers {
@@ -118,7 +118,7 @@ impl TopologyBuilder {
 
     fn create_upstream(
         &mut self,
-        config: metamcp_store::server::ServerConfig,
+        config: metamcp_config::server::ServerConfig,
     ) -> Result<Arc<Upstream>, upstream::InvalidTarget> {
         let upstream = Upstream::new(UpstreamId(self.next_upstream), config, &self.roots)?;
         self.next_upstream += 1;

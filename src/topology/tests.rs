@@ -8,8 +8,8 @@ use crate::upstream::{TlsRoots, UpstreamId};
 use metamcp_config::sections::{
     EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
 };
+use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 use metamcp_core::base::{EndpointName, ServerName};
-use metamcp_store::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 
 /// `name` or `name=port`.
 fn server(text: &str) -> ServerConfig {

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use metamcp_config::server::EraChoice;
 use metamcp_core::protocol::Era;
-use metamcp_store::server::EraChoice;
 
 /// Whether a server speaks one era, as far as is known.
 #[derive(Default)]

@@ -19,11 +19,9 @@ use super::multiplex::{CancelGuard, LocalResponse};
 use super::request::{RequestKind, UpstreamRequest};
 use super::stdio::{StdioHealth, StdioRequest};
 use super::transport::Transport;
+use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
-use metamcp_store::server::EraChoice;
-use metamcp_store::server::Sharing;
-use metamcp_store::server::{ServerAddress, ServerConfig};
 
 /// Answers requests of an era that a server does not speak, or is not yet known to speak. To callers the
 /// server then speaks both eras.
@@ -332,7 +330,7 @@ impl UpstreamPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metamcp_store::server::ToolPinPolicy;
+    use metamcp_config::server::ToolPinPolicy;
 
     fn upstream(address: ServerAddress) -> Arc<Upstream> {
         let timeout = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use super::http::{
 use super::limit::InFlightLimit;
 use super::sse::{SseCandidate, SseServer, SseTarget};
 use super::stdio::StdioServer;
-use metamcp_store::server::{ServerAddress, ServerConfig};
+use metamcp_config::server::{ServerAddress, ServerConfig};
 
 /// The transport of one server, shared by all workers.
 pub enum Transport {

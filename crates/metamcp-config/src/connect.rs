@@ -14,9 +14,9 @@ use super::expand::expand;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Env, Variables, read_named};
 use super::types::{LogConfig, LogFormat};
-use metamcp_store::definition::address;
-use metamcp_store::definition::headers::{self, HeaderOwner};
-use metamcp_store::server::ServerAddress;
+use crate::server::ServerAddress;
+use crate::server::address;
+use crate::server::headers::{self, HeaderOwner};
 
 /// The complete configuration of `metamcp connect`.
 pub struct Connect {

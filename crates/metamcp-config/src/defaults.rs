@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::sections::MetricsAccess;
-use metamcp_store::definition::settings::SettingRange;
+use crate::server::settings::SettingRange;
 
 /// The port of the product that metamcp re-implements, so that its users keep their URLs.
 pub(super) const PORT: u16 = 12009;

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::types::Config;
+use crate::sections::AuthMode;
 use crate::sections::{EndpointMembers, NamePrefix};
+use crate::server::ServerAddress;
+use crate::server::{StdioAllowlist, address};
 use metamcp_core::base::EndpointName;
-use metamcp_store::auth::AuthMode;
-use metamcp_store::definition::{StdioAllowlist, address};
-use metamcp_store::server::ServerAddress;
 
 /// What would be served, for `metamcp check` and the log at startup. Contains no secret: header names without
 /// values, addresses without query and long path segments.

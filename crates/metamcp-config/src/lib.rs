@@ -19,12 +19,15 @@ mod defaults;
 mod describe;
 mod endpoints;
 mod expand;
-mod mcp_json;
+pub mod mcp_json;
+mod mcp_json_entries;
 mod mistakes;
 mod process;
 mod section;
 pub mod sections;
+pub mod server;
 mod servers;
+pub mod strict_json;
 mod shows;
 mod traces;
 

@@ -10,10 +10,10 @@ use super::expand::Context;
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation, quote};
 use super::raw::Variables;
 use super::section::Section;
-use metamcp_store::definition::settings::{self, SettingRange};
-use metamcp_store::definition::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
-use metamcp_store::server::{Confinement, ProcessLimits};
-use metamcp_store::server::{INHERITED, ProcessSettings, Program, Sharing};
+use crate::server::settings::{self, SettingRange};
+use crate::server::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
+use crate::server::{Confinement, ProcessLimits};
+use crate::server::{INHERITED, ProcessSettings, Program, Sharing};
 
 /// A program whose variable references are not expanded yet.
 pub(super) struct Draft<'a> {

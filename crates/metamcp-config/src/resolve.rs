@@ -14,24 +14,23 @@ use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
-use super::{cli, defaults as d, endpoints, mcp_json, process, servers, traces};
+use super::{cli, defaults as d, endpoints, mcp_json_entries, process, servers, traces};
+use crate::sections::AuthMode;
 use crate::sections::MetricsAccess;
+use crate::sections::RetentionPolicy;
 use crate::sections::TraceConfig as Tracing;
 use crate::sections::{
     BridgeConfig, CatalogConfig, HttpConfig, LimitsConfig, SessionConfig, StreamsConfig, TlsFiles,
 };
-use metamcp_store::auth::AuthMode;
-use metamcp_store::definition::ServingPolicy;
-use metamcp_store::store;
+use crate::server::ServingPolicy;
 
 /// Validates the raw configuration. Continues after every error and returns all of them.
 pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, ConfigErrors> {
     let toml = raw.toml.as_ref().and_then(|file| TomlFile::parse(file.path.clone(), &file.text, &report));
     let root = Section::root(toml.as_ref(), &report);
-    let entries = raw
-        .mcp_json
-        .as_ref()
-        .map_or_else(Vec::new, |file| mcp_json::parse(&file.path.display().to_string(), &file.text, &report));
+    let entries = raw.mcp_json.as_ref().map_or_else(Vec::new, |file| {
+        mcp_json_entries::parse(&file.path.display().to_string(), &file.text, &report)
+    });
     let auth = root.child("auth");
     let auth_mode = auth_mode(raw, &auth);
     let auth_timing = auth_timing(&auth);
@@ -300,9 +299,9 @@ fn bridge(root: &Section<'_>) -> BridgeConfig {
     config
 }
 
-fn retention(root: &Section<'_>) -> store::RetentionPolicy {
+fn retention(root: &Section<'_>) -> RetentionPolicy {
     let section = root.child("retention");
-    let retention = store::RetentionPolicy {
+    let retention = RetentionPolicy {
         usage: section.duration("usage", d::RETENTION),
         audit: section.duration("audit", d::RETENTION),
     };

@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation, printable, quote};
+use crate::server::settings::SettingRange;
 use metamcp_core::base::units;
-use metamcp_store::definition::settings::SettingRange;
 
 /// A parsed `metamcp.toml`. Every value keeps its position in the text.
 #[derive(Debug)]

@@ -6,22 +6,22 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
 use super::expand::Context;
-use super::mcp_json::{self, Entry};
+use super::mcp_json_entries::{self, Entry};
 use super::mistakes::{SourceLocation, WithLocation, quote};
 use super::process;
 use super::section::Section;
+use crate::mcp_json::{EntryKind, HttpTransport, derive_server_name};
+use crate::server::MODERN_OVER_SSE;
+use crate::server::address;
+use crate::server::headers::{self, HeaderOwner};
+use crate::server::settings::{self, ServerSettings, SettingRange};
+use crate::server::{EraChoice, ServerAddress, ToolPinPolicy};
 use metamcp_core::base::ServerName;
-use metamcp_store::definition::MODERN_OVER_SSE;
-use metamcp_store::definition::address;
-use metamcp_store::definition::headers::{self, HeaderOwner};
-use metamcp_store::definition::mcp_json::{EntryKind, HttpTransport, derive_server_name};
-use metamcp_store::definition::settings::{self, ServerSettings, SettingRange};
-use metamcp_store::server::{EraChoice, ServerAddress, ToolPinPolicy};
 
 /// The configured servers, and what became of every name in the files.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
-    pub ready: Vec<metamcp_store::server::ServerConfig>,
+    pub ready: Vec<crate::server::ServerConfig>,
     /// By name, both as written and as served. `None` if the server was skipped with a notice.
     pub known: BTreeMap<String, Option<ServerName>>,
     /// Names in use, with their location.
@@ -148,7 +148,7 @@ impl Servers {
             Ok(name) => name,
             Err(_) => match ServerName::new(&derive_server_name(&entry.name)) {
                 Ok(name) => {
-                    report.notice(&entry.place, mcp_json::renamed(&entry.name, name.as_str()));
+                    report.notice(&entry.place, mcp_json_entries::renamed(&entry.name, name.as_str()));
                     name
                 }
                 Err(invalid) => return report.mistake(&entry.place, invalid.to_string()),
@@ -201,7 +201,7 @@ impl Servers {
             let may_be_sse =
                 draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
             let server = draft.settings.upstream_config(draft.name, address, headers);
-            self.ready.push(metamcp_store::server::ServerConfig { may_be_sse, ..server });
+            self.ready.push(crate::server::ServerConfig { may_be_sse, ..server });
         }
     }
 }

@@ -8,10 +8,10 @@ use super::mistakes::{Diagnostics, WithLocation};
 use super::section::Section;
 use super::servers::Servers;
 use crate::sections::{EndpointMember, EndpointMembers, ToolOverride, ToolView};
-use metamcp_core::base::{Glob, ServerName};
-use metamcp_store::definition::endpoint::{
+use crate::server::tool_metadata::{
     check_description, check_listed_name, check_server_tool_name, check_title,
 };
+use metamcp_core::base::{Glob, ServerName};
 
 /// Reads the members of an endpoint with their filters and overrides. `chosen` lists the servers of the
 /// endpoint; `None` stands for every server, including stored ones, so filters cannot be given for them.

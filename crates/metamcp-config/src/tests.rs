@@ -9,11 +9,11 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
+use crate::sections::AuthMode;
 use crate::sections::HttpConfig;
 use crate::sections::{EndpointMembers, NamePrefix};
-use metamcp_store::auth::AuthMode;
-use metamcp_store::server::{EraChoice, ServerAddress};
-use metamcp_store::server::{ProcessSettings, Program, Sharing};
+use crate::server::{EraChoice, ServerAddress};
+use crate::server::{ProcessSettings, Program, Sharing};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -557,7 +557,7 @@ fn programs() {
     let program = |text: &str| match run("", &[("PATH", "/bin"), ("SECRET", "s")], &[("metamcp.toml", text)])
     {
         Ok(config) => match config.servers[0].address.clone() {
-            metamcp_store::server::ServerAddress::Stdio(program) => *program,
+            crate::server::ServerAddress::Stdio(program) => *program,
             other => panic!("{other:?}"),
         },
         Err(mistakes) => panic!("{mistakes}"),
@@ -783,10 +783,10 @@ proptest! {
     fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,100}") {
         survive(&bytes, &bytes, &bytes);
         survive(text.as_bytes(), text.as_bytes(), text.as_bytes());
-        let _ = metamcp_store::definition::address::parse(&text);
-        let _ = metamcp_store::definition::address::parse(&format!("unix:/{text}"));
-        let _ = metamcp_store::definition::address::parse(&format!("http://{text}"));
+        let _ = crate::server::address::parse(&text);
+        let _ = crate::server::address::parse(&format!("unix:/{text}"));
+        let _ = crate::server::address::parse(&format!("http://{text}"));
         let _ = expand::expand(&text, &raw::Variables::process(&env(&[])));
-        prop_assert!(metamcp_core::base::ServerName::new(&metamcp_store::definition::mcp_json::derive_server_name(&text)).is_ok());
+        prop_assert!(metamcp_core::base::ServerName::new(&crate::mcp_json::derive_server_name(&text)).is_ok());
     }
 }

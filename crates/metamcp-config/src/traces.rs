@@ -10,8 +10,8 @@ use super::expand::Context;
 use super::mistakes::{SourceLocation, WithLocation};
 use super::section::Section;
 use crate::sections::{ParentPolicy, SamplingRatio, TraceConfig};
-use metamcp_store::definition::{address, headers};
-use metamcp_store::server::ServerAddress;
+use crate::server::ServerAddress;
+use crate::server::{address, headers};
 
 /// Reads `[telemetry.traces]` and the environment variables of OpenTelemetry (SDK environment variables, OTLP
 /// exporter). The environment takes precedence. `None` if no endpoint is set, or tracing is disabled.

@@ -9,12 +9,12 @@ use zeroize::Zeroizing;
 
 use super::mistakes::ConfigNotice;
 use crate::sections::MetricsAccess;
+use crate::sections::{AuthMode, RetentionPolicy};
 use crate::sections::{
     BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, SessionConfig, TraceConfig,
 };
-use metamcp_store::definition::ServingPolicy;
-use metamcp_store::definition::settings::DEFAULTS;
-use metamcp_store::{auth, store};
+use crate::server::ServingPolicy;
+use crate::server::settings::DEFAULTS;
 
 /// The exit code for an invalid command line or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -26,12 +26,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub server: HttpConfig,
     /// The configured servers: those of `metamcp.toml` first, each file in its own order.
-    pub servers: Vec<metamcp_store::server::ServerConfig>,
+    pub servers: Vec<crate::server::ServerConfig>,
     /// The configured endpoints. Without an endpoint named `default`, a default endpoint with every server is
     /// added.
     pub endpoints: Vec<EndpointConfig>,
     /// Served as long as no other server is configured or stored.
-    pub stand_in: Option<metamcp_store::server::ServerConfig>,
+    pub stand_in: Option<crate::server::ServerConfig>,
     /// How servers of the store are served.
     pub serving: ServingPolicy,
     pub catalog: CatalogConfig,
@@ -41,9 +41,9 @@ pub struct Config {
     /// Limits per key.
     pub limits: LimitsConfig,
     /// How long usage and audit records are kept.
-    pub retention: store::RetentionPolicy,
+    pub retention: RetentionPolicy,
     /// Whether a credential is required. `Open` only if `server.listen` is a loopback address.
-    pub auth_mode: auth::AuthMode,
+    pub auth_mode: AuthMode,
     /// The parts of `auth::Config` that are not secret.
     pub auth_timing: AuthTiming,
     /// `ENCRYPTION_KEY` as given. `auth` parses it, and generates one if it is missing.
@@ -109,7 +109,7 @@ pub struct Base {
 
 impl Config {
     /// Sets the server that is served, with default settings, as long as there is no other.
-    pub fn set_stand_in(&mut self, name: &ServerName, address: metamcp_store::server::ServerAddress) {
+    pub fn set_stand_in(&mut self, name: &ServerName, address: crate::server::ServerAddress) {
         self.stand_in = Some(DEFAULTS.upstream_config(name.clone(), address, Vec::new()));
     }
 }

@@ -8,4 +8,3 @@ pub mod definition;
 pub mod tool_pins;
 pub mod auth;
 pub mod store;
-pub mod server;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use metamcp_core::base::unix_seconds;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use metamcp_store::store::{PruneReport, RetentionPolicy, Store, StoreError};
+use metamcp_config::sections::RetentionPolicy;
+use metamcp_store::store::{PruneReport, Store, StoreError};
 
 /// Retention periods are days, so an hour more does not matter.
 const POLL: Duration = Duration::from_hours(1);

@@ -21,8 +21,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{CollectorResponse, ExportError, Traces, export};
 use crate::upstream::{TlsRoots, UrlTarget, connect, resolve_url};
 use metamcp_config::Config;
-use metamcp_config::sections::MetricsAccess;
-use metamcp_config::sections::TraceConfig;
+use metamcp_config::sections::{MetricsAccess, TraceConfig};
 
 /// A collector's response body: a few bytes that count the rejected spans. Longer ones are not read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;

@@ -16,19 +16,20 @@ use metamcp_config::Config;
 use metamcp_config::sections::{
     EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
 };
+use metamcp_config::server::ServingPolicy;
+use metamcp_config::server::tool_metadata::{check_annotations, check_listed_name};
 use metamcp_core::base::{EndpointName, Glob, ServerName};
 use metamcp_store::auth::Sealer;
-use metamcp_store::definition::endpoint::{check_annotations, check_listed_name};
-use metamcp_store::definition::{ServerDefinition, ServingPolicy};
+use metamcp_store::definition::ServerDefinition;
 use metamcp_store::store::{EndpointRow, EndpointServer, PrefixMode, RowSealer, SealedRow, ServerRow, Uuid};
 
 /// The servers and endpoints of the configuration files.
 #[derive(Debug, Clone, Default)]
 pub struct FileConfig {
-    pub servers: Vec<metamcp_store::server::ServerConfig>,
+    pub servers: Vec<metamcp_config::server::ServerConfig>,
     pub endpoints: Vec<EndpointConfig>,
     /// Served while there is no other server.
-    pub stand_in: Option<metamcp_store::server::ServerConfig>,
+    pub stand_in: Option<metamcp_config::server::ServerConfig>,
 }
 
 /// The servers and endpoints of the store.
@@ -76,7 +77,7 @@ pub struct RowContext<'a> {
 /// The configuration to serve, and the outcome for every row of the store.
 #[derive(Debug, Default, PartialEq)]
 pub struct MergedConfig {
-    pub servers: Vec<metamcp_store::server::ServerConfig>,
+    pub servers: Vec<metamcp_config::server::ServerConfig>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<MergedRow>,
     file_servers: Vec<ServerName>,
@@ -245,7 +246,7 @@ fn without_shadowed(endpoint: &str, server: &str) -> String {
 fn read_server(
     row: &ServerRow,
     context: RowContext<'_>,
-) -> Result<Option<metamcp_store::server::ServerConfig>, String> {
+) -> Result<Option<metamcp_config::server::ServerConfig>, String> {
     let server = ServerDefinition::from_row(row, context.sealer).map_err(|error| error.to_string())?;
     if !server.is_enabled() {
         return Ok(None);

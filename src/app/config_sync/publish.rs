@@ -64,7 +64,7 @@ impl Publisher {
     /// Not cancel safe: a topology that was built must be published.
     pub async fn publish(
         &mut self,
-        servers: Vec<metamcp_store::server::ServerConfig>,
+        servers: Vec<metamcp_config::server::ServerConfig>,
         endpoints: Vec<EndpointConfig>,
     ) -> Arc<Topology> {
         let before = Arc::clone(self.builder.current());

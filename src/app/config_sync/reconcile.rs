@@ -16,8 +16,8 @@ use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
 use crate::topology::Topology;
 use metamcp_config::Config;
+use metamcp_config::server::ServingPolicy;
 use metamcp_store::auth::Sealer;
-use metamcp_store::definition::ServingPolicy;
 use metamcp_store::store::WatchState;
 
 /// The configuration that is served, and the two parts it was merged from.

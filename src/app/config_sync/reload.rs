@@ -1,7 +1,7 @@
 //! Loads the configuration again at SIGHUP.
 
+use metamcp_config::server::StdioAllowlist;
 use metamcp_config::{Config, ConfigErrors};
-use metamcp_store::definition::StdioAllowlist;
 
 /// Loads the configuration in the same way as at startup.
 pub type ConfigLoader = Box<dyn Fn() -> Result<Config, ConfigErrors>>;

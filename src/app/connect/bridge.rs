@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use super::client::ClientRequests;
 use super::endpoint::{EndpointRequests, LegacySession, ParamHeaders, to_line};
 use crate::upstream::{InvalidTarget, TlsRoots, Upstream, UpstreamId, UpstreamPool};
+use metamcp_config::server::ServerAddress;
+use metamcp_config::server::settings::{CONNECT_TIMEOUT, DEFAULTS};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::Scanner;
-use metamcp_store::definition::settings::{CONNECT_TIMEOUT, DEFAULTS};
-use metamcp_store::server::ServerAddress;
 
 /// What the bridge connects to, and its limits.
 pub struct Config {

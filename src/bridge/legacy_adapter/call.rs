@@ -26,7 +26,7 @@ use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_ca
 use crate::upstream::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
 };
-use metamcp_store::server::EraChoice;
+use metamcp_config::server::EraChoice;
 
 /// What a call needs in addition to the request.
 pub struct CallContext {

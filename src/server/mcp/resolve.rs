@@ -12,10 +12,10 @@ use super::tasks;
 use crate::catalog::{Catalog, ListKind, MergedLists, MissingReason, MissingServer, NAME_BYTES_MAX, View};
 use crate::route::{Destination, Endpoint, EndpointShape, OriginalName, RoutedServer};
 use crate::server::worker::TopologyFollower;
+use metamcp_config::server::ToolPinPolicy;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{StringSpan, encode_header_value, json_string};
 use metamcp_core::protocol::McpMethod;
-use metamcp_store::server::ToolPinPolicy;
 
 /// Finds the servers for one call.
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::super::error::{FailureStage, UpstreamError};
 use super::stream::Stream;
-use metamcp_store::server::is_private;
+use metamcp_config::server::is_private;
 
 /// Where connections go, resolved from a `ServerAddress` once, at start.
 #[derive(Clone)]

@@ -18,10 +18,10 @@ use super::client_slots::{ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
+use metamcp_config::server::Program;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, Scanner, Span};
 use metamcp_core::protocol::Era;
-use metamcp_store::server::Program;
 
 /// What all processes of one server share.
 pub struct ServerContext {

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 
-use metamcp_store::server::Program;
+use metamcp_config::server::Program;
 
 /// Why a process is not used any more.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ fn exists(program: &Program) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metamcp_store::server::Program;
+    use metamcp_config::server::Program;
 
     #[test]
     fn describes_exits_without_secrets() {

@@ -24,10 +24,9 @@ use super::process::SpawnedProcess;
 use super::process_stats::ProcessStage;
 use super::slots::{InitializedProcess, ProcessKey, ProcessOwner};
 use super::supervisor::Supervisor;
+use metamcp_config::server::{EraChoice, Sharing};
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{Era, McpMethod, code};
-use metamcp_store::server::EraChoice;
-use metamcp_store::server::Sharing;
 
 /// A call waits for a back-off of up to this long, and fails at once if it is longer.
 const BACKOFF_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -349,8 +348,8 @@ mod tests {
     use tokio::task::{LocalSet, yield_now};
 
     use super::*;
+    use metamcp_config::server::Program;
     use metamcp_core::base::ServerName;
-    use metamcp_store::server::Program;
 
     #[tokio::test(start_paused = true)]
     async fn stopping_fails_pending_starts() {

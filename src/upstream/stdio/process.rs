@@ -18,7 +18,7 @@ use super::lines::LineReader;
 use super::process_stats::ProcessStage;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
-use metamcp_store::server::Program;
+use metamcp_config::server::Program;
 
 /// A process that was started and not used yet.
 pub struct SpawnedProcess {

@@ -16,9 +16,8 @@ use super::health::StdioHealth;
 use super::process_stats::{ProcessCounters, ProcessStats};
 use super::supervisor::Supervisor;
 use crate::child;
+use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
-use metamcp_store::server::EraChoice;
-use metamcp_store::server::Program;
 
 /// A handle to the task that supervises a server's processes and starts them as needed. Dropping it ends them.
 pub struct StdioServer {
@@ -104,7 +103,7 @@ mod tests {
 
     use super::super::super::multiplex::HttpOperation;
     use super::*;
-    use metamcp_store::server::Program;
+    use metamcp_config::server::Program;
 
     #[tokio::test]
     async fn reports_health_and_stops() {

@@ -69,10 +69,9 @@ mod tests {
 
     use super::super::supervisor::Supervisor;
     use super::*;
+    use metamcp_config::server::{EraChoice, Program};
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Era;
-    use metamcp_store::server::EraChoice;
-    use metamcp_store::server::Program;
 
     fn process() -> Rc<ProcessConnection> {
         let name = ServerName::new("a").expect("valid");

@@ -28,11 +28,10 @@ use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
 use super::slots::{ProcessKey, ProcessSlot};
 use super::start_limit::StartLimit;
+use metamcp_config::server::{EraChoice, Program, Sharing};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, code};
-use metamcp_store::server::EraChoice;
-use metamcp_store::server::{Program, Sharing};
 
 /// The processes of one server.
 pub struct Supervisor {

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use metamcp_config::sections::NAME_SEPARATOR;
-use metamcp_core::base::{EndpointName, Glob, ServerName};
-use metamcp_store::auth::{ApiKey, CreateKeyError, KeyRequest, Sealer, import_key};
-use metamcp_store::definition::endpoint::{
+use metamcp_config::server::tool_metadata::{
     check_annotations, check_description, check_listed_name, check_server_tool_name, check_title,
 };
+use metamcp_core::base::{EndpointName, Glob, ServerName};
+use metamcp_store::auth::{ApiKey, CreateKeyError, KeyRequest, Sealer, import_key};
 use metamcp_store::definition::{DefinitionRules, ServerDefinition};
 use metamcp_store::store::{
     EndpointServer, EndpointSpec, Grants, MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaServer,

@@ -1,22 +1,26 @@
 //! The sections of the configuration, as the rest of the gateway takes them: complete, validated, with defaults.
 
+mod auth_mode;
 mod bridge;
 mod catalog;
 mod endpoint;
 mod http;
 mod limits;
 mod metrics;
+mod retention;
 mod session;
 mod streams;
 mod tool_view;
 mod traces;
 
+pub use auth_mode::AuthMode;
 pub use bridge::BridgeConfig;
 pub use catalog::CatalogConfig;
 pub use endpoint::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR, NamePrefix};
 pub use http::{HttpConfig, TlsFiles};
 pub use limits::LimitsConfig;
 pub use metrics::MetricsAccess;
+pub use retention::RetentionPolicy;
 pub use session::SessionConfig;
 pub use streams::StreamsConfig;
 pub use tool_view::{ToolOverride, ToolView};

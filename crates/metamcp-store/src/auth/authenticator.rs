@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::store::{Store, StoreError, StoreOutage};
 
 use super::clock::ClockReading;
-use super::config::{AuthMode, Config};
+use super::config::Config;
 use super::credential::{Credential, CredentialKind};
 use super::denial::AuthDenial;
 use super::error::AuthError;
@@ -34,6 +34,7 @@ use super::rejection_cache::RejectionCache;
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
 use super::token::{AccessToken, TokenError};
+use metamcp_config::sections::AuthMode;
 
 /// Checks credentials. Shared by all workers behind an `Arc`.
 pub struct Authenticator {

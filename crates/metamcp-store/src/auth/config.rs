@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metamcp_config::sections::AuthMode;
 use zeroize::Zeroizing;
 
 /// How requests are authenticated.
@@ -24,15 +25,6 @@ pub struct Config {
     pub hash_queue_max: usize,
     /// How long a secret that argon2 verified is accepted without another run.
     pub verified_for: Duration,
-}
-
-/// Whether clients must present a credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    /// Clients authenticate with API keys or access tokens.
-    Keys,
-    /// Every client is the same anonymous client. Allowed on loopback only.
-    Open,
 }
 
 /// One version of `ENCRYPTION_KEY`.

@@ -39,7 +39,7 @@ mod unseal_failure;
 
 pub use crate::store::{Rate, Role};
 pub use authenticator::{Authenticator, CredentialCheck};
-pub use config::{AuthMode, Config, EncryptionKey};
+pub use config::{Config, EncryptionKey};
 pub use credential::Credential;
 pub use denial::AuthDenial;
 pub use error::AuthError;

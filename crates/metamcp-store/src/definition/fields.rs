@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::settings::SettingRange;
+use metamcp_config::server::settings::SettingRange;
 use metamcp_core::base::units;
 
 /// One invalid field of a request. Never quotes a value, which may be a secret.

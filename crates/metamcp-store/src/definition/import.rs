@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::fields::{FieldError, FieldErrors, child_pointer};
-use super::mcp_json::{self, Diagnostic, EntryKind, McpJsonEntry, McpJsonFile};
+use metamcp_config::mcp_json::{self, Diagnostic, EntryKind, McpJsonEntry, McpJsonFile};
 
 /// What to do with one entry of the file.
 #[derive(Debug)]

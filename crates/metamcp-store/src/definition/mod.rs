@@ -4,16 +4,11 @@
 //! shown, stored unencrypted or logged contains no secret, only the placeholder for it. Does not know about HTTP
 //! requests, the layout of the store, or who writes a definition.
 
-pub mod address;
-pub mod headers;
-pub mod settings;
-pub mod strict_json;
 mod merge_patch;
 mod fields;
 mod secrets;
 mod server;
 pub mod endpoint;
-pub mod mcp_json;
 pub mod import;
 
 pub use endpoint::{
@@ -22,10 +17,8 @@ pub use endpoint::{
 };
 pub use fields::{FieldError, FieldErrors, child_pointer};
 pub use merge_patch::merge_patch;
-pub use secrets::{SEALED_PLACEHOLDER, ServerSecrets};
+pub use secrets::ServerSecrets;
 pub use server::{
-    AllowedCommand, AllowlistViolation, ChangedToolsKeyword, CommandPolicy, DefinitionRules, EnvPattern,
-    EnvPatternError, EraKeyword, KIND_ALIAS, KindKeyword, MODERN_OVER_SSE, SERVED_KINDS, ServerDefinition,
-    ServerDocument, ServingPolicy, SharingKeyword, StdioAllowlist, StoredServerError, UnservedReason,
-    server_document,
+    ChangedToolsKeyword, CommandPolicy, DefinitionRules, EraKeyword, KIND_ALIAS, KindKeyword, SERVED_KINDS,
+    ServerDefinition, ServerDocument, SharingKeyword, StoredServerError, server_document,
 };

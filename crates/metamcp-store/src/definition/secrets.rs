@@ -9,9 +9,6 @@ use zeroize::Zeroize;
 
 use crate::store::Plaintext;
 
-/// Shown in place of a secret. Sent back in a request, it keeps the stored value.
-pub const SEALED_PLACEHOLDER: &str = "(sealed)";
-
 /// The secrets of a server definition. Zeroized on drop.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSecrets {

@@ -51,7 +51,7 @@ pub use metamcp::{
 };
 pub use page::{PAGE_ITEMS_MAX, PagedRows};
 pub use reseal::{ResealedBatch, SealedKind};
-pub use retention::{PruneReport, RetentionPolicy};
+pub use retention::PruneReport;
 pub use row_sealer::{RowSealer, SealedRow};
 pub use sealed_value::{Plaintext, SealedValue};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};

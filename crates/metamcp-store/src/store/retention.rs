@@ -8,18 +8,12 @@
 
 use std::time::Duration;
 
+use metamcp_config::sections::RetentionPolicy;
+
 use super::error::StoreError;
 use super::handle::{Engine, Store, transact};
 use super::transaction::{AccessMode, Transaction, query_one};
 use super::value::Value;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetentionPolicy {
-    /// The period of usage counters.
-    pub usage: Duration,
-    /// The period of entries in the audit log.
-    pub audit: Duration,
-}
 
 /// What a run deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,10 +4,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::topology::TopologyBuilder;
 use crate::upstream::TlsRoots;
+use metamcp_config::server::settings::{self, DEFAULTS};
+use metamcp_config::server::{AllowedCommand, EnvPattern, ServerAddress, StdioAllowlist};
 use metamcp_store::auth::EncryptionKey;
-use metamcp_store::definition::settings::{self, DEFAULTS};
-use metamcp_store::definition::{AllowedCommand, EnvPattern, StdioAllowlist};
-use metamcp_store::server::ServerAddress;
 use metamcp_store::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
 
 fn sealer() -> Sealer {
@@ -25,7 +24,7 @@ fn allowed(paths: &[&str]) -> StdioAllowlist {
     StdioAllowlist { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
-fn file(name: &str) -> metamcp_store::server::ServerConfig {
+fn file(name: &str) -> metamcp_config::server::ServerConfig {
     let url = format!("http://file.example/{name}").parse().unwrap();
     DEFAULTS.upstream_config(ServerName::new(name).unwrap(), ServerAddress::Http(url), Vec::new())
 }
@@ -222,8 +221,8 @@ fn an_allowed_program_runs_with_the_inherited_environment() {
     assert_eq!(program.env, serving(true).inherited);
     assert_eq!(
         program.settings,
-        metamcp_store::server::ProcessSettings {
-            sharing: metamcp_store::server::Sharing::Shared,
+        metamcp_config::server::ProcessSettings {
+            sharing: metamcp_config::server::Sharing::Shared,
             ..settings::default_process_settings()
         }
     );

@@ -12,10 +12,10 @@ use super::super::endpoint::{
 };
 use super::super::error::RequestError;
 use crate::upstream::{RequestKind, UpstreamBody, UpstreamRequest, UpstreamResponse};
+use metamcp_config::server::settings::LINE_BYTES;
 use metamcp_core::frame::EventReader;
 use metamcp_core::protocol::code::HEADER_MISMATCH;
 use metamcp_core::protocol::{Era, McpMethod, header, is_same_id};
-use metamcp_store::definition::settings::LINE_BYTES;
 
 /// One message of the endpoint: the default limit for a message of a stdio server.
 const MESSAGE_BYTES_MAX: usize = LINE_BYTES.default;

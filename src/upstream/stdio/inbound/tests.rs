@@ -10,9 +10,8 @@ use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, Server
 use super::super::client_slots::ClientSlotId;
 use super::super::supervisor::Supervisor;
 use super::*;
+use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
-use metamcp_store::server::EraChoice;
-use metamcp_store::server::Program;
 
 /// A process with clients `a`, `b` and so on, and calls.
 struct Fixture {

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use futures_util::FutureExt;
-use metamcp_store::auth::{self, AuthMode, Authenticator, Credential, InstallationSecrets, Sealer};
+use metamcp_config::sections::AuthMode;
+use metamcp_store::auth::{self, Authenticator, Credential, InstallationSecrets, Sealer};
 use metamcp_store::store::Store;
 use serde_json::Value;
 

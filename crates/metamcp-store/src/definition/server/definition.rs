@@ -6,12 +6,11 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::super::secrets::ServerSecrets;
-use super::super::settings::ServerSettings;
 use super::document::ServerDocument;
 use super::keywords::KindKeyword;
-use super::policy::{ServingPolicy, UnservedReason};
-use crate::server::{ServerAddress, ServerConfig};
 use crate::store::ServerKind;
+use metamcp_config::server::settings::ServerSettings;
+use metamcp_config::server::{ServerAddress, ServerConfig, ServingPolicy, UnservedReason};
 use metamcp_core::base::ServerName;
 
 /// A server definition that passed validation.

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
 
-use super::super::address;
 use super::super::fields::{ObjectReader, child_pointer};
-use super::super::headers::{self, HeaderOwner};
 use super::super::secrets::ServerSecrets;
 use super::definition::ServerDefinition;
 use super::document::ServerDocument;
 use super::keywords::KindKeyword;
 use super::reader::{DefinitionReader, PAIRS_MAX, seal_values};
-use crate::server::{ServerAddress, is_private_address};
+use metamcp_config::server::headers::{self, HeaderOwner};
+use metamcp_config::server::{ServerAddress, address, is_private_address};
 
 pub(super) fn read_address(
     reader: &mut DefinitionReader<'_>,

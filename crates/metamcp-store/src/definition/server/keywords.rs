@@ -3,8 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::server::{Sharing, ToolPinPolicy};
 use crate::store::ServerKind;
+use metamcp_config::server::{Sharing, ToolPinPolicy};
 
 /// The transport of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]

@@ -2,7 +2,6 @@
 
 mod keywords;
 mod document;
-mod allowlist;
 mod policy;
 mod definition;
 mod reader;
@@ -11,12 +10,11 @@ mod program;
 mod read;
 mod stored;
 
-pub use allowlist::{AllowedCommand, AllowlistViolation, EnvPattern, EnvPatternError, StdioAllowlist};
 pub use definition::ServerDefinition;
 pub use document::ServerDocument;
 pub use keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword, SharingKeyword};
-pub use policy::{CommandPolicy, DefinitionRules, SERVED_KINDS, ServingPolicy, UnservedReason};
-pub use read::{KIND_ALIAS, MODERN_OVER_SSE};
+pub use policy::{CommandPolicy, DefinitionRules, SERVED_KINDS};
+pub use read::KIND_ALIAS;
 pub use stored::{StoredServerError, server_document};
 
 #[cfg(test)]

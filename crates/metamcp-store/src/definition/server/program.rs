@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use super::super::fields::{ObjectReader, child_pointer};
-use super::super::secrets::{SEALED_PLACEHOLDER, ServerSecrets};
-use super::super::settings;
-use super::allowlist::{AllowlistViolation, StdioAllowlist};
+use super::super::secrets::ServerSecrets;
 use super::definition::ServerDefinition;
 use super::document::ServerDocument;
 use super::keywords::SharingKeyword;
 use super::policy::{CommandPolicy, DefinitionRules};
 use super::reader::{DefinitionReader, PAIRS_MAX, seal_values};
-use crate::server::{ProcessSettings, Program, ServerAddress};
+use metamcp_config::server::{
+    AllowlistViolation, ProcessSettings, Program, SEALED_PLACEHOLDER, ServerAddress, StdioAllowlist, settings,
+};
 
 pub(super) fn read_program(
     reader: &mut DefinitionReader<'_>,

@@ -1,12 +1,12 @@
 //! Reads a whole server definition from JSON.
 
+use metamcp_config::server::{EraChoice, MODERN_OVER_SSE};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::super::fields::{FieldErrors, ObjectReader};
 use super::super::secrets::ServerSecrets;
-use super::super::settings::{self, ServerSettings, SettingRange};
 use super::definition::ServerDefinition;
 use super::document::ServerDocument;
 use super::http::{read_address, read_headers};
@@ -14,8 +14,8 @@ use super::keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword};
 use super::policy::DefinitionRules;
 use super::program::read_program;
 use super::reader::DefinitionReader;
-use crate::server::EraChoice;
 use crate::store::Uuid;
+use metamcp_config::server::settings::{self, ServerSettings, SettingRange};
 use metamcp_core::base::{ServerName, units};
 
 impl ServerDefinition {
@@ -165,9 +165,6 @@ fn read_settings(
 
 /// Accepted in place of `kind`; the two must not be given together.
 pub const KIND_ALIAS: &str = "protocol";
-
-/// An SSE server uses the HTTP+SSE transport of 2024-11-05, which predates the Modern era.
-pub const MODERN_OVER_SSE: &str = "is not available over sse; leave it out";
 
 const HTTP_MEMBERS: [&str; 2] = ["url", "headers"];
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::fields::{FieldError, FieldErrors};
-use super::super::secrets::SEALED_PLACEHOLDER;
 use super::definition::ServerDefinition;
 use super::policy::DefinitionRules;
+use metamcp_config::server::SEALED_PLACEHOLDER;
 
 pub(super) struct DefinitionReader<'a> {
     /// The definition in the store that this one replaces.

@@ -1,12 +1,13 @@
+use metamcp_config::server::{
+    AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, ServerAddress, ServingPolicy, StdioAllowlist,
+};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::super::merge_patch;
-use super::super::secrets::SEALED_PLACEHOLDER;
 use super::*;
 use crate::auth::{EncryptionKey, Sealer};
-use crate::server::ServerAddress;
 use crate::store::{self, RowSealer, ServerRow, ServerSpec, Uuid};
 
 fn rules() -> DefinitionRules {

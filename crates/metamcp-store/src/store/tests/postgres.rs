@@ -6,7 +6,8 @@ use tokio::net::TcpListener;
 
 use super::{by, sample};
 use crate::store::testing::{Notary, server, server_ca, sql, with_database};
-use crate::store::{RetentionPolicy, Store, StoreError};
+use crate::store::{Store, StoreError};
+use metamcp_config::sections::RetentionPolicy;
 
 /// Checks how opening fails, and that the error holds no password.
 async fn check(url: &str, away: bool, expected: &str) {

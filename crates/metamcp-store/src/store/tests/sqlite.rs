@@ -8,7 +8,8 @@ use rusqlite::Connection;
 
 use super::{by, sample};
 use crate::store::testing::{Folder, Notary};
-use crate::store::{Grants, KeyStatus, RetentionPolicy, Store, StoreError};
+use crate::store::{Grants, KeyStatus, Store, StoreError};
+use metamcp_config::sections::RetentionPolicy;
 
 const DAY: u64 = 86_400;
 

@@ -6,10 +6,11 @@ use super::{by, on_each, sample};
 use crate::store::testing::Notary;
 use crate::store::{
     ApplyOutcome, AuditFilter, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
-    NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, RetentionPolicy, Role,
-    RowSealer, SealedKind, SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError,
-    ToolOverride, UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
+    NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, Role, RowSealer, SealedKind,
+    SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError, ToolOverride, UsageBatch,
+    UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
 };
+use metamcp_config::sections::RetentionPolicy;
 
 /// Compares the result of an operation, in a word and its field.
 #[track_caller]

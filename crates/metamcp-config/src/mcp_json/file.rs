@@ -7,10 +7,10 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::super::strict_json::{self, StrictJsonError};
 use super::entry::{Diagnostic, McpJsonEntry, McpJsonFile};
 use super::entry_reader::{collect_notices, fail, read_entry_kind};
 use super::jsonc::strip_comments;
+use crate::strict_json::{self, StrictJsonError};
 
 /// The members of an object in the order of the file, including duplicates. A map would silently drop one of two
 /// servers with the same name.

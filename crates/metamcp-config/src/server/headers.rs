@@ -2,8 +2,6 @@
 
 use http::{HeaderName, HeaderValue};
 
-use super::secrets::SEALED_PLACEHOLDER;
-
 /// Who sets a header of the requests to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderOwner {
@@ -62,6 +60,9 @@ pub fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'sta
 
 /// The usual limit of servers for the whole head.
 const VALUE_BYTES_MAX: usize = 8 << 10;
+
+/// Shown in place of a secret. Sent back in a request, it keeps the stored value.
+pub const SEALED_PLACEHOLDER: &str = "(sealed)";
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::uri::PathAndQuery;
 use url::Url;
 
-use crate::server::ServerAddress;
+use super::config::ServerAddress;
 
 /// Parses `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error says what to
 /// write instead and never quotes the text, because addresses may contain passwords and tokens.
@@ -140,6 +140,9 @@ const URL_BYTES_MAX: usize = 8 << 10;
 
 /// Path segments that are words are shorter; tokens are longer.
 const PLAIN_SEGMENT_BYTES_MAX: usize = 20;
+
+/// An SSE server uses the HTTP+SSE transport of 2024-11-05, which predates the Modern era.
+pub const MODERN_OVER_SSE: &str = "is not available over sse; leave it out";
 
 #[cfg(test)]
 mod tests {

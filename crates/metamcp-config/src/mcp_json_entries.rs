@@ -1,7 +1,7 @@
 //! Reads `mcp.json` from disk and locates its errors.
 
 use super::mistakes::{Diagnostics, SourceLocation, quote};
-use metamcp_store::definition::mcp_json::{self, Diagnostic, EntryKind};
+use crate::mcp_json::{self, Diagnostic, EntryKind};
 
 /// A valid entry of the file, with its location.
 #[derive(Debug)]
