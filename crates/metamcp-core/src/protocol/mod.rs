@@ -1,9 +1,12 @@
-//! The vocabulary of MCP: revisions, eras, methods, error codes, headers and capabilities.
+//! The vocabulary of MCP: revisions, eras, methods, error codes, headers and capabilities; and calls in flight, by
+//! their ids.
 //!
 //! Does not know: sockets, upstreams, sessions, or the encoding of messages.
 //!
 //! Source: the Model Context Protocol, revisions 2024-11-05 to 2026-07-28.
 
+mod calls_by_id;
+mod calls_by_number;
 mod capabilities;
 pub mod code;
 pub mod header;
@@ -14,6 +17,8 @@ pub mod header_param;
 mod revision;
 mod subscription_filter;
 
+pub use calls_by_id::{CallsById, InsertError};
+pub use calls_by_number::{CallsByNumber, parse_call_number};
 pub use capabilities::ClientCapabilities;
 pub use message_id::is_same_id;
 pub use method::McpMethod;
