@@ -11,11 +11,10 @@ mod backoff;
 mod cancel_guard;
 mod client_stream;
 mod event_channel;
+mod in_flight;
 mod local_response;
 mod message;
-mod pending_calls;
 mod response_sink;
-mod server_requests;
 mod splice;
 
 pub use cancel_guard::CancelGuard;
@@ -24,11 +23,10 @@ pub use local_response::{CallOutcome, HttpOperation, LocalBody, LocalResponse};
 
 pub(super) use backoff::Backoff;
 pub(super) use client_stream::ClientStream;
+pub(super) use in_flight::{CallEntry, PendingCalls, ServerRequests, TOO_MANY_REQUESTS};
 pub(super) use message::{
     encode_cancellation, encode_cancelled_response, encode_error, encode_pong, known_method, new_session_id,
     raw_id,
 };
-pub(super) use pending_calls::{CallEntry, PendingCalls};
 pub(super) use response_sink::ResponseSink;
-pub(super) use server_requests::{ServerRequests, TOO_MANY_REQUESTS};
 pub(super) use splice::{replace_line_breaks, splice, splice_event, splice_into};

@@ -38,9 +38,12 @@ impl SseSession {
         let token = envelope.params.meta.progress_token;
         // Copied: a slice would keep the whole message until the response.
         let raw = |span: Span| Bytes::copy_from_slice(span.slice(message));
-        let pending = PendingCall::new(call, kind, reply);
-        let number =
-            self.state.borrow_mut().calls.insert(raw(id.span), token.map(|token| raw(token.span)), pending);
+        let entry = CallEntry {
+            id: raw(id.span),
+            token: token.map(|token| raw(token.span)),
+            call: PendingCall::new(call, kind, reply),
+        };
+        let number = self.state.borrow_mut().calls.insert(entry);
         if kind == CallKind::Call {
             let location = CallLocation::InFlight(Rc::downgrade(self), number);
             self.hub.call_locations.borrow_mut().insert(call, location);

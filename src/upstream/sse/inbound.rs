@@ -175,7 +175,7 @@ impl SseSession {
         let is_sent =
             !is_full && id.len() <= REQUEST_ID_BYTES_MAX && state.send_to_client(splice_event(message, &[]));
         if is_sent {
-            state.server_requests.insert(id, during);
+            state.server_requests.insert_or_replace(Bytes::copy_from_slice(id), during);
         }
         drop(state);
         if !is_sent {

@@ -186,9 +186,9 @@ impl SseSession {
         opening_since: Instant,
     ) -> Rc<Self> {
         let state = SessionState {
-            calls: PendingCalls::new(),
+            calls: PendingCalls::default(),
             client_stream: ClientStream::default(),
-            server_requests: ServerRequests::new(),
+            server_requests: ServerRequests::default(),
             deferred_cancellations: HashMap::default(),
         };
         Rc::new(Self {
@@ -267,7 +267,7 @@ impl SseSession {
     /// Whether nothing is in flight, nobody listens, and the session was unused for `timeout`.
     pub fn is_idle_for(&self, now: Instant, timeout: Duration) -> bool {
         let state = self.state.borrow();
-        state.calls.len() == 0
+        state.calls.is_empty()
             && !state.client_stream.is_open()
             && now.saturating_duration_since(self.last_used.get()) >= timeout
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::super::error::FailureStage;
 use super::super::http::{HttpServer, HttpSettings, RequestHeads, TlsRoots, UrlTarget, resolve_url};
 use super::super::limit::InFlightLimit;
-use super::super::multiplex::{CallOutcome, EventSource, LocalBody, event_channel};
+use super::super::multiplex::{CallEntry, CallOutcome, EventSource, LocalBody, event_channel};
 use super::super::request::UpstreamRequest;
 use super::server::SseServer;
 use super::session::{CallKind, PendingCall, SseHub, SseSession};
@@ -68,7 +68,11 @@ impl Fixture {
             let token = (!token.is_empty()).then(|| Bytes::from(*token));
             let pending = PendingCall::new(fixture.calls.len() as u64, CallKind::Call, reply);
             let pending = PendingCall { is_delivered: true, ..pending };
-            fixture.session.state.borrow_mut().calls.insert((*id).into(), token, pending);
+            fixture.session.state.borrow_mut().calls.insert(CallEntry {
+                id: (*id).into(),
+                token,
+                call: pending,
+            });
             fixture.calls.push(answer);
         }
         if listens {
@@ -239,6 +243,9 @@ async fn a_request_of_the_server_is_answered_once() {
             check("\"r\"", false);
             check("\"q\"", true);
             check("\"q\"", false);
+            // Some servers escape a slash; clients do not.
+            fixture.feed(b"data: {\"jsonrpc\":\"2.0\",\"id\":\"q\\/1\",\"method\":\"roots/list\"}\n\n");
+            assert!(fixture.session.take_server_request(b"\"q/1\""));
             // Requests over the limit per client are refused.
             let mut fixture = Fixture::new(&[], true);
             for id in 0..300 {

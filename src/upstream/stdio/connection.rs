@@ -176,9 +176,9 @@ impl ProcessConnection {
         backoff: Rc<RefCell<Backoff>>,
     ) -> Rc<Self> {
         let state = ProcessState {
-            calls: PendingCalls::new(),
+            calls: PendingCalls::default(),
             clients: ClientSlots::default(),
-            server_requests: ServerRequests::new(),
+            server_requests: ServerRequests::default(),
             invalid_lines_in_a_row: 0,
         };
         let connection = Rc::new(Self {
@@ -209,7 +209,7 @@ impl ProcessConnection {
 
     /// Removes a request of the process if this client was asked it. Returns whether it was.
     pub fn take_server_request(&self, client: ClientSlotId, id: &[u8]) -> bool {
-        self.state.borrow_mut().server_requests.remove_if(id, |origin| origin.client == client)
+        self.state.borrow_mut().server_requests.remove_if(id, |origin| origin.client == client).is_some()
     }
 
     /// Closes the connection: fails every call, once, and forgets the sessions.
@@ -276,7 +276,7 @@ impl ProcessConnection {
     /// Whether no call is in flight, nobody listens, and the process was unused for `timeout`.
     pub fn is_idle_for(&self, now: Instant, timeout: Duration) -> bool {
         let state = self.state.borrow();
-        state.calls.len() == 0
+        state.calls.is_empty()
             && !state.clients.is_listening()
             && now.saturating_duration_since(self.last_used.get()) >= timeout
     }

@@ -144,7 +144,8 @@ impl ProcessConnection {
             let during = state.newest_call(client);
             let is_sent = state.send_to_client(client, splice_event(message, &[]));
             if is_sent {
-                state.server_requests.insert(id, RequestOrigin { client, during });
+                let origin = RequestOrigin { client, during };
+                state.server_requests.insert_or_replace(Bytes::copy_from_slice(id), origin);
             }
             is_sent
         });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::super::error::FailureStage;
-use super::super::multiplex::{encode_cancellation, encode_cancelled_response, encode_error};
+use super::super::multiplex::{CallEntry, encode_cancellation, encode_cancelled_response, encode_error};
 use super::client_slots::ClientSlotId;
 use super::connection::{CallKind, CallLocation, PendingCall, ProcessConnection, Recipient};
 use metamcp_core::frame::{Envelope, Span};
@@ -26,8 +26,8 @@ impl ProcessConnection {
         let token = envelope.params.meta.progress_token;
         let raw = |span: Span| message.slice(span.start as usize..span.end as usize);
         let call = pending.call;
-        let number =
-            self.state.borrow_mut().calls.insert(raw(id.span), token.map(|token| raw(token.span)), pending);
+        let entry = CallEntry { id: raw(id.span), token: token.map(|token| raw(token.span)), call: pending };
+        let number = self.state.borrow_mut().calls.insert(entry);
         if let Some(call) = call {
             let location = CallLocation::InFlight(Rc::downgrade(self), number);
             self.context.call_locations.borrow_mut().insert(call, location);
@@ -44,8 +44,8 @@ impl ProcessConnection {
     pub fn send_request(&self, method: McpMethod, params: &[u8]) -> oneshot::Receiver<(Bytes, Envelope)> {
         let (reply, response) = oneshot::channel();
         let recipient = Recipient::Gateway(reply);
-        let pending = PendingCall { call: None, client: None, kind: CallKind::Call, recipient };
-        let number = self.state.borrow_mut().calls.insert(Bytes::new(), None, pending);
+        let call = PendingCall { call: None, client: None, kind: CallKind::Call, recipient };
+        let number = self.state.borrow_mut().calls.insert(CallEntry { id: Bytes::new(), token: None, call });
         let name = method.as_str();
         let mut message =
             format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{name}","params":"#).into_bytes();
