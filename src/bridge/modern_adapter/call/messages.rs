@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metamcp_core::frame::{Envelope, IdForm, MessageKind, Scanner};
-use metamcp_core::protocol::{ClientCapabilities, McpMethod};
+use metamcp_core::protocol::{ClientCapabilities, McpMethod, is_same_id, parse_call_number};
 use serde::Deserialize;
 
 use super::super::super::level::LogLevel;
@@ -17,7 +17,7 @@ use super::super::input::{
 use super::super::refusal::{is_ping, refuse};
 use super::super::request::{ModernRequest, apply_edits};
 use super::super::responder::ClientResponder;
-use super::super::session::{AdapterSession, ClientSlot, is_subscribable, notify_server, parse_number};
+use super::super::session::{AdapterSession, ClientSlot, is_subscribable, notify_server};
 use super::super::sessions::AdapterSessions;
 use crate::session::UpstreamSession;
 use crate::upstream::UpstreamPool;
@@ -102,7 +102,7 @@ impl ActiveCall {
                 // An error has no id if the server could not parse the request.
                 let id = envelope.id.filter(|id| id.form != IdForm::Null);
                 let number = exchange.slot.number;
-                let is_own = id.is_none_or(|id| parse_number(id.span.slice(message)) == Some(number));
+                let is_own = id.is_none_or(|id| parse_call_number(id.span.slice(message)) == Some(number));
                 if is_own && source == MessageSource::CallStream {
                     return MessageAction::Respond(message.clone(), envelope);
                 }
@@ -195,9 +195,9 @@ impl ActiveCall {
         let method = envelope.method.map(|method| method.decode_bytes(message));
         match method.as_deref().and_then(McpMethod::parse) {
             Some(McpMethod::Cancelled) => {
-                let id = envelope.params.request_id.map(|id| id.span.slice(message));
-                self.input_requests.retain(|request| Some(&request.id[..]) != id);
-                if let Some(id) = id {
+                if let Some(id) = envelope.params.request_id {
+                    let id = id.span.slice(message);
+                    self.input_requests.retain(|request| !is_same_id(&request.id, id));
                     self.session.cancel_unsolicited(id);
                 }
                 MessageAction::Ignore
@@ -238,7 +238,7 @@ fn rewrite_notification(
     let method = envelope.method.map(|method| method.decode(message))?;
     if method == McpMethod::Progress.as_str() {
         let token = envelope.params.progress_token?;
-        let is_own = parse_number(token.span.slice(message)) == Some(number);
+        let is_own = parse_call_number(token.span.slice(message)) == Some(number);
         return apply_edits(message, &[(token.span, client.token.clone().filter(|_| is_own)?)]);
     }
     if method != "notifications/message" {

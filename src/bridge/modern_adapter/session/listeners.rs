@@ -19,7 +19,6 @@ impl AdapterSession {
         resources: Vec<String>,
     ) -> Option<(ClientSlot, Vec<String>)> {
         let (sender, events) = event_queue();
-        let number = self.next_number();
         let mut state = self.lock();
         if state.is_over {
             return None;
@@ -32,6 +31,7 @@ impl AdapterSession {
                 new.push(uri.clone());
             }
         }
+        let number = state.calls.take_number();
         state.listeners.insert(number, Listener { sender, lists, resources });
         drop(state);
         Some((ClientSlot { session: Arc::clone(self), number, events }, new))

@@ -16,7 +16,7 @@ mod state;
 pub use key::AdapterSessionKey;
 pub use notify::{notify_server, update_subscription};
 pub use routing::is_subscribable;
-pub use state::{AdapterSession, ClientSlot, parse_number};
+pub use state::{AdapterSession, ClientSlot};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use metamcp_core::protocol::{McpMethod, RESOURCE_UPDATED};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::input::{InputDecision, decide_input};
-use super::state::{AdapterSession, parse_number};
+use super::state::AdapterSession;
 
 impl AdapterSession {
     /// Passes a message of the server to the call or client that it certainly belongs to. Returns false if
@@ -20,7 +20,9 @@ impl AdapterSession {
         match (envelope.kind, method) {
             (MessageKind::Notification, Some(McpMethod::Progress)) => {
                 let token = envelope.params.progress_token.map(|token| token.span.slice(message));
-                let call = token.and_then(parse_number).and_then(|number| state.calls.get(&number));
+                let call = token
+                    .and_then(|token| state.calls.find(token))
+                    .and_then(|number| state.calls.get(number));
                 call.is_some_and(|call| call.sender.try_send(message))
             }
             // The id is the server's own; the calls know which of them the request was for.
@@ -28,7 +30,7 @@ impl AdapterSession {
                 if let Some(id) = envelope.params.request_id {
                     state.unsolicited.cancel(id.span.slice(message));
                 }
-                state.calls.values().for_each(|call| {
+                state.calls.iter().for_each(|(_, call)| {
                     call.sender.try_send(message);
                 });
                 true
@@ -37,7 +39,7 @@ impl AdapterSession {
                 state.notify_listeners(message, envelope)
             }
             (MessageKind::Notification | MessageKind::Request, _) => {
-                let mut calls = state.calls.values();
+                let mut calls = state.calls.iter().map(|(_, call)| call);
                 let only =
                     calls.next().filter(|_| calls.next().is_none() && !state.is_attribution_doubtful());
                 let only = only.filter(|call| call.allows_input || envelope.kind != MessageKind::Request);
@@ -60,7 +62,7 @@ impl AdapterSession {
         let decision = decide_input(message, envelope, self.key.capabilities, String::new());
         let mut state = self.lock();
         let is_of_no_call =
-            !state.is_attribution_doubtful() && !state.calls.values().any(|call| call.allows_input);
+            !state.is_attribution_doubtful() && !state.calls.iter().any(|(_, call)| call.allows_input);
         is_of_no_call
             && !state.is_over
             && matches!(decision, Some(InputDecision::Ask(_)))

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::protocol::{Era, McpMethod, Revision};
+use metamcp_core::protocol::{CallsByNumber, Era, McpMethod, Revision};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -29,8 +28,6 @@ pub struct AdapterSession {
     handshake: ClientHandshake,
     /// The server's whole response to `initialize`.
     initialize_response: ArcSwapOption<Bytes>,
-    /// The id and progress token of the next call.
-    next: AtomicU64,
     /// Guards what is in flight; a few lines at a time.
     state: Mutex<SessionState>,
     /// Notified when the session was opened again.
@@ -40,8 +37,9 @@ pub struct AdapterSession {
 }
 
 pub(super) struct SessionState {
-    /// Calls in flight, by their numbers.
-    pub(super) calls: HashMap<u64, RoutedCall>,
+    /// Calls in flight. The number of a call is its id and progress token.
+    pub(super) calls: CallsByNumber<RoutedCall>,
+    /// By numbers that no call has.
     pub(super) listeners: HashMap<u64, Listener>,
     /// The number of listeners of each resource.
     pub(super) resources: HashMap<String, usize>,
@@ -93,7 +91,7 @@ impl AdapterSession {
     pub fn new(key: AdapterSessionKey) -> Arc<Self> {
         let ours = ClientHandshake::gateway(Revision::LEGACY_LATEST, key.capabilities);
         let state = SessionState {
-            calls: HashMap::new(),
+            calls: CallsByNumber::default(),
             listeners: HashMap::new(),
             resources: HashMap::new(),
             log_level: None,
@@ -107,7 +105,6 @@ impl AdapterSession {
             upstream_slot: UpstreamSessionSlot::default(),
             handshake: ClientHandshake { owner: key.owner, is_isolated: key.is_exclusive(), ..ours },
             initialize_response: ArcSwapOption::empty(),
-            next: AtomicU64::new(1),
             state: Mutex::new(state),
             reopened: Notify::new(),
             over: Notify::new(),
@@ -185,13 +182,12 @@ impl AdapterSession {
         condition: impl Fn(&SessionState) -> bool,
     ) -> Option<ClientSlot> {
         let (sender, events) = event_queue();
-        let number = self.next_number();
         let mut state = self.lock();
         if !condition(&state) {
             return None;
         }
         state.used = Instant::now();
-        state.calls.insert(number, RoutedCall { sender, allows_input });
+        let number = state.calls.insert(RoutedCall { sender, allows_input });
         drop(state);
         Some(ClientSlot { session: Arc::clone(self), number, events })
     }
@@ -200,7 +196,7 @@ impl AdapterSession {
     /// for it.
     pub fn is_only_call(&self, number: u64) -> bool {
         let state = self.lock();
-        state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_attribution_doubtful()
+        state.calls.len() == 1 && state.calls.contains(number) && !state.is_attribution_doubtful()
     }
 
     /// Records that a call was cancelled: for a while a message that names no call cannot be attributed.
@@ -249,10 +245,6 @@ impl AdapterSession {
         }
     }
 
-    pub(super) fn next_number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,16 +256,10 @@ impl SessionState {
     }
 }
 
-/// Parses a call number; only in the canonical form.
-pub fn parse_number(raw: &[u8]) -> Option<u64> {
-    let text = str::from_utf8(raw).ok()?;
-    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
-}
-
 impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut state = self.session.lock();
-        if state.calls.remove(&self.number).is_some() {
+        if state.calls.remove(self.number).is_some() {
             state.used = Instant::now();
         }
     }
