@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::bridge::StdioBridge;
-use super::client::{AdmitError, ClientMessage, find_request_id};
+use super::client::{ClientMessage, find_request_id};
 use super::endpoint::{HandshakeGuard, HandshakeStep, error_response};
 use super::error::RequestError;
 use crate::upstream::RequestKind;
 use metamcp_core::frame::{ScanError, ScanRejection};
-use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_core::protocol::{Era, InsertError, McpMethod, code};
 
 /// For the endpoint to accept a notification: it only has to acknowledge it.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -122,10 +122,11 @@ impl StdioBridge {
         let id = message.id();
         let permit = match self.client_requests.admit(&id, message.era, message.bytes.len()) {
             Ok(permit) => permit,
-            Err(AdmitError::IdInUse) => {
+            // An error response would be taken for the response to the other one.
+            Err(InsertError::IdInUse) => {
                 return tracing::warn!("client reused the id of a request in flight; request ignored");
             }
-            Err(AdmitError::TooMany) => {
+            Err(InsertError::TooMany) => {
                 return self.fail(&message, &RequestError::TooManyRequests).await;
             }
         };

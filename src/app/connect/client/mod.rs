@@ -12,4 +12,4 @@ pub use lines::{Line, LineReader};
 pub use message::ClientMessage;
 pub use oversized::find_request_id;
 pub use pipes::StdioClient;
-pub use requests::{AdmitError, ClientRequests};
+pub use requests::ClientRequests;

@@ -1,15 +1,13 @@
 //! The client's requests in flight.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
-use metamcp_core::protocol::Era;
+use metamcp_core::protocol::{CallsById, Era, InsertError};
 
 /// Requests at the endpoint at once. An agent runs tens of calls, and each may hold a response of 32 MiB.
 const SENT_MAX: usize = 64;
@@ -22,9 +20,9 @@ const REQUESTS_MAX: usize = 4096;
 /// Four of the longest lines; a single request may be longer.
 const BYTES_MAX: usize = 64 << 20;
 
-/// The requests in flight, by their ids as written.
+/// The requests in flight, by their ids.
 pub struct ClientRequests {
-    in_flight: RefCell<HashMap<Bytes, RequestEntry>>,
+    in_flight: RefCell<CallsById<RequestEntry, REQUESTS_MAX>>,
     bytes: Cell<usize>,
     send_permits: Semaphore,
     /// Separate, because subscriptions do not end by themselves.
@@ -55,30 +53,16 @@ pub struct RequestPermit {
     id: Bytes,
 }
 
-/// Why a request is not admitted.
-#[derive(Debug, PartialEq, Eq)]
-pub enum AdmitError {
-    /// Another request has the id (JSON-RPC 2.0, section 4: the client's mistake). An error response would be
-    /// taken for the response to that one.
-    IdInUse,
-    TooMany,
-}
-
 impl ClientRequests {
     /// Admits one more request of `bytes` bytes.
-    pub fn admit(self: &Rc<Self>, id: &Bytes, era: Era, bytes: usize) -> Result<RequestPermit, AdmitError> {
+    pub fn admit(self: &Rc<Self>, id: &Bytes, era: Era, bytes: usize) -> Result<RequestPermit, InsertError> {
         let mut in_flight = self.in_flight.borrow_mut();
-        let is_full = in_flight.len() >= REQUESTS_MAX
-            || (!in_flight.is_empty() && self.bytes.get() + bytes > BYTES_MAX);
-        match in_flight.entry(id.clone()) {
-            Entry::Occupied(_) => Err(AdmitError::IdInUse),
-            Entry::Vacant(_) if is_full => Err(AdmitError::TooMany),
-            Entry::Vacant(entry) => {
-                entry.insert(RequestEntry { era, bytes, task: None, is_cancelled: false });
-                self.bytes.set(self.bytes.get() + bytes);
-                Ok(RequestPermit { requests: Rc::clone(self), id: id.clone() })
-            }
+        if !in_flight.is_empty() && self.bytes.get() + bytes > BYTES_MAX && !in_flight.contains(id) {
+            return Err(InsertError::TooMany);
         }
+        in_flight.insert(id.clone(), RequestEntry { era, bytes, task: None, is_cancelled: false })?;
+        self.bytes.set(self.bytes.get() + bytes);
+        Ok(RequestPermit { requests: Rc::clone(self), id: id.clone() })
     }
 
     /// Waits until one more request may be sent to the endpoint, in order of arrival. Cancel safe.
@@ -145,10 +129,14 @@ mod tests {
         let admit =
             |id: &str, bytes| requests.admit(&Bytes::copy_from_slice(id.as_bytes()), Era::Legacy, bytes);
         let one = admit("1", 10).ok();
-        assert_eq!(admit("1", 10).err(), Some(AdmitError::IdInUse));
+        assert_eq!(admit("1", 10).err(), Some(InsertError::IdInUse));
         assert!(admit("\"1\"", 10).is_ok(), "another id");
-        assert_eq!(admit("2", BYTES_MAX).err(), Some(AdmitError::TooMany));
-        drop(one);
+        assert_eq!(admit("2", BYTES_MAX).err(), Some(InsertError::TooMany));
+        let other = admit(r#""req\/1""#, 10);
+        assert_eq!(admit(r#""req/1""#, 10).err(), Some(InsertError::IdInUse), "the same id, escaped");
+        requests.cancel(&Bytes::from_static(br#""req/1""#));
+        assert!(requests.is_cancelled(&Bytes::from_static(br#""req\/1""#)));
+        drop((one, other));
         let next = admit("1", 10);
         assert!(next.is_ok() && !requests.is_cancelled(&Bytes::from_static(b"1")));
         assert_eq!(requests.unanswered(), [(Bytes::from_static(b"1"), Era::Legacy)]);
@@ -159,7 +147,7 @@ mod tests {
         assert!(!requests.is_cancelled(&Bytes::from_static(b"1")), "the id may be used again");
         let all: Vec<_> = (0..REQUESTS_MAX).map(|id| admit(&id.to_string(), 1).ok()).collect();
         assert!(all.iter().all(Option::is_some));
-        assert_eq!(admit("more", 1).err(), Some(AdmitError::TooMany));
+        assert_eq!(admit("more", 1).err(), Some(InsertError::TooMany));
         drop(all);
         assert!(admit("whole", 2 * BYTES_MAX).is_ok(), "no bytes are held any more");
     }

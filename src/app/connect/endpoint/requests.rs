@@ -6,21 +6,15 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use metamcp_core::protocol::is_same_id;
+use metamcp_core::protocol::CallsById;
 
 /// The endpoint's requests in flight. One leaves when the client answers it, the endpoint cancels it, or the
 /// client's request during which it was sent is over.
 #[derive(Default)]
 pub struct EndpointRequests {
-    in_flight: RefCell<Vec<EndpointRequest>>,
+    /// Each with the id of the client's request on whose stream it arrived; `None` on the session's own stream.
+    in_flight: RefCell<CallsById<Option<Bytes>, RECORDED_MAX>>,
     changed: Notify,
-}
-
-struct EndpointRequest {
-    /// The id as the client wrote it.
-    id: String,
-    /// The id of the client's request on whose stream it arrived; `None` on the session's own stream.
-    during: Option<Bytes>,
 }
 
 /// Further requests are not recorded: one in flight means the same as a thousand.
@@ -29,22 +23,20 @@ const RECORDED_MAX: usize = 64;
 impl EndpointRequests {
     /// Records a request of the endpoint, sent `during` a request of the client.
     pub fn open(&self, id: String, during: Option<&[u8]>) {
-        let mut in_flight = self.in_flight.borrow_mut();
-        if in_flight.len() < RECORDED_MAX {
-            in_flight.push(EndpointRequest { id, during: during.map(Bytes::copy_from_slice) });
-        }
+        let during = during.map(Bytes::copy_from_slice);
+        self.in_flight.borrow_mut().insert_or_replace(id.into(), during);
         self.changed.notify_waiters();
     }
 
     /// Removes a request that was answered or cancelled.
     pub fn close(&self, id: &[u8]) {
-        self.in_flight.borrow_mut().retain(|request| !is_same_id(request.id.as_bytes(), id));
+        self.in_flight.borrow_mut().remove(id);
         self.changed.notify_waiters();
     }
 
     /// Removes the requests that were sent during this request of the client.
     pub fn close_during(&self, client_request: &[u8]) {
-        self.in_flight.borrow_mut().retain(|request| request.during.as_deref() != Some(client_request));
+        self.in_flight.borrow_mut().remove_all(|during| during.as_deref() == Some(client_request));
         self.changed.notify_waiters();
     }
 
