@@ -1,15 +1,15 @@
 //! The in-flight requests of a framed stream.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use futures_util::StreamExt as _;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
+
+use metamcp_core::protocol::CallsById;
 
 /// The future that answers a request. It returns the request's id once the answer is queued.
 pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
@@ -17,8 +17,8 @@ pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
 /// All in-flight requests of one stream. Dropping it cancels them.
 #[derive(Default)]
 pub struct InFlightRequests {
-    /// By raw id. Never more entries than `under_way`: a cancelled request leaves this map first.
-    known: HashMap<Bytes, InFlightRequest, RandomState>,
+    /// Never more than `under_way`: a cancelled request leaves this map first.
+    known: CallsById<InFlightRequest, UNDER_WAY_MAX>,
     under_way: FuturesUnordered<Abortable<Answering>>,
     /// Counters over `known`, because every message needs them.
     opening: usize,
@@ -45,6 +45,9 @@ pub enum FlightState {
     Endless,
 }
 
+/// Requests in flight, including those that wait for the client.
+pub const UNDER_WAY_MAX: usize = 1024;
+
 impl InFlightRequests {
     /// The number of requests in flight.
     pub fn count(&self) -> usize {
@@ -66,12 +69,13 @@ impl InFlightRequests {
         self.known.get(id)
     }
 
-    /// Adds a request. Its id must not be in flight.
+    /// Adds a request. Its id must not be in flight, and there must be fewer than [`UNDER_WAY_MAX`].
     pub fn add(&mut self, id: Bytes, course: FlightState, answering: Answering) {
         let (handle, registration) = AbortHandle::new_pair();
         self.opening += usize::from(course == FlightState::Opening);
         self.endless += usize::from(course == FlightState::Endless);
-        self.known.insert(id, InFlightRequest { course, handle });
+        let inserted = self.known.insert(id, InFlightRequest { course, handle });
+        debug_assert_eq!(inserted, Ok(()), "the caller has checked the id and the number");
         self.under_way.push(Abortable::new(answering, registration));
     }
 
@@ -141,5 +145,7 @@ mod tests {
         check(&[("1", FlightState::Opening), ("2", FlightState::Endless)], &["2"], (1, false, true));
         check(&[("1", FlightState::Opening), ("r", FlightState::Modern)], &["1", "1"], (0, true, false));
         check(&[("r", FlightState::Opening)], &[], (0, true, false));
+        // The same id, escaped.
+        check(&[("\"a/b\"", FlightState::Legacy)], &["\"a\\/b\""], (0, true, false));
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::desk::FrameContext;
 use super::exchange;
-use super::flights::{Answering, FlightState, InFlightRequests};
+use super::flights::{Answering, FlightState, InFlightRequests, UNDER_WAY_MAX};
 use crate::server::mcp::call::{self, Call};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
@@ -49,12 +49,9 @@ pub enum NotificationState {
 }
 
 /// Requests in flight, not counting those that wait for the client itself. At this limit nothing is read
-/// until one is answered.
+/// until one is answered. Those that wait have a limit of their own ([`UNDER_WAY_MAX`]), because the message that
+/// they wait for has yet to be read.
 const IN_FLIGHT_MAX: usize = 256;
-
-/// Requests in flight, including those that wait for the client. They have a limit of their own, because the
-/// message that they wait for has yet to be read.
-const UNDER_WAY_MAX: usize = 1024;
 
 /// Messages without an answer that wait for earlier ones.
 const WAITING_MAX: usize = 64;
