@@ -1,7 +1,7 @@
 //! A client for metamcp's framed stream (`docs/FRAMES.md`). Uses the standard library, and `serde_json` for messages.
 //!
 //! ```text
-//! METAMCP_KEY=mcp_... cargo run --example framed -- 127.0.0.1:12009 /api/v1/mcp/stream
+//! METAMCP_KEY=mcp_... cargo run --example framed_client -- 127.0.0.1:12009 /api/v1/mcp/stream
 //! ```
 //!
 //! One thread reads the stream. Any thread may send requests, and receives each response on a channel.
