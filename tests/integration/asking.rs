@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Gateway, MODERN, PATIENCE, Request, Response, Setup, legacy_call, notification,
+    Client, Gateway, MODERN, PATIENCE, Request, Response, Setup, legacy_call, notification, until,
 };
 use metamcp_demo::{
     Call, HandlerResult, InputRequest, RpcError, ServerContent, ServerOptions, SupportedEras, structured,
@@ -653,14 +653,6 @@ fn processes_of_calls_that_ask_end() {
     };
     check("key", false);
     check("session", true);
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::park_timeout(Duration::from_millis(20));
-    }
 }
 
 /// Whose call waits in the gateway is told that it is over; a Modern server keeps nothing, so its Modern

@@ -1,11 +1,9 @@
 //! Rows that are bound to `ENCRYPTION_KEY`, as running gateways have them: a new key takes over while they serve, and what
 //! was altered in the database behind their backs is refused and told.
 
-use std::thread;
-use std::time::Instant;
-
 use crate::support::{
-    Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, listed, modern, modern_call, run, sql,
+    Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, listed, modern, modern_call, run,
+    sql, until,
 };
 use metamcp_store::auth::{InstallationSecrets, Sealer, parse_encryption_key, rekey};
 use metamcp_store::store::{Audit, Grants, Role, SealedKind, Store, VersionMatch};
@@ -41,15 +39,6 @@ fn tools(gateway: &Gateway, key: &str, path: &str) -> Vec<String> {
 
 fn status(gateway: &Gateway, key: &str) -> u16 {
     Client::once(gateway.address, &modern("/mcp", "tools/list", "").with("X-API-Key", key)).status
-}
-
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        thread::yield_now();
-    }
 }
 
 /// Three servers with a secret each, `s` in an endpoint that shows less of it.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::{
-    Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, error, events, legacy, legacy_call,
-    listed, notification,
+    self, Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, error, events, legacy,
+    legacy_call, listed, notification,
 };
 use metamcp_demo::{ServerOptions, SupportedEras};
 use metamcp_fixture::Fixture;
@@ -132,14 +132,11 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The message of an answer, in whichever of the two forms it came.
+/// The message of an answer.
 #[track_caller]
 fn message(response: &Response) -> Value {
     assert_eq!(response.status, 200, "{}", response.text());
-    if response.header("content-type") == Some("text/event-stream") {
-        return response.events().pop().expect("an event");
-    }
-    response.json()
+    support::message(response)
 }
 
 #[track_caller]

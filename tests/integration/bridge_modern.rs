@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error, events,
+    message,
 };
 use metamcp_demo::{
     Call, ContentChange, Era, HandlerError, HandlerResult, InputRequest, LogLevel, RpcError, ServerContent,
@@ -191,25 +192,16 @@ fn named(asked: &Value, name: &str) -> Value {
 
 #[track_caller]
 fn said(response: &Response) -> String {
-    let message = last(response);
+    let message = message(response);
     let text = message["result"]["content"][0]["text"].as_str();
     assert_eq!(message["result"]["resultType"], "complete", "{message}");
     assert_eq!(message["id"], "c1", "{message}");
     text.unwrap_or_else(|| panic!("{message}")).to_owned()
 }
 
-/// The answer, in either form.
-#[track_caller]
-fn last(response: &Response) -> Value {
-    if response.header("content-type") == Some("text/event-stream") {
-        return response.events().pop().expect("an event");
-    }
-    response.json()
-}
-
 #[track_caller]
 fn input_required(response: &Response) -> Value {
-    let message = last(response);
+    let message = message(response);
     assert_eq!(
         (response.status, &message["result"]["resultType"]),
         (200, &json!("input_required")),
@@ -488,7 +480,7 @@ fn a_client_is_asked_only_for_what_it_declared() {
         let check = |name: &str, capabilities: &str, is_asked: bool| {
             let name = format!("{prefix}{name}");
             let response = Client::once(gateway.address, &tool(path, capabilities, &name, json!({})));
-            let message = last(&response);
+            let message = message(&response);
             let expected = if is_asked { "input_required" } else { "complete" };
             assert_eq!(message["result"]["resultType"], expected, "{name} {capabilities} {message}");
             assert_eq!(message["result"]["isError"] == true, !is_asked, "{message}");
@@ -800,7 +792,7 @@ fn asked_outside(setup: Setup) -> (Peer, Gateway) {
     peer.push_streams([vec![Step::Send(events()), Step::Send(chunk(said)), Step::Hold]]);
     let gateway = setup.server_with("old", peer.address, "era = \"legacy\"").start();
     let listed = Client::once(gateway.address, &request(WAYS[0].0, ROOTS, "tools/list", json!({})));
-    assert_eq!(last(&listed)["result"]["tools"][0]["name"], "echo", "{}", listed.text());
+    assert_eq!(message(&listed)["result"]["tools"][0]["name"], "echo", "{}", listed.text());
     peer.wait_until("the question to be read", |peer| answers(peer, 8, "result") == 1);
     (peer, gateway)
 }

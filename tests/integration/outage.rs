@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Response, is_long, modern_call, within,
+    Client, Cluster, Database, Gateway, Peer, Request, Response, is_long, modern_call, until, within,
 };
 use metamcp_store::store::UsageFilter;
 
@@ -245,15 +245,6 @@ fn counted(database: &Database) -> BTreeMap<(String, String, String), [u64; 4]> 
     counted
 }
 
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::park_timeout(LOOK);
-    }
-}
-
 fn check(away: Away, killed: bool) {
     let Some(mut house) = House::new() else { return };
     let outage = if is_long() { Duration::from_mins(1) } else { Duration::from_secs(8) };
@@ -314,6 +305,3 @@ const ANSWERED_MIN: u64 = 200;
 
 /// No call waits for the database, not even for one of its timeouts.
 const STALL_MAX: Duration = Duration::from_secs(2);
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);

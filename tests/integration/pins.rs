@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Instant;
 
 use crate::support::{
-    Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Response, Setup, Step, chunk, error, events,
-    legacy, legacy_call, listed, modern, modern_call, open_session,
+    Client, Cluster, Database, Gateway, Peer, Request, Response, Setup, Step, chunk, error, events, legacy,
+    legacy_call, listed, modern, modern_call, open_session, until,
 };
 use metamcp_store::store::{AuditFilter, Grants, Role};
 use serde_json::{Value, json};
@@ -134,15 +132,6 @@ impl House {
 const FRESH: &str = "[catalog]\nrefresh_after = \"1s\"";
 
 const QUARANTINE: &str = "changed_tools = \"quarantine\"";
-
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        thread::yield_now();
-    }
-}
 
 /// What is told of a tool that is held back.
 const HELD: &str = "its definition changed since it was approved";

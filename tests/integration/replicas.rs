@@ -6,11 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{
-    Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, Response, gateway_on, listed, modern,
-    modern_call, sql, within,
+    Client, Database, ENCRYPTION_KEY, Gateway, Peer, Request, Response, gateway_on, listed, modern,
+    modern_call, sql, until, within,
 };
 use metamcp_store::store::{Audit, VersionMatch};
 use serde_json::{Value, json};
@@ -44,17 +44,6 @@ fn tools(gateway: &Gateway, key: &str) -> Vec<String> {
 
 fn call(gateway: &Gateway, key: &str, tool: &str) -> Value {
     Client::once(gateway.address, &modern_call("/mcp", tool, "{}").with("X-API-Key", key)).json()
-}
-
-/// How long it takes until `done`.
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        thread::yield_now();
-    }
-    begun.elapsed()
 }
 
 /// A way to the server that can be cut.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, error, initialize, is_long, legacy,
-    legacy_call, listed, modern, modern_call, notification, open_session,
+    legacy_call, listed, message, modern, modern_call, notification, open_session, tool_text,
 };
 use metamcp_store::store::{Grants, Role};
 use serde_json::{Value, json};
@@ -22,22 +22,6 @@ fn setup(server: &Server, lines: &str) -> Setup {
     Setup::new().with(&format!(
         "[servers.a]\nurl = \"{url}\"\ntransport = \"sse\"\n{lines}\n[limits]\nkey_in_flight_max = 2000"
     ))
-}
-
-/// The message of an answer, in whichever of the two forms it came.
-#[track_caller]
-fn message(response: &Response) -> Value {
-    if response.header("content-type") == Some("text/event-stream") {
-        return response.events().pop().expect("an event");
-    }
-    response.json()
-}
-
-#[track_caller]
-fn text(response: &Response) -> String {
-    let message = message(response);
-    let text = message["result"]["content"][0]["text"].as_str();
-    text.unwrap_or_else(|| panic!("no text: {message}")).to_owned()
 }
 
 fn call(gateway: &Gateway, session: &str, tool: &str, arguments: &str) -> Response {
@@ -63,7 +47,7 @@ fn is_served_by_name_and_among_others() {
         let session = open_session(&gateway, path, None);
         for id in ["0", "\"0\"", "9007199254740993", "\"\\u00e4\""] {
             let said = client.ask(&legacy_call(path, &session, id, tool, r#"{"text":"x"}"#));
-            assert_eq!(text(&said), "x", "{path}");
+            assert_eq!(tool_text(&said), "x", "{path}");
             assert!(said.text().contains(&format!("\"id\":{id}")), "{path} {id}: {}", said.text());
         }
         let names = listed(&message(&client.ask(&legacy(path, &session, "2", "tools/list", ""))));
@@ -73,10 +57,10 @@ fn is_served_by_name_and_among_others() {
     }
     let session = open_session(&gateway, "/mcp", None);
     let other = legacy_call("/mcp", &session, "1", "b__echo", r#"{"text":"y"}"#);
-    assert!(text(&client.ask(&other)).contains('y'));
+    assert!(tool_text(&client.ask(&other)).contains('y'));
     let early =
         client.ask(&legacy_call(PATH, &open_session(&gateway, PATH, None), "1", "early", r#"{"text":"z"}"#));
-    assert_eq!(text(&early), "z");
+    assert_eq!(tool_text(&early), "z");
     // Nothing of the Modern era, or a client of both would not fall back.
     let refused = client.ask(&modern(PATH, "server/discover", ""));
     assert_eq!((refused.status, error(&refused)), (400, -32000));
@@ -176,8 +160,8 @@ fn odd_answers_are_for_nobody() {
     let gateway = setup(&server, "").start();
     let session = open_session(&gateway, PATH, None);
     for _ in 0..3 {
-        assert_eq!(text(&call(&gateway, &session, "twice", "{}")), "first");
-        assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+        assert_eq!(tool_text(&call(&gateway, &session, "twice", "{}")), "first");
+        assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
     }
 }
 
@@ -241,9 +225,9 @@ fn a_stream_that_breaks_costs_its_calls_one_error_each_and_no_session() {
     });
     // The same sessions: one on another stream, one on its own.
     let opened = server.opened();
-    assert_eq!(text(&call(&gateway, &other, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &other, "echo", r#"{"text":"x"}"#)), "x");
     assert_eq!(server.opened(), opened);
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
     // Beside the session, the gateway's own may have been opened anew.
     assert!(server.opened() > opened);
 }
@@ -255,7 +239,7 @@ fn a_server_that_was_started_anew_costs_nothing() {
     let session = open_session(&gateway, PATH, None);
     let ask = |n: usize| {
         let said = call(&gateway, &session, "echo", &format!(r#"{{"text":"{n}"}}"#));
-        assert_eq!(text(&said), n.to_string());
+        assert_eq!(tool_text(&said), n.to_string());
     };
     ask(0);
     for n in 1..20 {
@@ -278,7 +262,7 @@ fn a_refusal_fails_its_call_only() {
         let session = open_session(&gateway, PATH, None);
         let refused = call(&gateway, &session, "refused", "{}");
         assert!(refused.text().contains(said) && error(&refused) == code, "{refusal}: {}", refused.text());
-        assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{refusal}");
+        assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{refusal}");
         let calls = server.seen("tools/call");
         assert!(calls.iter().all(|(at, _)| *at == calls[0].0), "{refusal}: one session");
     };
@@ -293,7 +277,7 @@ fn a_refusal_fails_its_call_only() {
     let session = open_session(&gateway, PATH, None);
     let dropped = call(&gateway, &session, "drop", "{}");
     assert!(dropped.text().contains("may have run"), "{}", dropped.text());
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
 }
 
 #[test]
@@ -361,7 +345,7 @@ fn a_client_that_is_not_welcome_keeps_no_other_out() {
         assert!(refused.text().contains("not you"), "{}", refused.text());
     }
     let session = open_session(&gateway, PATH, None);
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
     server.wait("the end of their streams", |server| server.closed() >= closed + 20);
     // Who goes away while it is let in leaves nothing behind.
     let first = String::new();
@@ -392,7 +376,7 @@ fn is_found_out_where_nobody_said() {
             "echo",
             r#"{"text":"x"}"#,
         ));
-        assert_eq!(text(&said), "x", "{path}");
+        assert_eq!(tool_text(&said), "x", "{path}");
     }
     assert_eq!(gateway.log().matches("detected transport HTTP+SSE (2024-11-05)").count(), 1);
     // Said to be the other, it is not.
@@ -421,13 +405,13 @@ fn is_defined_over_http() {
     assert_eq!(made.status, 201, "{}", made.text());
     assert!(!made.text().contains("hunter2"), "{}", made.text());
     let session = open_session(&gateway, PATH, Some(&admin));
-    assert_eq!(text(&call(&session)), "x");
+    assert_eq!(tool_text(&call(&session)), "x");
     // Changed, it is another server, and the stored URL is what it was. Where it may not be, it is not
     // connected to.
     let named = url.replace("127.0.0.1", "localhost");
     let changed = ask("PATCH", "/api/v1/mcp/servers/a", &json!({"alias": "b"}));
     assert_eq!((changed.status, &changed.json()["kind"]), (200, &json!("sse")), "{}", changed.text());
-    assert_eq!(text(&call(&session)), "x");
+    assert_eq!(tool_text(&call(&session)), "x");
     let refused = ask("PATCH", "/api/v1/mcp/servers/a", &json!({"url": named, "allow_private": false}));
     assert_eq!(refused.status, 422, "{}", refused.text());
 }
@@ -454,7 +438,7 @@ fn many_clients_see_their_own_answers_only() {
                     Some(session) => legacy_call(PATH, session, &id.to_string(), "canary", &arguments),
                     None => modern_call_as(id, "canary", &arguments),
                 });
-                assert_eq!((&message(&said)["id"], &*text(&said)), (&json!(id), &*canary));
+                assert_eq!((&message(&said)["id"], &*tool_text(&said)), (&json!(id), &*canary));
             }
         };
         thread::scope(|scope| {
@@ -558,7 +542,7 @@ fn answers_of_one_session_overtake_each_other() {
                     let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 13 + turn * 7) % 5);
                     let id = format!("\"{number}\"");
                     let said = client.ask(&legacy_call(PATH, session, &id, "echo", &arguments));
-                    assert_eq!(text(&said), canary);
+                    assert_eq!(tool_text(&said), canary);
                 }
             });
         }

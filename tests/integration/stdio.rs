@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use crate::support::{
-    Client, Gateway, PATIENCE, Request, Response, Setup, error, initialize, is_long, legacy, legacy_call,
-    modern, modern_call, notification, open_session,
+    Client, Gateway, Request, Response, Setup, error, initialize, is_long, legacy, legacy_call, message,
+    modern, modern_call, notification, open_session, tool_text, until, until_within,
 };
 use serde_json::{Value, json};
 
@@ -25,22 +25,6 @@ fn setup(args: &[&str], lines: &str) -> Setup {
         "[servers.a]\ncommand = {program:?}\nargs = [{}]\n{lines}\n[limits]\nkey_in_flight_max = 2000",
         args.join(", ")
     ))
-}
-
-/// The message of an answer, in whichever of the two forms it came.
-#[track_caller]
-fn message(response: &Response) -> Value {
-    if response.header("content-type") == Some("text/event-stream") {
-        return response.events().pop().expect("an event");
-    }
-    response.json()
-}
-
-#[track_caller]
-fn text(response: &Response) -> String {
-    let message = message(response);
-    let text = message["result"]["content"][0]["text"].as_str();
-    text.unwrap_or_else(|| panic!("no text: {message}")).to_owned()
 }
 
 fn call(gateway: &Gateway, session: &str, tool: &str, arguments: &str) -> Response {
@@ -72,16 +56,6 @@ fn descendants(root: u32) -> Vec<(u32, char)> {
     found
 }
 
-/// Waits until that holds.
-#[track_caller]
-fn until(what: &str, within: Duration, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + within;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::park_timeout(Duration::from_millis(10));
-    }
-}
-
 fn is_gone(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // One whose parent does not wait for it is not ours to bury.
@@ -94,11 +68,11 @@ fn speaks_both_eras_single_and_aggregated() {
     let mut client = Client::connect(gateway.address);
     for (path, tool) in [(PATH, "echo"), ("/mcp", "a__echo")] {
         let said = client.ask(&modern_call(path, tool, r#"{"text":"modern"}"#));
-        assert_eq!(text(&said), "modern", "{path}");
+        assert_eq!(tool_text(&said), "modern", "{path}");
         let session = open_session(&gateway, path, None);
         for id in ["0", "\"0\"", "9007199254740993", "\"\\u00e4\""] {
             let said = client.ask(&legacy_call(path, &session, id, tool, r#"{"text":"legacy"}"#));
-            assert_eq!(text(&said), "legacy", "{path}");
+            assert_eq!(tool_text(&said), "legacy", "{path}");
             assert!(said.text().contains(&format!("\"id\":{id}")), "{path} {id}: {}", said.text());
         }
         // Legal JSON, on several lines: it must not become several messages.
@@ -106,7 +80,7 @@ fn speaks_both_eras_single_and_aggregated() {
             "{{\r\n\"jsonrpc\":\"2.0\",\n\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"{tool}\",\n\"arguments\":{{\"text\":\"x\\ny\"}}}}}}"
         );
         let said = client.ask(&Request::post(path, body).with("Mcp-Session-Id", session.clone()));
-        assert_eq!(text(&said), "x\ny", "{path}");
+        assert_eq!(tool_text(&said), "x\ny", "{path}");
         let listed = message(&client.ask(&legacy(path, &session, "2", "tools/list", "")));
         assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{path}: {listed}");
         let refused = client.ask(&legacy_call(path, &session, "3", &tool.replace("echo", "nothing"), "{}"));
@@ -124,7 +98,7 @@ fn a_server_of_sessions_is_told_apart_even_if_it_exits_at_the_question() {
         let listed = message(&client.ask(&modern(PATH, "tools/list", "")));
         assert_eq!(listed["result"]["resultType"], "complete", "{args:?}: {listed}");
         let session = open_session(&gateway, PATH, None);
-        assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{args:?}");
+        assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{args:?}");
         assert!(!gateway.log().contains("server process failed") || args.len() > 1);
     }
     // Configured to be asked in the other era, it is bridged: it is told of no session.
@@ -178,9 +152,9 @@ fn many_clients_share_a_process_and_nobody_sees_anothers_answer() {
             let arguments = format!(r#"{{"text":"{canary}","ms":{ms}}}"#);
             let said = client.ask(&legacy_call(PATH, &session, &id.to_string(), "echo", &arguments));
             assert_eq!(message(&said)["id"], id);
-            assert_eq!(text(&said), canary);
+            assert_eq!(tool_text(&said), canary);
         }
-        text(&client.ask(&legacy_call(PATH, &session, "0", "pid", "{}")))
+        tool_text(&client.ask(&legacy_call(PATH, &session, "0", "pid", "{}")))
     };
     let pids: HashSet<String> = thread::scope(|scope| {
         let running: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
@@ -188,7 +162,7 @@ fn many_clients_share_a_process_and_nobody_sees_anothers_answer() {
     });
     assert_eq!(pids.len(), 1, "one process");
     let session = open_session(&gateway, PATH, None);
-    let echoed = text(&call(&gateway, &session, "echoed", "{}"));
+    let echoed = tool_text(&call(&gateway, &session, "echoed", "{}"));
     assert_eq!(echoed, (clients * calls).to_string(), "each call was asked once");
     println!("{} calls by {clients} clients on one process: no foreign answer", clients * calls);
 }
@@ -202,7 +176,7 @@ fn process_of(gateway: &Gateway, capabilities: &str) -> (String, String) {
     let session = opened.header("mcp-session-id").unwrap_or_else(|| panic!("{}", opened.text())).to_owned();
     let told = opened.json()["result"]["instructions"].as_str().unwrap().to_owned();
     assert!(told == capabilities || told == "{}", "told {told}");
-    let pid = text(&call(gateway, &session, "pid", "{}"));
+    let pid = tool_text(&call(gateway, &session, "pid", "{}"));
     (session, pid)
 }
 
@@ -230,13 +204,13 @@ fn a_key_has_processes_of_its_own() {
             let request = legacy_call(PATH, session, "1", "pid", "{}");
             Client::connect(gateway.address).ask(&request.with("Authorization", format!("Bearer {key}")))
         };
-        let pids = [0, 1].map(|number| text(&ask(&sessions[number], &keys[number])));
+        let pids = [0, 1].map(|number| tool_text(&ask(&sessions[number], &keys[number])));
         assert_eq!(pids[0] == pids[1], same, "{sharing}");
         assert_eq!(ask(&sessions[0], &keys[1]).status, 404, "{sharing}: another key's session");
         // Without sessions of the client's own, by key as well.
         let modern = keys.map(|key| {
             let request = modern_call(PATH, "pid", "{}").with("Authorization", format!("Bearer {key}"));
-            text(&Client::connect(gateway.address).ask(&request))
+            tool_text(&Client::connect(gateway.address).ask(&request))
         });
         assert_eq!(modern[0] == modern[1], same, "{sharing}");
     };
@@ -245,7 +219,7 @@ fn a_key_has_processes_of_its_own() {
     let gateway = setup(&[], "era = \"modern\"").keys().start();
     let pids = ["one", "one", "other"].map(|_| gateway.keys().create("k").1).map(|key| {
         let request = modern_call(PATH, "pid", "{}").with("Authorization", format!("Bearer {key}"));
-        text(&Client::connect(gateway.address).ask(&request))
+        tool_text(&Client::connect(gateway.address).ask(&request))
     });
     assert_eq!(HashSet::from(pids).len(), 3, "a process for each key");
 }
@@ -263,7 +237,7 @@ fn what_is_not_certain_is_refused_or_dropped() {
         client
     });
     // It waits for an answer, so it gets one.
-    let asked = text(&call(&gateway, &sessions[0], "ask", "{}"));
+    let asked = tool_text(&call(&gateway, &sessions[0], "ask", "{}"));
     assert!(asked.contains("-32601"), "{asked}");
     call(&gateway, &sessions[0], "log", r#"{"text":"secret"}"#);
     // Both subscribe, one takes it back: the other is still told.
@@ -278,14 +252,14 @@ fn what_is_not_certain_is_refused_or_dropped() {
     let told = streams[1].event().unwrap();
     assert_eq!(told["params"]["uri"], "x:y", "nothing else came before: {told}");
     subscribe(&sessions[1], "unsubscribe");
-    until("the process is told once all are gone", PATIENCE, || {
+    until("the process is told once all are gone", || {
         gateway.log().matches("resources/unsubscribe").count() == 1
     });
     // One alone is certain again.
     let left = Client::connect(gateway.address)
         .ask(&Request::new("DELETE", PATH).with("Mcp-Session-Id", sessions[1].clone()));
     assert!(left.status < 300, "{}", left.status);
-    until("the other has left", PATIENCE, || {
+    until("the other has left", || {
         call(&gateway, &sessions[0], "log", r#"{"text":"mine"}"#).events().len() == 2
     });
     drop(streams);
@@ -295,7 +269,7 @@ fn what_is_not_certain_is_refused_or_dropped() {
 fn a_process_that_dies_costs_its_calls_one_error_each_and_no_session() {
     let gateway = setup(&["legacy"], "sharing = \"shared\"").start();
     let session = open_session(&gateway, PATH, None);
-    let before = text(&call(&gateway, &session, "pid", "{}"));
+    let before = tool_text(&call(&gateway, &session, "pid", "{}"));
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..5)
             .map(|id| {
@@ -305,7 +279,7 @@ fn a_process_that_dies_costs_its_calls_one_error_each_and_no_session() {
                 scope.spawn(move || client.response())
             })
             .collect();
-        until("all wait at the process", PATIENCE, || gateway.log().matches("stderr: hanging").count() == 5);
+        until("all wait at the process", || gateway.log().matches("stderr: hanging").count() == 5);
         let died = call(&gateway, &session, "die", "{}");
         assert!(message(&died)["error"]["message"].as_str().unwrap().contains("may have run"));
         for waiting in waiting {
@@ -317,7 +291,7 @@ fn a_process_that_dies_costs_its_calls_one_error_each_and_no_session() {
             );
         }
     });
-    let after = text(&call(&gateway, &session, "pid", "{}"));
+    let after = tool_text(&call(&gateway, &session, "pid", "{}"));
     assert_ne!(before, after, "the same session, on another process");
 }
 
@@ -349,7 +323,7 @@ fn a_server_that_cannot_start_is_not_started_again_and_again() {
     let gateway = Setup::new().with("[servers.a]\ncommand = \"/no/such/program\"").start();
     let refused = Client::connect(gateway.address).ask(&initialize(PATH));
     assert!(refused.text().contains("did not run"), "{}", refused.text());
-    until("the log says why", PATIENCE, || gateway.log().contains("cannot run /no/such/program"));
+    until("the log says why", || gateway.log().contains("cannot run /no/such/program"));
 }
 
 #[test]
@@ -357,12 +331,12 @@ fn nothing_is_left_when_the_gateway_ends() {
     // A process that ignores the end of its input and SIGTERM, with one behind it in a session of its own.
     let gateway = setup(&["stubborn", "legacy", "fork"], "").start();
     let session = open_session(&gateway, PATH, None);
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
     let all = descendants(gateway.pid());
     assert!(all.len() >= 4, "{all:?}");
     let begun = Instant::now();
     gateway.terminate();
-    until("all are gone", Duration::from_secs(10), || all.iter().all(|(pid, _)| is_gone(*pid)));
+    until_within("all are gone", Duration::from_secs(10), || all.iter().all(|(pid, _)| is_gone(*pid)));
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
@@ -371,7 +345,7 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
     let gateway = setup(&["stubborn", "legacy", "fork"], "prewarm = true\nsharing = \"session\"").start();
     let sessions: Vec<String> = (0..3).map(|_| open_session(&gateway, PATH, None)).collect();
     for session in &sessions {
-        assert_eq!(text(&call(&gateway, session, "echo", r#"{"text":"x"}"#)), "x");
+        assert_eq!(tool_text(&call(&gateway, session, "echo", r#"{"text":"x"}"#)), "x");
     }
     let all = descendants(gateway.pid());
     assert!(all.len() >= 12, "{all:?}");
@@ -379,7 +353,7 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
     // Which kills it.
     drop(gateway);
     // A second, on a machine that has nothing else to do.
-    until("all are gone", Duration::from_secs(5), || all.iter().all(|(pid, _)| is_gone(*pid)));
+    until_within("all are gone", Duration::from_secs(5), || all.iter().all(|(pid, _)| is_gone(*pid)));
     println!("{} processes gone after {:?}", all.len(), begun.elapsed());
 }
 
@@ -398,15 +372,15 @@ fn how_its_processes_are_is_shown() {
     assert_eq!(look(), json!({"state": "idle", "running": 0, "started": 0, "restarts": 0}));
     let session = open_session(&gateway, PATH, Some(&key));
     let call = |tool: &str| ask(legacy_call(PATH, &session, "1", tool, r#"{"text":"x"}"#));
-    assert_eq!(text(&call("echo")), "x");
+    assert_eq!(tool_text(&call("echo")), "x");
     assert_eq!((&look()["state"], &look()["restarts"]), (&json!("running"), &json!(0)), "{}", look());
     call("die");
-    until("it is said to have failed", PATIENCE, || look()["last_failure"].is_object());
+    until("it is said to have failed", || look()["last_failure"].is_object());
     let failure = look()["last_failure"].clone();
     assert_eq!(failure["stage"], "running", "{failure}");
     assert!(failure["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{failure}");
     assert!(failure["reason"].is_null(), "why is for those who administer: {failure}");
-    assert_eq!(text(&call("echo")), "x");
+    assert_eq!(tool_text(&call("echo")), "x");
     let now = look();
     assert_eq!((&now["state"], &now["restarts"]), (&json!("running"), &json!(1)), "{now}");
     assert_eq!(now["last_failure"], failure, "it is remembered");
@@ -421,7 +395,7 @@ fn nothing_is_left_after_hundreds_of_sessions() {
     let settled = |gateway: &Gateway| descendants(gateway.pid()).len();
     let warm_up = open_session(&gateway, PATH, None);
     call(&gateway, &warm_up, "die", "{}");
-    until("the first has ended", PATIENCE, || settled(&gateway) <= PER_PROCESS);
+    until("the first has ended", || settled(&gateway) <= PER_PROCESS);
     let before = fds();
     let one = |number: usize| {
         let session = open_session(&gateway, PATH, None);
@@ -436,7 +410,7 @@ fn nothing_is_left_after_hundreds_of_sessions() {
             }
             _ => {
                 let said = client.ask(&legacy_call(PATH, &session, "1", "pid", "{}"));
-                let pid = text(&said).parse().unwrap();
+                let pid = tool_text(&said).parse().unwrap();
                 let pid = rustix::process::Pid::from_raw(pid).unwrap();
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
                 return;
@@ -459,7 +433,7 @@ fn nothing_is_left_after_hundreds_of_sessions() {
                     // One is a zombie until its parent has looked, which must not take long.
                     let is_zombie = |(_, state): &(u32, char)| *state == 'Z';
                     let zombies: Vec<_> = descendants(gateway.pid()).into_iter().filter(is_zombie).collect();
-                    until("zombies are buried", PATIENCE, || {
+                    until("zombies are buried", || {
                         let now = descendants(gateway.pid());
                         zombies.iter().all(|zombie| !now.contains(zombie))
                     });
@@ -467,11 +441,9 @@ fn nothing_is_left_after_hundreds_of_sessions() {
             });
         }
     });
-    until("all have ended", PATIENCE, || settled(&gateway) <= PER_PROCESS);
-    until("all descriptors are closed", PATIENCE, || fds() <= before + 2);
-    until("no zombie is left", PATIENCE, || {
-        descendants(gateway.pid()).iter().all(|(_, state)| *state != 'Z')
-    });
+    until("all have ended", || settled(&gateway) <= PER_PROCESS);
+    until("all descriptors are closed", || fds() <= before + 2);
+    until("no zombie is left", || descendants(gateway.pid()).iter().all(|(_, state)| *state != 'Z'));
     println!("{cycles} cycles: nothing is left");
 }
 
@@ -484,15 +456,15 @@ fn a_call_that_is_given_up_is_cancelled_at_the_server() {
     let session = open_session(&gateway, PATH, None);
     let mut client = Client::connect(gateway.address);
     client.send(&legacy_call(PATH, &session, "1", "hang", "{}").bytes());
-    until("it has begun", PATIENCE, || {
-        !text(&call_other(&gateway, &session, "echo", r#"{"text":"x"}"#)).is_empty()
+    until("it has begun", || {
+        !tool_text(&call_other(&gateway, &session, "echo", r#"{"text":"x"}"#)).is_empty()
     });
     drop(client);
-    until("the server is told", PATIENCE, || gateway.log().matches("stderr: cancelled").count() == 1);
+    until("the server is told", || gateway.log().matches("stderr: cancelled").count() == 1);
     // By the client's own word: then its call is answered at once.
     let mut client = Client::connect(gateway.address);
     client.send(&legacy_call(PATH, &session, "\"one\"", "hang", "{}").bytes());
-    until("it is cancelled", PATIENCE, || {
+    until("it is cancelled", || {
         let told = notification(PATH, &session, "notifications/cancelled", r#""requestId":"one""#);
         assert_eq!(Client::connect(gateway.address).ask(&told).status, 202);
         gateway.log().matches("stderr: cancelled").count() == 2
@@ -510,7 +482,7 @@ fn a_server_gets_what_it_is_given_and_nothing_else() {
                  limits = { open_files = 64 }";
     let gateway = setup(&["legacy"], lines).start();
     let session = open_session(&gateway, PATH, None);
-    let told: Value = serde_json::from_str(&text(&call(&gateway, &session, "env", "{}"))).unwrap();
+    let told: Value = serde_json::from_str(&tool_text(&call(&gateway, &session, "env", "{}"))).unwrap();
     let mut env: Vec<&str> = told["env"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let usual = ["HOME=", "LOGNAME=", "PATH=", "SHELL=", "TERM=", "USER="];
     env.retain(|variable| !usual.iter().any(|usual| variable.starts_with(usual)));
@@ -519,7 +491,8 @@ fn a_server_gets_what_it_is_given_and_nothing_else() {
     assert_eq!(told["cwd"], "/");
     // Standard input, output and error, and the directory that it reads to tell.
     assert_eq!(told["fds"].as_array().unwrap().len(), 4, "{}", told["fds"]);
-    let status = fs::read_to_string(format!("/proc/{}/limits", text(&call(&gateway, &session, "pid", "{}"))));
+    let status =
+        fs::read_to_string(format!("/proc/{}/limits", tool_text(&call(&gateway, &session, "pid", "{}"))));
     let status = status.unwrap();
     let files = status.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert!(files.contains(" 64 "), "{files}");
@@ -547,7 +520,7 @@ fn a_server_begins_with_what_the_gateway_began_with() {
     };
     let gateway = setup(&["legacy"], "").start();
     let session = open_session(&gateway, PATH, None);
-    let (own, servers) = (gateway.pid().to_string(), text(&call(&gateway, &session, "pid", "{}")));
+    let (own, servers) = (gateway.pid().to_string(), tool_text(&call(&gateway, &session, "pid", "{}")));
     assert_eq!((soft(&own), soft(&servers)), (maximum, Some(before)));
     let ours = has_huge_pages("self");
     assert_eq!((has_huge_pages(&own), has_huge_pages(&servers)), (ours.map(|_| false), ours));
@@ -567,8 +540,8 @@ fn a_confined_server_sees_what_is_opened_to_it() {
     let session = open_session(&gateway, PATH, None);
     let secret = gateway.path().join("metamcp.toml");
     let arguments = format!(r#"{{"path":"{}"}}"#, secret.display());
-    let open = text(&call(&gateway, &session, "read", r#"{"path":"/proc/self/status"}"#));
-    let closed = text(&call(&gateway, &session, "read", &arguments));
+    let open = tool_text(&call(&gateway, &session, "read", r#"{"path":"/proc/self/status"}"#));
+    let closed = tool_text(&call(&gateway, &session, "read", &arguments));
     assert!(open.starts_with("read "), "{open}");
     if !gateway.log().contains("this kernel has no Landlock") {
         assert!(closed.contains("Permission denied"), "{closed}");
@@ -579,15 +552,15 @@ fn a_confined_server_sees_what_is_opened_to_it() {
 fn a_process_that_is_stopped_holds_up_nobody_else() {
     let gateway = setup(&["legacy"], "sharing = \"session\"\nfirst_byte_timeout = \"1s\"").start();
     let sessions = [open_session(&gateway, PATH, None), open_session(&gateway, PATH, None)];
-    let pid: i32 = text(&call(&gateway, &sessions[0], "pid", "{}")).parse().unwrap();
+    let pid: i32 = tool_text(&call(&gateway, &sessions[0], "pid", "{}")).parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let silent = call(&gateway, &sessions[0], "echo", r#"{"text":"x"}"#);
     assert!(silent.text().contains("did not answer in time"), "{}", silent.text());
-    assert_eq!(text(&call(&gateway, &sessions[1], "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &sessions[1], "echo", r#"{"text":"x"}"#)), "x");
     let all = descendants(gateway.pid());
     gateway.terminate();
-    until("all are gone", Duration::from_secs(10), || all.iter().all(|(pid, _)| is_gone(*pid)));
+    until_within("all are gone", Duration::from_secs(10), || all.iter().all(|(pid, _)| is_gone(*pid)));
 }
 
 #[test]
@@ -597,7 +570,7 @@ fn a_flood_is_cut_off() {
     let before = gateway.resident_bytes();
     let cut = call(&gateway, &sessions[0], "flood", "{}");
     assert!(message(&cut)["error"].is_object(), "{}", cut.text());
-    assert_eq!(text(&call(&gateway, &sessions[1], "echo", r#"{"text":"x"}"#)), "x", "nobody else minds");
+    assert_eq!(tool_text(&call(&gateway, &sessions[1], "echo", r#"{"text":"x"}"#)), "x", "nobody else minds");
     let grown = gateway.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown}");
     assert!(gateway.log().contains("line_bytes_max"));
@@ -608,18 +581,18 @@ fn idle_processes_end_and_a_spare_waits() {
     let lines = "sharing = \"key\"\nidle_timeout = \"1s\"\nera = \"legacy\"";
     let gateway = setup(&["legacy"], lines).start();
     let session = open_session(&gateway, PATH, None);
-    let pid: u32 = text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
-    until("it was idle", PATIENCE, || is_gone(pid));
+    let pid: u32 = tool_text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
+    until("it was idle", || is_gone(pid));
     // The session goes on, on another process.
-    let next: u32 = text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
+    let next: u32 = tool_text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
     assert_ne!(pid, next);
     drop(gateway);
     let gateway = setup(&["legacy"], "prewarm = true\nera = \"legacy\"").start();
     let keepers = || descendants(gateway.pid()).len();
-    until("a spare is started", PATIENCE, || keepers() == 2);
+    until("a spare is started", || keepers() == 2);
     let session = open_session(&gateway, PATH, None);
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
-    until("another takes its place", PATIENCE, || keepers() >= 4);
+    assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    until("another takes its place", || keepers() >= 4);
 }
 
 #[test]
@@ -630,7 +603,7 @@ fn there_are_no_more_processes_than_may_be() {
     let sessions = opened.iter().filter(|opened| opened.header("mcp-session-id").is_some()).count();
     // One that nobody asks or listens to makes room for the next.
     assert_eq!(sessions, 4);
-    until("only two are left", PATIENCE, || descendants(gateway.pid()).len() <= 4);
+    until("only two are left", || descendants(gateway.pid()).len() <= 4);
 }
 
 /// A program that does not read before the test says so, behind endpoints of every kind.
@@ -672,7 +645,7 @@ fn a_call_waits_for_a_program_that_is_slow_to_start() {
     }
     fs::write(&gate, "").unwrap();
     for (path, mut client) in asked {
-        assert_eq!(text(&client.response()), "here", "{path}");
+        assert_eq!(tool_text(&client.response()), "here", "{path}");
     }
     fs::remove_file(&gate).unwrap();
 }

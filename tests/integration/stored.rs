@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, is_long, legacy, legacy_call, listed, modern,
-    modern_call, open_session, within,
+    modern_call, open_session, until, until_within, within,
 };
 use metamcp_store::store::{
     Audit, EndpointServer, EndpointSpec, Grants, PrefixMode, Role, Secrets, ServerKind, ServerSpec,
@@ -167,15 +167,6 @@ fn server(name: &str) -> String {
     format!("{SERVERS}/{name}")
 }
 
-#[track_caller]
-fn until(what: &str, within: Duration, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < within, "{what}: not within {within:?}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn what_is_created_can_be_called_next() {
     let (house, peer) = (House::new(), Peer::script([]));
@@ -215,7 +206,7 @@ fn what_is_created_can_be_called_next() {
     house.ask("DELETE", &format!("{ENDPOINTS}/e1"), &Value::Null);
     for path in ["/servers/s0/mcp", "/mcp/e1"] {
         let asked = modern(path, "tools/list", "").with("Authorization", bearer(&house.admin));
-        until(path, PATIENCE, || Client::once(house.gateway.address, &asked).status == 404);
+        until(path, || Client::once(house.gateway.address, &asked).status == 404);
     }
     for client in house.clients("/mcp") {
         client.check("s0__echo", false);
@@ -427,9 +418,9 @@ fn what_another_process_writes_is_served_soon_and_after_a_restart() {
         row
     });
     let soon = within(Duration::from_secs(2));
-    until("served", soon, || house.get(&server("a"))["served"] == true);
+    until_within("served", soon, || house.get(&server("a"))["served"] == true);
     house.check_call("/mcp", "a__echo");
-    until("served", soon, || house.get(&format!("{ENDPOINTS}/work"))["served"] == true);
+    until_within("served", soon, || house.get(&format!("{ENDPOINTS}/work"))["served"] == true);
     house.check_call("/mcp/work", "echo");
     let house = house.restart();
     house.check_call("/mcp", "a__echo");
@@ -438,7 +429,9 @@ fn what_another_process_writes_is_served_soon_and_after_a_restart() {
     house.gateway.keys().run(async |store| {
         store.delete_server(row.id, VersionMatch::Any, Audit::by("test")).await.unwrap();
     });
-    until("gone", soon, || house.clients("/mcp")[0].names().iter().all(|name| name.starts_with("demo__")));
+    until_within("gone", soon, || {
+        house.clients("/mcp")[0].names().iter().all(|name| name.starts_with("demo__"))
+    });
     assert!(house.clients("/mcp/work")[0].names().is_empty());
 }
 
@@ -597,7 +590,7 @@ fn a_private_address_is_refused_where_it_is_connected_to() {
         house.gateway.keys().run(async |store| {
             store.insert_server(new_id(), spec.clone(), Audit::by("test")).await.unwrap();
         });
-        until("served", PATIENCE, || house.get(&server(name))["served"] == true);
+        until("served", || house.get(&server(name))["served"] == true);
         let refusal = format!("server `{name}` leads to a private address");
         let called = house.clients("/mcp")[0].call(&format!("{name}__echo"));
         assert!(called["error"]["message"].as_str().unwrap().contains(&refusal), "{called}");

@@ -4,7 +4,7 @@ use super::*;
 
 /// A keeper, its server, and what that left behind in a session of its own.
 fn family(gateway: &Gateway, session: &str) -> (u32, Vec<u32>) {
-    let server: u32 = text(&call(gateway, session, "pid", "{}")).parse().unwrap();
+    let server: u32 = tool_text(&call(gateway, session, "pid", "{}")).parse().unwrap();
     let all = descendants(gateway.pid());
     let keeper = all
         .iter()
@@ -30,14 +30,12 @@ fn a_server_that_kills_its_group_or_its_keeper_leaves_nothing() {
         assert!(family.len() >= 3, "{family:?}");
         call(&gateway, &session, "kill", &format!(r#"{{"whom":{whom:?},"signal":{signal}}}"#));
         if is_end {
-            until(&format!("{whom} {signal}: all are gone"), PATIENCE, || {
-                family.iter().all(|pid| is_gone(*pid))
-            });
-            until("none is left unburied", PATIENCE, || {
+            until(&format!("{whom} {signal}: all are gone"), || family.iter().all(|pid| is_gone(*pid)));
+            until("none is left unburied", || {
                 descendants(gateway.pid()).iter().all(|(_, state)| *state != 'Z')
             });
         }
-        until("the next call is served", PATIENCE, || {
+        until("the next call is served", || {
             call(&gateway, &session, "echo", r#"{"text":"x"}"#).text().contains("\"x\"")
         });
         assert_eq!(is_gone(keeper), is_end, "{whom} {signal}");
@@ -53,7 +51,7 @@ fn a_keeper_that_was_stopped_sees_that_the_gateway_was_killed() {
     rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
     // Which kills it.
     drop(gateway);
-    until("all are gone", PATIENCE, || family.iter().all(|pid| is_gone(*pid)));
+    until("all are gone", || family.iter().all(|pid| is_gone(*pid)));
 }
 
 /// One that crashes at every call is started less and less often, and holds up nobody else.
@@ -72,7 +70,7 @@ fn a_client_whose_calls_crash_its_process_waits_alone() {
     assert!(starts <= 10, "{starts} starts in {:?}", begun.elapsed());
     let begun = Instant::now();
     let other = open_session(&gateway, PATH, None);
-    assert_eq!(text(&call(&gateway, &other, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(tool_text(&call(&gateway, &other, "echo", r#"{"text":"x"}"#)), "x");
     println!("the other was served after {:?}", begun.elapsed());
 }
 
@@ -103,7 +101,7 @@ fn a_client_is_told_why_a_program_does_not_start() {
 fn a_spare_that_ends_at_once_has_failed() {
     let lines = "command = \"/bin/false\"\nprewarm = true\nera = \"legacy\"";
     let gateway = Setup::new().with(&format!("[servers.a]\n{lines}")).start();
-    until("it is noted", PATIENCE, || {
+    until("it is noted", || {
         gateway.log().contains("spare process has ended")
             && gateway.log().contains("its program ended with exit status 1")
     });

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Client, Gateway, Request, Response};
+use super::{Client, Gateway, Request, Response, text};
 
 /// The revision without sessions.
 pub const MODERN: &str = "2026-07-28";
@@ -72,6 +72,21 @@ pub fn open_session(gateway: &Gateway, path: &str, key: Option<&str>) -> String 
 #[track_caller]
 pub fn error(response: &Response) -> i64 {
     response.json()["error"]["code"].as_i64().unwrap_or_else(|| panic!("no error: {}", response.text()))
+}
+
+/// The message of the response, in whichever of the two forms it came. Of several events it is the last.
+#[track_caller]
+pub fn message(response: &Response) -> Value {
+    if response.header("content-type") == Some("text/event-stream") {
+        return response.events().pop().expect("an event");
+    }
+    response.json()
+}
+
+/// The text that the called tool returned.
+#[track_caller]
+pub fn tool_text(response: &Response) -> String {
+    text(&message(response)).to_owned()
 }
 
 /// The names in a listing of tools.

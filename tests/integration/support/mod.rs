@@ -14,6 +14,7 @@ mod peer;
 mod script;
 mod stream;
 mod twins;
+mod wait;
 
 use std::time::Duration;
 
@@ -23,13 +24,14 @@ pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, s
 pub use desk::{Desk, modern_params, text};
 pub use gateway::{Gateway, Setup};
 pub use message::{
-    MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,
-    open_session,
+    MODERN, call, error, initialize, legacy, legacy_call, listed, message, modern, modern_call, notification,
+    open_session, tool_text,
 };
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
 pub use stream::{Form, Stream, chunked, frame};
 pub use twins::{AGGREGATED, Answered, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way};
+pub use wait::{until, until_within};
 
 /// Nothing here takes this long on a busy machine; what does has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
