@@ -5,10 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, ConfigLoader, StartupInfo, shortage, stdio};
+use metamcp::app::{App, AppError, ConfigLoader, ShutdownSignals, StartupInfo, shortage, stdio};
 use metamcp::child::disable_huge_pages;
 use metamcp::server::ListenTarget;
-use metamcp::telemetry;
 use metamcp_config::{Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp_core::base::EndpointName;
 use tokio::runtime::Builder;
@@ -21,7 +20,7 @@ fn main() -> ExitCode {
     if let Some(code) = metamcp::child::run_if_asked() {
         return code;
     }
-    let cli = metamcp_config::parse();
+    let cli: Cli = metamcp_config::parse();
     let cwd = match std::env::current_dir() {
         Ok(cwd) => cwd,
         Err(error) => {
@@ -31,7 +30,7 @@ fn main() -> ExitCode {
     };
     let command = cli.chosen();
     if let Command::Connect(args) = &command {
-        return connect(&cli, args, &cwd);
+        return connect(cli.flags.log_format, args, &cwd);
     }
     let config = match metamcp_config::load(&cli, &metamcp_config::ProcessEnv, &cwd) {
         Ok(config) => config,
@@ -66,25 +65,24 @@ fn print_mistakes(mistakes: &metamcp_config::ConfigErrors) -> ExitCode {
 
 /// Starts logging, or prints the error and returns the exit code.
 fn init_logging(config: &LogConfig) -> Result<(), ExitCode> {
-    let format = match config.format {
-        LogFormat::Text => telemetry::LogFormat::Text,
-        LogFormat::Json => telemetry::LogFormat::Json,
-    };
-    telemetry::init_logging(format, &config.filter).map_err(|error| {
+    config.install().map_err(|error| {
         eprintln!("metamcp: invalid log filter {:?}: {error}", config.filter);
         ExitCode::from(EXIT_USAGE)
     })
 }
 
-fn connect(cli: &Cli, args: &ConnectArgs, cwd: &Path) -> ExitCode {
-    let config = match metamcp_config::load_connect(cli, args, &metamcp_config::ProcessEnv, cwd) {
+fn connect(log_format: Option<LogFormat>, args: &ConnectArgs, cwd: &Path) -> ExitCode {
+    let config = match metamcp_config::load_connect(log_format, args, &metamcp_config::ProcessEnv, cwd) {
         Ok(config) => config,
         Err(mistakes) => return print_mistakes(&mistakes),
     };
     if let Err(code) = init_logging(&config.log) {
         return code;
     }
-    exit(block_on(stdio::connect(config)))
+    exit(block_on(async {
+        let mut signals = ShutdownSignals::install()?;
+        Ok(metamcp_connect::connect(config, signals.received()).await?)
+    }))
 }
 
 /// Runs `work` on this thread, together with the tasks that it spawns.

@@ -14,13 +14,14 @@ use tokio::time::timeout;
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamSession, UpstreamSessionSlot, send_buffered,
 };
-use crate::upstream::{
-    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
 use metamcp_core::protocol::header_param::parse_header_params;
 use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header};
+use metamcp_http::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 pub struct ToolCall {
     /// The tool's name at the server.

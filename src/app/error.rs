@@ -6,7 +6,8 @@ use metamcp_core::base::EndpointName;
 
 use crate::journal::JournalError;
 use crate::server::ListenError;
-use crate::upstream::InvalidTarget;
+use metamcp_connect::ConnectError;
+use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{
     AuthError, CreateKeyError, EncryptionKeyError, SealerError, SecretsError, WeakJwtSecret,
 };
@@ -70,7 +71,7 @@ pub enum AppError {
     /// The address of the trace collector cannot be used.
     #[error("telemetry.traces.endpoint: {0}")]
     Collector(InvalidTarget),
-    /// The URL given to `metamcp connect` cannot be used.
-    #[error("cannot connect to that URL: {0}")]
-    Endpoint(InvalidTarget),
+    /// The client cannot be connected to the endpoint of `metamcp connect`.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
 }

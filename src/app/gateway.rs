@@ -16,10 +16,10 @@ use super::config_sync::{
 };
 use super::control_plane::AdminControlPlane;
 use super::error::AppError;
+use super::file_limit;
 use super::keyring::{create_key_at_first_start, end_grace_periods, open_keyring, watch_keys};
 use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
-use super::{file_limit, tls};
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
@@ -28,11 +28,12 @@ use crate::limits::Limits;
 use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
+use crate::upstream::Upstream;
 use crate::upstream::stdio::StdioHealth;
-use crate::upstream::{TlsRoots, Upstream};
 use metamcp_config::Config;
 use metamcp_config::sections::RetentionPolicy;
 use metamcp_config::server::ServingPolicy;
+use metamcp_http::TlsRoots;
 use metamcp_store::auth::{Authenticator, Sealer};
 use metamcp_store::store::Store;
 
@@ -72,7 +73,7 @@ impl App {
     ) -> Result<Self, AppError> {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
         let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
-        let (store, roots) = (authenticator.store().clone(), tls::system_roots());
+        let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
         let mut builder = topology_builder(&config, &authenticator, roots.clone());
         let serving = Arc::new(config.serving.clone());
         let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;

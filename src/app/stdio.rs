@@ -1,24 +1,20 @@
-//! The two programs for clients that start programs. `metamcp stdio` runs a gateway for the one client that started it;
-//! `metamcp connect` connects the client to an endpoint elsewhere. Both use standard input and output, and end with their
-//! client.
+//! `metamcp stdio`: a gateway for the one client that started it, over standard input and output. It ends with its client.
 
 use std::future::{pending, ready};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::config_sync::ConfigLoader;
-use super::connect::{self, LINE_BYTES_MAX, StdioClient};
 use super::error::AppError;
 use super::gateway::App;
 use super::private_dir::PrivateDir;
-use super::shutdown_signals::ShutdownSignals;
-use super::tls::system_roots;
 use crate::server::ListenTarget;
-use http::header::AUTHORIZATION;
+use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
 use metamcp_config::server::ServerAddress;
-use metamcp_config::{Config, Connect};
+use metamcp_connect::{BridgeConfig, StdioClient};
 use metamcp_core::base::EndpointName;
+use metamcp_http::TlsRoots;
 
 /// The bridge's timeout for the gateway in the same process. It is never reached: the gateway's own timeouts for its
 /// servers are shorter.
@@ -59,47 +55,21 @@ pub async fn serve(
             return Err(error);
         }
     };
-    let bridge = connect::Config {
+    let bridge = BridgeConfig {
         address: ServerAddress::Unix { socket: private_dir.socket(), path },
         headers: Vec::new(),
         line_bytes_max,
         response_timeout: GATEWAY_TIMEOUT,
     };
     tracing::info!(servers = app.info.servers.len(), "serving one client over standard input and output");
-    let roots = system_roots();
+    let roots = TlsRoots::system();
     app.run(async {
         // It fails only if the address is invalid, and that was built here.
-        if let Err(error) = connect::run(bridge, &roots, client, pending()).await {
+        if let Err(error) = metamcp_connect::run(bridge, &roots, client, pending()).await {
             tracing::error!(%error, "the private socket cannot be used");
         }
     })
     .await
-}
-
-/// Connects the client that started this process to an endpoint, until the client is gone or SIGTERM or SIGINT arrives.
-/// Runs in a `LocalSet`.
-pub async fn connect(config: Connect) -> Result<(), AppError> {
-    let mut signals = ShutdownSignals::install()?;
-    let client = StdioClient::of_this_process().map_err(AppError::Pipes)?;
-    let Connect { address, headers, patience, .. } = config;
-    if is_unencrypted(&address) && headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
-        tracing::warn!("the key is sent over the network unencrypted: use https");
-    }
-    let bridge =
-        connect::Config { address, headers, line_bytes_max: LINE_BYTES_MAX, response_timeout: patience };
-    connect::run(bridge, &system_roots(), client, signals.received()).await.map_err(AppError::Endpoint)
-}
-
-/// Whether requests to the address cross the network without TLS.
-fn is_unencrypted(address: &ServerAddress) -> bool {
-    let ServerAddress::Http(url) = address else { return false };
-    let is_loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
-        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        None => false,
-    };
-    url.scheme() == "http" && !is_loopback
 }
 
 /// Returns the path of an endpoint that the gateway serves.

@@ -12,7 +12,8 @@ use std::time::Instant;
 use crossbeam::utils::CachePadded;
 use metamcp_config::sections::LimitsConfig;
 
-use metamcp_store::auth::{Identity, KeyId, Rate};
+use metamcp_core::base::KeyId;
+use metamcp_store::auth::{Identity, Rate};
 
 /// The usage of all keys.
 pub struct Limits {

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::upstream_session::UpstreamSession;
-use crate::upstream::{
-    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::UpstreamPool;
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, header};
-use metamcp_store::auth::KeyId;
+use metamcp_http::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 /// A message whose response is read into memory.
 pub struct BufferedRequest<'a> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use metamcp_core::base::KeyId;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
-use metamcp_store::auth::{KeyId, Purpose, Sealer};
+use metamcp_store::auth::{Purpose, Sealer};
 
 /// The contents of a session id. Layout of the sealed bytes, all fields but the last of fixed size:
 ///

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use metamcp_core::base::KeyId;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
-use metamcp_store::auth::KeyId;
 
 /// How the gateway introduces itself to upstreams on behalf of a client.
 #[derive(Clone)]

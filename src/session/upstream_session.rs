@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::features::ServerFeatures;
-use crate::upstream::{RequestKind, UpstreamPool, UpstreamRequest};
+use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::{Era, Revision, header};
+use metamcp_http::{RequestKind, UpstreamRequest};
 
 /// An open session with one upstream. Immutable except for its event stream's status: a lost session is
 /// replaced by a new one.

@@ -18,10 +18,11 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 
 use super::upstream_session::UpstreamSession;
-use crate::upstream::{IdleBody, RequestKind, UpstreamPool, UpstreamRequest, UpstreamResponse};
+use crate::upstream::UpstreamPool;
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::{Event, EventReader};
 use metamcp_core::protocol::{Era, header};
-use metamcp_store::auth::KeyId;
+use metamcp_http::{IdleBody, RequestKind, UpstreamRequest, UpstreamResponse};
 
 /// The event stream of one upstream.
 pub struct UpstreamStream {
@@ -266,11 +267,12 @@ pub(super) mod tests {
 
     use super::*;
     use crate::session::ServerFeatures;
-    use crate::upstream::multiplex::event_channel;
-    use crate::upstream::{TlsRoots, Upstream, UpstreamId};
+    use crate::upstream::{Upstream, UpstreamId};
     use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Revision;
+    use metamcp_http::TlsRoots;
+    use metamcp_http::multiplex::event_channel;
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";

@@ -8,10 +8,11 @@ use foldhash::fast::RandomState;
 use super::error::TopologyError;
 use super::version::Topology;
 use crate::route::{RouteTable, RoutedServer};
-use crate::upstream::{self, EraAdapter, TlsRoots, Upstream, UpstreamId};
+use crate::upstream::{EraAdapter, Upstream, UpstreamId};
 use metamcp_config::sections::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR};
 use metamcp_core::base::{EndpointName, ServerName};
 use metamcp_core::protocol::Era;
+use metamcp_http::TlsRoots;
 
 /// Builds each topology from the one before. Does not run on worker threads.
 pub struct TopologyBuilder {
@@ -119,7 +120,7 @@ impl TopologyBuilder {
     fn create_upstream(
         &mut self,
         config: metamcp_config::server::ServerConfig,
-    ) -> Result<Arc<Upstream>, upstream::InvalidTarget> {
+    ) -> Result<Arc<Upstream>, metamcp_http::InvalidTarget> {
         let upstream = Upstream::new(UpstreamId(self.next_upstream), config, &self.roots)?;
         self.next_upstream += 1;
         for (era, adapter) in &self.adapters {

@@ -1,7 +1,7 @@
 //! Parts of the configuration that cannot be served.
 
-use crate::upstream::InvalidTarget;
 use metamcp_core::base::{EndpointName, ServerName};
+use metamcp_http::InvalidTarget;
 
 /// A server or an endpoint that is not served as configured. Contains no address and no credential.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,13 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::*;
-use crate::upstream::{TlsRoots, UpstreamId};
+use crate::upstream::UpstreamId;
 use metamcp_config::sections::{
     EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
 };
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 use metamcp_core::base::{EndpointName, ServerName};
+use metamcp_http::TlsRoots;
 
 /// `name` or `name=port`.
 fn server(text: &str) -> ServerConfig {

@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam::utils::CachePadded;
 use tokio::time::Instant;
 
-use super::error::{FailureStage, UpstreamError};
-use super::multiplex::Backoff;
 use super::stdio::ProcessStats;
 use metamcp_core::base::ServerName;
+use metamcp_http::multiplex::Backoff;
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The health of a server as its callers observed it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

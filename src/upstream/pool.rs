@@ -11,17 +11,18 @@ use tokio::time::timeout;
 
 use super::breaker::{Breaker, UpstreamStatus};
 use super::era::EraSupport;
-use super::error::{FailureStage, UpstreamError};
-use super::http::{BodySource, HttpPool, InvalidTarget, TlsRoots, UpstreamBody, UpstreamResponse};
 use super::id::UpstreamId;
-use super::limit::{InFlightLimit, InFlightPermit};
-use super::multiplex::{CancelGuard, LocalResponse};
-use super::request::{RequestKind, UpstreamRequest};
 use super::stdio::{StdioHealth, StdioRequest};
 use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
+use metamcp_http::client::BodySource;
+use metamcp_http::multiplex::{CancelGuard, LocalResponse};
+use metamcp_http::{FailureStage, UpstreamError};
+use metamcp_http::{HttpPool, InvalidTarget, TlsRoots, UpstreamBody, UpstreamResponse};
+use metamcp_http::{InFlightLimit, InFlightPermit};
+use metamcp_http::{RequestKind, UpstreamRequest};
 
 /// Answers requests of an era that a server does not speak, or is not yet known to speak. To callers the
 /// server then speaks both eras.

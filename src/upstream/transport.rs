@@ -2,17 +2,10 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-use http::uri::PathAndQuery;
-
-use super::http::{
-    ConnectTarget, HttpServer, HttpSettings, InvalidTarget, RequestHeads, TlsRoots, UrlTarget, parse_path,
-    resolve_url,
-};
-use super::limit::InFlightLimit;
 use super::sse::{SseCandidate, SseServer, SseTarget};
 use super::stdio::StdioServer;
 use metamcp_config::server::{ServerAddress, ServerConfig};
+use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
 /// The transport of one server, shared by all workers.
 pub enum Transport {
@@ -39,17 +32,12 @@ impl Transport {
                 Ok(Self::Stdio(server.map_err(no_thread)?))
             }
             ServerAddress::Sse(url) => {
-                let target = sse_target(config, url, http_server_at(config, url, roots)?);
+                let target = sse_target(config, url, HttpServer::new(config, roots)?);
                 Ok(Self::Sse(SseServer::start(target).map_err(no_thread)?))
             }
-            ServerAddress::Unix { socket, path } => {
-                let host = HeaderValue::from_static("localhost");
-                let server =
-                    http_server(config, ConnectTarget::Unix(socket.clone()), parse_path(path)?, host);
-                Ok(Self::Http(server))
-            }
+            ServerAddress::Unix { .. } => Ok(Self::Http(HttpServer::new(config, roots)?)),
             ServerAddress::Http(url) => {
-                let server = http_server_at(config, url, roots)?;
+                let server = HttpServer::new(config, roots)?;
                 Ok(if config.may_be_sse {
                     let target = sse_target(config, url, Arc::clone(&server));
                     Self::HttpOrSse(server, SseCandidate::new(target))
@@ -67,33 +55,6 @@ impl Transport {
             Self::Sse(_) | Self::Stdio(_) => None,
         }
     }
-}
-
-fn http_server_at(
-    config: &ServerConfig,
-    url: &url::Url,
-    roots: &TlsRoots,
-) -> Result<Arc<HttpServer>, InvalidTarget> {
-    let UrlTarget { target, path, host } = resolve_url(url, roots)?;
-    Ok(http_server(config, target, path, host))
-}
-
-fn http_server(
-    config: &ServerConfig,
-    target: ConnectTarget,
-    path: PathAndQuery,
-    host: HeaderValue,
-) -> Arc<HttpServer> {
-    let settings = HttpSettings {
-        connect_timeout: config.connect_timeout,
-        first_byte_timeout: config.first_byte_timeout,
-        stream_idle_timeout: config.stream_idle_timeout,
-        idle_connections_max: config.idle_connections_max,
-        idle_age_max: config.idle_age_max,
-        fast_lane: config.fast_lane,
-        private_addresses: config.private_addresses,
-    };
-    Arc::new(HttpServer { settings, target, heads: RequestHeads::new(path, host, &config.headers) })
 }
 
 fn sse_target(config: &ServerConfig, url: &url::Url, http: Arc<HttpServer>) -> SseTarget {

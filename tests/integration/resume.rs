@@ -17,9 +17,10 @@ use crate::support::{
 };
 use metamcp::session::{ReadOutcome, ResumableStreams, ResumeError, SessionClaims, SessionKey, StreamReader};
 use metamcp_config::sections::StreamsConfig;
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::EventSplitter;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
-use metamcp_store::auth::{KeyId, Sealer, parse_encryption_key};
+use metamcp_store::auth::{Sealer, parse_encryption_key};
 use serde_json::Value;
 
 /// Of the answers that are broken off.

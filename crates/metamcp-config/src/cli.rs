@@ -80,6 +80,24 @@ pub struct ConnectArgs {
     pub timeout: Option<u64>,
 }
 
+/// The command line of the `metamcp-connect` program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "metamcp-connect",
+    version,
+    about = "Connect the client that started this program to a remote MCP endpoint: standard input and output to \
+             Streamable HTTP",
+    after_help = CONNECT_HELP,
+    max_term_width = 110
+)]
+pub struct ConnectCli {
+    #[command(flatten)]
+    pub args: ConnectArgs,
+    /// How log lines are written to standard error [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
 /// An argument that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
@@ -143,8 +161,8 @@ impl Cli {
 
 /// Parses the command line of this process. Prints help, or the error, and exits: with 0 for help and
 /// version, with 64 (`EX_USAGE`) for an error.
-pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
+pub fn parse<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| {
         // If printing fails, the exit code still tells the result.
         let _ = error.print();
         std::process::exit(if error.use_stderr() { EXIT_USAGE.into() } else { 0 })

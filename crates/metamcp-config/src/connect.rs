@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
-use super::cli::{Cli, ConnectArgs};
+use super::cli::ConnectArgs;
 use super::defaults as d;
 use super::expand::expand;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
@@ -24,13 +24,13 @@ pub struct Connect {
     /// Sent with every request, including the key. Marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Time to the head of a response, and between two reads of one.
-    pub patience: Duration,
+    pub response_timeout: Duration,
     pub log: LogConfig,
 }
 
 /// Reads the configuration. On failure returns every error. `cwd` is the same as in [`load`](super::load).
 pub fn load_connect(
-    cli: &Cli,
+    log_format: Option<LogFormat>,
     args: &ConnectArgs,
     env: &dyn Env,
     cwd: &Path,
@@ -51,8 +51,8 @@ pub fn load_connect(
             Err(wrong) => report.mistake(&place, wrong),
         }
     }
-    let patience = Duration::from_secs(args.timeout.unwrap_or(d::CONNECT_TIMEOUT.default.as_secs()));
-    if !(d::CONNECT_TIMEOUT.min..=d::CONNECT_TIMEOUT.max).contains(&patience) {
+    let response_timeout = Duration::from_secs(args.timeout.unwrap_or(d::CONNECT_TIMEOUT.default.as_secs()));
+    if !(d::CONNECT_TIMEOUT.min..=d::CONNECT_TIMEOUT.max).contains(&response_timeout) {
         let (min, max) = (d::CONNECT_TIMEOUT.min.as_secs(), d::CONNECT_TIMEOUT.max.as_secs());
         report.mistake(&SourceLocation::flag("--timeout"), format!("is out of range; write {min} to {max}"));
     }
@@ -63,12 +63,12 @@ pub fn load_connect(
         written.value
     });
     let log = LogConfig {
-        format: cli.flags.log_format.unwrap_or(LogFormat::Text),
+        format: log_format.unwrap_or(LogFormat::Text),
         filter: filter.unwrap_or_else(|| d::LOG_FILTER.to_owned()),
     };
     report.finish()?;
     let address = address.expect("one that is none was a mistake");
-    Ok(Connect { address, headers, patience, log })
+    Ok(Connect { address, headers, response_timeout, log })
 }
 
 fn configured(

@@ -31,7 +31,7 @@ pub mod strict_json;
 mod shows;
 mod traces;
 
-pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
+pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
 pub use describe::Summary;
 pub use load::{load, load_base};

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs::Metadata;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,8 +189,17 @@ fn cannot_run(command: &str, env: &[(String, String)], cwd: Option<&Path>) -> Op
     ))
 }
 
+#[cfg(unix)]
 fn may_run(found: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+
     found.permissions().mode() & 0o111 != 0
+}
+
+/// Only Unix has a bit for it. Programs are run on Linux; elsewhere a configuration is only read.
+#[cfg(not(unix))]
+fn may_run(found: &Metadata) -> bool {
+    found.is_file()
 }
 
 /// Reads the allowlist for programs that are defined in the store.

@@ -1,10 +1,12 @@
 //! The configuration that the rest of the program gets: complete, validated, with defaults filled in.
 
-use std::fmt;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use metamcp_core::base::ServerName;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::{EnvFilter, fmt};
 use zeroize::Zeroizing;
 
 use super::mistakes::ConfigNotice;
@@ -93,6 +95,21 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogConfig {
+    /// Installs the process-wide log subscriber, which writes to standard error. Only the first call has an effect.
+    pub fn install(&self) -> Result<(), ParseError> {
+        let filter = EnvFilter::builder().parse(&self.filter)?;
+        let subscriber = fmt::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+        let subscriber = subscriber.with_ansi(io::stderr().is_terminal());
+        // An error means that a subscriber is installed already, as when several tests share a process.
+        let _ = match self.format {
+            LogFormat::Text => subscriber.try_init(),
+            LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+        };
+        Ok(())
+    }
+}
+
 /// What is needed to open the store and its secrets. For tools such as keyadm, which must work even if
 /// `metamcp.toml` has errors.
 #[derive(Clone)]
@@ -114,8 +131,8 @@ impl Config {
     }
 }
 
-impl fmt::Debug for Base {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Base").field("data_dir", &self.data_dir).finish_non_exhaustive()
     }
 }

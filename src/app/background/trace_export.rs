@@ -19,9 +19,9 @@ use super::super::error::AppError;
 use crate::server::SharedState;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{CollectorResponse, ExportError, Traces, export};
-use crate::upstream::{TlsRoots, UrlTarget, connect, resolve_url};
 use metamcp_config::Config;
 use metamcp_config::sections::{MetricsAccess, TraceConfig};
+use metamcp_http::{TlsRoots, UrlTarget, connect, resolve_url};
 
 /// A collector's response body: a few bytes that count the rejected spans. Longer ones are not read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;

@@ -19,10 +19,9 @@ use super::request::ClientMessage;
 use super::session::Session;
 use super::session_table::SessionTable;
 use super::tool_headers::ToolHeaderCache;
-use crate::upstream::multiplex::{HttpOperation, LocalResponse};
-use crate::upstream::{
-    EraAdapter, RequestKind, ResponseFuture, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::{EraAdapter, ResponseFuture, UpstreamPool};
+use metamcp_http::multiplex::{HttpOperation, LocalResponse};
+use metamcp_http::{RequestKind, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// Serves Legacy clients on behalf of all servers that speak only the Modern era. There is one for the whole
 /// process.

@@ -22,11 +22,12 @@ use super::result::{
 use super::session::{InFlightCall, Session};
 use super::tool_headers::ToolHeaderCache;
 use crate::session::MESSAGE_BYTES_MAX;
-use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
-use crate::upstream::{
-    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::UpstreamPool;
 use metamcp_config::server::EraChoice;
+use metamcp_http::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
+use metamcp_http::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 /// What a call needs in addition to the request.
 pub struct CallContext {

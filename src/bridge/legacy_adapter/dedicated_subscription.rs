@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::session::{DedicatedStream, Session};
-use crate::upstream::multiplex::{EventSink, EventSource};
+use metamcp_http::multiplex::{EventSink, EventSource};
 
 /// Where the events of one session's own subscription go.
 pub struct DedicatedSubscription {

@@ -17,8 +17,9 @@ use super::result::{self, ServerReply};
 use super::session::{ClientIntroduction, Session, SessionFeatures};
 use super::session_table::SessionTable;
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
-use crate::upstream::multiplex::{LocalBody, LocalResponse};
-use crate::upstream::{RequestKind, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse};
+use crate::upstream::UpstreamPool;
+use metamcp_http::multiplex::{LocalBody, LocalResponse};
+use metamcp_http::{RequestKind, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// Server capabilities that exist in both eras, with the first Legacy revision that has them (MCP,
 /// lifecycle). The gateway cannot promise the others.

@@ -8,9 +8,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::result::{InputKind, InputRequest, InputRequired, gateway_error};
 use super::session::{PendingInput, Session};
-use crate::upstream::multiplex::EventSink;
 use metamcp_core::frame::{MessageKind, Scanner, json_string, write_event};
 use metamcp_core::protocol::{ClientCapabilities, code};
+use metamcp_http::multiplex::EventSink;
 
 /// The call cannot continue.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ mod tests {
 
     use super::super::session::tests::session;
     use super::*;
-    use crate::upstream::multiplex::{EventSource, event_channel_with_capacity};
+    use metamcp_http::multiplex::{EventSource, event_channel_with_capacity};
 
     fn request(key: &str, input: InputKind, params: &'static str) -> InputRequest {
         let params = (!params.is_empty()).then(|| Bytes::from_static(params.as_bytes()));

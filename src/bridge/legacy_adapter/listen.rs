@@ -20,8 +20,9 @@ use super::request::gateway_request;
 use super::session::{ListenerGuard, Session};
 use super::shared_subscription::{SharedSubscription, SharedSubscriptions};
 use super::tool_headers::ToolHeaderCache;
-use crate::upstream::multiplex::{LocalResponse, event_channel_with_capacity};
-use crate::upstream::{RequestKind, UpstreamBody, UpstreamPool, UpstreamRequest, UpstreamResponse};
+use crate::upstream::UpstreamPool;
+use metamcp_http::multiplex::{LocalResponse, event_channel_with_capacity};
+use metamcp_http::{RequestKind, UpstreamBody, UpstreamRequest, UpstreamResponse};
 
 /// Opens streams for clients, and listens to servers for them.
 pub struct Subscriptions {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::upstream::UpstreamResponse;
-use crate::upstream::multiplex::LocalResponse;
+use metamcp_http::UpstreamResponse;
+use metamcp_http::multiplex::LocalResponse;
 
 /// Wraps a local response as one of the pool's server.
 pub fn gateway_reply(reply: LocalResponse) -> Box<UpstreamResponse> {

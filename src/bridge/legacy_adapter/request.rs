@@ -5,9 +5,9 @@ use http::{HeaderName, HeaderValue};
 
 use super::json_object::for_each_member;
 use super::session::Session;
-use crate::upstream::UpstreamRequest;
 use metamcp_core::frame::{Envelope, MessageKind, Span, encode_header_value, json_string, splice};
 use metamcp_core::protocol::{McpMethod, Revision, header};
+use metamcp_http::UpstreamRequest;
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use super::request::{ClientMessage, gateway_request};
 use super::session::Session;
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
-use crate::upstream::{RequestKind, UpstreamId, UpstreamPool, UpstreamRequest};
+use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_core::frame::{encode_header_value, json_string};
 use metamcp_core::protocol::McpMethod;
 use metamcp_core::protocol::header_param::{HeaderParam, parse_header_params};
+use metamcp_http::{RequestKind, UpstreamRequest};
 
 /// The header parameters of each server's tools. Fetched at the first call to a server, and again after its
 /// tools changed.

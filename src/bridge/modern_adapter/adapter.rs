@@ -18,12 +18,10 @@ use super::responder::ClientResponder;
 use super::session::AdapterSessionKey;
 use super::sessions::AdapterSessions;
 use super::subscription;
-use crate::upstream::multiplex::{CallOutcome, LocalResponse};
-use crate::upstream::{
-    EraAdapter, FailureStage, RequestKind, ResponseFuture, UpstreamError, UpstreamPool, UpstreamRequest,
-    UpstreamResponse,
-};
+use crate::upstream::{EraAdapter, ResponseFuture, UpstreamPool};
 use metamcp_config::sections::BridgeConfig;
+use metamcp_http::multiplex::{CallOutcome, LocalResponse};
+use metamcp_http::{FailureStage, RequestKind, UpstreamError, UpstreamRequest, UpstreamResponse};
 use metamcp_store::auth::Sealer;
 
 /// Serves Modern clients on behalf of all servers that do not speak the Modern era. There is one for the

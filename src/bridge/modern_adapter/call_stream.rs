@@ -8,10 +8,11 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use crate::session::MESSAGE_BYTES_MAX;
-use crate::upstream::{
-    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::UpstreamPool;
 use metamcp_core::frame::EventReader;
+use metamcp_http::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 /// A request in flight, and the messages of its response.
 pub struct CallStream {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::request::ModernRequest;
 use super::session::AdapterSession;
 use crate::upstream::UpstreamPool;
-use crate::upstream::multiplex::LocalResponse;
+use metamcp_http::multiplex::LocalResponse;
 
 /// The capabilities of a Legacy server that mean the same in the Modern era; the others do not exist there.
 const SHARED_CAPABILITIES: [&str; 7] =

@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use super::responder::ClientResponder;
 use metamcp_config::sections::BridgeConfig;
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{KeyId, unix_seconds};
 use metamcp_core::protocol::ClientCapabilities;
-use metamcp_store::auth::{KeyId, Purpose, Sealer};
+use metamcp_store::auth::{Purpose, Sealer};
 
 pub struct HeldCalls {
     sealer: Arc<Sealer>,

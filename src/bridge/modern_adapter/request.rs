@@ -11,12 +11,11 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use super::super::level::LogLevel;
-use crate::upstream::multiplex::LocalResponse;
-use crate::upstream::{TraceFields, UpstreamRequest};
-use metamcp_core::base::{Fault, ServerName};
+use metamcp_core::base::{Fault, KeyId, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span, json_string, splice};
 use metamcp_core::protocol::{ClientCapabilities, McpMethod, code};
-use metamcp_store::auth::KeyId;
+use metamcp_http::multiplex::LocalResponse;
+use metamcp_http::{TraceFields, UpstreamRequest};
 
 /// A request of a Modern client.
 pub struct ModernRequest {

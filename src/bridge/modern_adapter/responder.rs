@@ -5,11 +5,11 @@ use tokio::sync::oneshot;
 
 use super::super::level::LogLevel;
 use super::request::ModernRequest;
-use crate::upstream::UpstreamError;
-use crate::upstream::multiplex::{
+use metamcp_core::frame::write_event;
+use metamcp_http::UpstreamError;
+use metamcp_http::multiplex::{
     CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity,
 };
-use metamcp_core::frame::write_event;
 
 /// Responds to one request of a client.
 pub struct ClientResponder {

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::request::apply_edits;
-use crate::upstream::multiplex::LocalResponse;
 use metamcp_core::frame::{Envelope, MessageKind as FrameKind, Scanner, Span};
 use metamcp_core::protocol::{McpMethod, code};
+use metamcp_http::multiplex::LocalResponse;
 
 /// The error codes that the Modern era defines (MCP 2026-07-28, errors). From a Legacy server they mean
 /// something else.
@@ -142,7 +142,7 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::multiplex::LocalBody;
+    use metamcp_http::multiplex::LocalBody;
 
     #[track_caller]
     fn check(method: &str, message: &'static str, status: u16, expected: &str) {

@@ -157,8 +157,8 @@ mod tests {
 
     use super::*;
     use crate::upstream::UpstreamId;
+    use metamcp_core::base::KeyId;
     use metamcp_core::protocol::ClientCapabilities;
-    use metamcp_store::auth::KeyId;
 
     fn key(letter: &str, upstream: u32) -> AdapterSessionKey {
         AdapterSessionKey {

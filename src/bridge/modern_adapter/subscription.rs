@@ -17,7 +17,7 @@ use super::request::ModernRequest;
 use super::session::{AdapterSession, ClientSlot, update_subscription};
 use crate::session::UpstreamSession;
 use crate::upstream::UpstreamPool;
-use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
+use metamcp_http::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
 
 /// Events that wait for a slow client.
 const EVENTS_MAX: usize = 16;

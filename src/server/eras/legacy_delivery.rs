@@ -12,9 +12,10 @@ use crate::route::RoutedServer;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::send;
 use crate::session::{Session, UpstreamSession, is_session_lost};
-use crate::upstream::{RequestKind, UpstreamPool, UpstreamResponse};
+use crate::upstream::UpstreamPool;
 use metamcp_core::base::Fault;
 use metamcp_core::frame::Span;
+use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Limits the wait for a server that opens its event stream but sends no head until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -20,10 +20,11 @@ use crate::server::mcp::tasks;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::subscription;
 use crate::server::worker::Worker;
-use crate::upstream::{RequestKind, UpstreamId, UpstreamResponse};
+use crate::upstream::UpstreamId;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{MessageKind as FrameKind, StringSpan, decode_header_value};
 use metamcp_core::protocol::{Era, McpMethod, Revision};
+use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Answers a message of the Modern era.
 pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {

@@ -3,9 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::upstream::UpstreamRequest;
 use metamcp_core::frame::Span;
 use metamcp_core::protocol::header;
+use metamcp_http::UpstreamRequest;
 
 /// The header fields of one request. Clones share the text. Boxed, since they are passed through a dozen
 /// functions.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::runtime::poll_write_gathered;
+use metamcp_http::io::poll_write_gathered;
 
 /// The byte stream of a client connection: plain TCP, TLS, or a Unix socket.
 pub enum Socket {

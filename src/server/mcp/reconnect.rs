@@ -13,10 +13,9 @@ use http::HeaderValue;
 use tokio::time::sleep;
 
 use crate::session::UpstreamSession;
-use crate::upstream::{
-    RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::header;
+use metamcp_http::{RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// Reconnects one response of an upstream.
 pub struct UpstreamReconnect {

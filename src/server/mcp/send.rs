@@ -15,13 +15,13 @@ use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
 use crate::telemetry::metrics::OperationOutcome;
-use crate::upstream::{
-    FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamId, UpstreamPool,
-    UpstreamRequest, UpstreamResponse,
-};
+use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{MessageKind as FrameKind, Scanner, Span, splice};
 use metamcp_core::protocol::header;
+use metamcp_http::{
+    FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 /// A response up to this size is collected before its head is passed on, so that one that breaks off is
 /// reported as an error.

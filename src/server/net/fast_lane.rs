@@ -15,13 +15,14 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::link::{DetachedStream, Link};
-use crate::runtime::{with_scratch, yield_once};
+use crate::runtime::yield_once;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
 use crate::server::http1::codec::{ParseOutcome, read_request};
 use crate::server::http1::request::EndpointRequest;
 use crate::server::path::handler;
 use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
+use metamcp_http::io::with_scratch;
 
 /// Why the fast lane ended.
 pub enum FastLaneExit {

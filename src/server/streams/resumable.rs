@@ -24,10 +24,11 @@ use crate::session::{
     StreamClosed, StreamReader, StreamWriter,
 };
 use crate::telemetry::metrics::{Operation, OperationOutcome};
-use crate::upstream::{FailureStage, UpstreamError, UpstreamPool};
+use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{EventPart, EventSplitter};
 use metamcp_core::protocol::Revision;
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// How a client resumes a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_config::sections::AuthMode;
-use metamcp_core::base::{Fault, FaultKind};
-use metamcp_store::auth::{AuthDenial, Authenticator, Credential, CredentialCheck, Identity, KeyId};
+use metamcp_core::base::{Fault, FaultKind, KeyId};
+use metamcp_store::auth::{AuthDenial, Authenticator, Credential, CredentialCheck, Identity};
 
 /// Authenticates the clients of one worker. The result for a credential is cached on its connection.
 pub struct CredentialCache {

@@ -12,9 +12,10 @@ use crate::journal::events::BLOCK_BYTES;
 use crate::journal::tests::Folder;
 use crate::session::claims::{SessionClaims, SessionKey};
 use metamcp_config::sections::StreamsConfig;
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::{EventPart, EventReader};
 use metamcp_core::protocol::{ClientCapabilities, Revision};
-use metamcp_store::auth::{KeyId, Sealer, parse_encryption_key};
+use metamcp_store::auth::{Sealer, parse_encryption_key};
 
 const RETENTION: Duration = Duration::from_mins(5);
 const ALMOST: Duration = Duration::from_secs(299);

@@ -1,7 +1,7 @@
 use tokio::sync::oneshot;
 
-use super::super::multiplex::CallOutcome;
-use super::super::request::UpstreamRequest;
+use metamcp_http::UpstreamRequest;
+use metamcp_http::multiplex::CallOutcome;
 
 /// An operation that a worker asks of a server's thread.
 pub struct SseCall {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::super::http::HttpPool;
-use super::super::request::UpstreamRequest;
 use super::open_stream::{StreamOpening, open_stream};
 use super::server::SseServer;
 use super::target::SseTarget;
+use metamcp_http::HttpPool;
+use metamcp_http::UpstreamRequest;
 
 /// The state of the detection.
 pub struct SseCandidate {

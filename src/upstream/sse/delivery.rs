@@ -7,18 +7,18 @@ use http::StatusCode;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::http::UpstreamResponse;
-use super::super::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_cancelled_response, encode_error,
-    splice,
-};
-use super::super::request::UpstreamRequest;
 use super::call::SseCall;
 use super::open_stream::{ERROR_BYTES_MAX, is_server_failure};
 use super::session::{CallKind, CallLocation, PendingCall, SseSession};
 use metamcp_core::frame::{Envelope, Span, SplicedMessage};
 use metamcp_core::protocol::code;
+use metamcp_http::UpstreamRequest;
+use metamcp_http::UpstreamResponse;
+use metamcp_http::multiplex::{
+    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_cancelled_response, encode_error,
+    splice,
+};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The server's response to a POST.
 enum PostOutcome {

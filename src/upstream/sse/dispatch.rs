@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::super::error::FailureStage;
-use super::super::multiplex::{HttpOperation, LocalResponse, event_channel, known_method, raw_id};
 use super::call::SseCall;
 use super::session::{CallKind, CallLocation, SseHub, SseSession};
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{McpMethod, code};
+use metamcp_http::FailureStage;
+use metamcp_http::multiplex::{HttpOperation, LocalResponse, event_channel, known_method, raw_id};
 
 /// Between two sweeps for idle connections, which are kept for some seconds.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

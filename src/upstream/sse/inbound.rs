@@ -4,16 +4,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::http::UpstreamBody;
-use super::super::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice,
-    splice_event,
-};
 use super::open_stream::ENDPOINT_EVENT;
 use super::session::{CallKind, SseSession};
 use metamcp_core::frame::{Envelope, Event, EventReader, IdSpan, MessageKind, ScanError};
 use metamcp_core::protocol::{McpMethod, RESOURCE_UPDATED};
+use metamcp_http::UpstreamBody;
+use metamcp_http::multiplex::{
+    CallEntry, LocalResponse, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice,
+    splice_event,
+};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The id of a server's request, which is stored. Real ids are numbers and UUIDs.
 const REQUEST_ID_BYTES_MAX: usize = 1 << 10;

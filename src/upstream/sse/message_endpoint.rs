@@ -3,7 +3,7 @@
 use http::uri::PathAndQuery;
 use url::Url;
 
-use super::super::error::{FailureStage, UpstreamError};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The request line must fit into what servers accept as a head, usually 8 KiB.
 const ENDPOINT_BYTES_MAX: usize = 8 << 10;

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{LocalResponse, new_session_id};
-use super::super::request::UpstreamRequest;
 use super::call::SseCall;
 use super::open_stream::{OpenStream, StreamOpening, is_server_failure, open_stream};
 use super::session::{CallKind, CallLocation, SseHub, SseSession};
 use metamcp_core::frame::Envelope;
+use metamcp_http::UpstreamRequest;
+use metamcp_http::multiplex::{LocalResponse, new_session_id};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// A call waits for a back-off of up to this long, and fails at once if it is longer.
 const BACKOFF_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -5,11 +5,11 @@ use http::StatusCode;
 use http::uri::PathAndQuery;
 use url::Url;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::http::{HttpPool, UpstreamBody, UpstreamResponse};
-use super::super::request::{RequestKind, UpstreamRequest};
 use super::message_endpoint::resolve_message_endpoint;
 use metamcp_core::frame::EventReader;
+use metamcp_http::{FailureStage, UpstreamError};
+use metamcp_http::{HttpPool, UpstreamBody, UpstreamResponse};
+use metamcp_http::{RequestKind, UpstreamRequest};
 
 /// The result of a GET that is to open an event stream.
 pub enum StreamOpening {

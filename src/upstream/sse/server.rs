@@ -8,12 +8,12 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{CancelGuard, LocalResponse};
-use super::super::request::UpstreamRequest;
 use super::call::SseCall;
 use super::session::SseHub;
 use super::target::SseTarget;
+use metamcp_http::UpstreamRequest;
+use metamcp_http::multiplex::{CancelGuard, LocalResponse};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// A handle to a server's thread. Dropping it closes all event streams of the server.
 pub struct SseServer {

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use bytes::Bytes;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::http::{HttpPool, UpstreamResponse};
-use super::super::multiplex::{
-    Backoff, CallOutcome, ClientStream, EventSink, PendingCalls, ResponseSink, ServerRequests,
-};
-use super::super::request::{RequestKind, UpstreamRequest};
 use super::target::SseTarget;
 use metamcp_core::frame::Scanner;
+use metamcp_http::multiplex::{
+    Backoff, CallOutcome, ClientStream, EventSink, PendingCalls, ResponseSink, ServerRequests,
+};
+use metamcp_http::{FailureStage, UpstreamError};
+use metamcp_http::{HttpPool, UpstreamResponse};
+use metamcp_http::{RequestKind, UpstreamRequest};
 
 /// The event streams of one server, and what they share.
 pub struct SseHub {

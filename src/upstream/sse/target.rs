@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::super::http::HttpServer;
-use super::super::limit::InFlightLimit;
 use metamcp_core::base::ServerName;
+use metamcp_http::HttpServer;
+use metamcp_http::InFlightLimit;
 
 /// What reaching an HTTP+SSE server takes. Cheap to clone.
 #[derive(Clone)]

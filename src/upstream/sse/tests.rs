@@ -10,16 +10,16 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use super::super::error::FailureStage;
-use super::super::http::{HttpServer, HttpSettings, RequestHeads, TlsRoots, UrlTarget, resolve_url};
-use super::super::limit::InFlightLimit;
-use super::super::multiplex::{CallEntry, CallOutcome, EventSource, LocalBody, event_channel};
-use super::super::request::UpstreamRequest;
 use super::server::SseServer;
 use super::session::{CallKind, PendingCall, SseHub, SseSession};
 use super::target::SseTarget;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::EventReader;
+use metamcp_http::FailureStage;
+use metamcp_http::InFlightLimit;
+use metamcp_http::UpstreamRequest;
+use metamcp_http::multiplex::{CallEntry, CallOutcome, EventSource, LocalBody, event_channel};
+use metamcp_http::{HttpServer, HttpSettings, RequestHeads, TlsRoots, UrlTarget, resolve_url};
 
 /// Port 9 is `discard`; no service listens there.
 const URL: &str = "http://127.0.0.1:9/sse";

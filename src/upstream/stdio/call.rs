@@ -1,9 +1,9 @@
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::multiplex::{CallOutcome, HttpOperation, LocalResponse};
 use super::health::StdioHealth;
-use metamcp_store::auth::KeyId;
+use metamcp_core::base::KeyId;
+use metamcp_http::multiplex::{CallOutcome, HttpOperation, LocalResponse};
 
 /// A message to the task that supervises a server.
 pub enum SupervisorMessage {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::super::multiplex::ClientStream;
+use metamcp_http::multiplex::ClientStream;
 
 /// Identifies one of a process's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,8 +12,6 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{Backoff, PendingCalls, ResponseSink, ServerRequests};
 use super::client_slots::{ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
 use super::lines::write_line;
@@ -22,6 +20,8 @@ use metamcp_config::server::Program;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, Scanner, Span};
 use metamcp_core::protocol::Era;
+use metamcp_http::multiplex::{Backoff, PendingCalls, ResponseSink, ServerRequests};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// What all processes of one server share.
 pub struct ServerContext {

@@ -3,15 +3,15 @@
 
 use bytes::Bytes;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{
-    CallEntry, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
-};
 use super::connection::{
     CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
 };
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
 use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
+use metamcp_http::multiplex::{
+    CallEntry, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
+};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The process sends nothing but lines that are not messages.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::super::multiplex::{replace_line_breaks, splice_into};
 use metamcp_core::frame::Span;
+use metamcp_http::multiplex::{replace_line_breaks, splice_into};
 
 /// Splits the output of a process into lines.
 ///

@@ -12,8 +12,6 @@ use tokio::select;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{Backoff, CallOutcome, LocalResponse, new_session_id, raw_id};
 use super::call::{StdioCall, StdioRequest};
 use super::connection::ProcessConnection;
 use super::exit::{ExitCause, describe_spawn_error};
@@ -27,6 +25,8 @@ use super::supervisor::Supervisor;
 use metamcp_config::server::{EraChoice, Sharing};
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_http::multiplex::{Backoff, CallOutcome, LocalResponse, new_session_id, raw_id};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// A call waits for a back-off of up to this long, and fails at once if it is longer.
 const BACKOFF_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::super::error::FailureStage;
-use super::super::multiplex::{CallEntry, encode_cancellation, encode_cancelled_response, encode_error};
 use super::client_slots::ClientSlotId;
 use super::connection::{CallKind, CallLocation, PendingCall, ProcessConnection, Recipient};
 use metamcp_core::frame::{Envelope, Span};
 use metamcp_core::protocol::{McpMethod, code};
+use metamcp_http::FailureStage;
+use metamcp_http::multiplex::{CallEntry, encode_cancellation, encode_cancelled_response, encode_error};
 
 impl ProcessConnection {
     /// Sends a client's call, under an id and a progress token of the gateway. Returns the call when too much

@@ -11,7 +11,6 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, timeout};
 
-use super::super::error::FailureStage;
 use super::connection::{ProcessConnection, ServerContext};
 use super::exit::{ExitCause, ExitReport};
 use super::lines::LineReader;
@@ -19,6 +18,7 @@ use super::process_stats::ProcessStage;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
 use metamcp_config::server::Program;
+use metamcp_http::FailureStage;
 
 /// A process that was started and not used yet.
 pub struct SpawnedProcess {

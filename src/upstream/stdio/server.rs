@@ -9,8 +9,6 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::super::error::{FailureStage, UpstreamError};
-use super::super::multiplex::{CancelGuard, LocalResponse};
 use super::call::{StdioCall, StdioRequest, SupervisorMessage};
 use super::health::StdioHealth;
 use super::process_stats::{ProcessCounters, ProcessStats};
@@ -18,6 +16,8 @@ use super::supervisor::Supervisor;
 use crate::child;
 use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
+use metamcp_http::multiplex::{CancelGuard, LocalResponse};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// A handle to the task that supervises a server's processes and starts them as needed. Dropping it ends them.
 pub struct StdioServer {
@@ -101,9 +101,9 @@ impl StdioServer {
 mod tests {
     use http::{HeaderValue, StatusCode};
 
-    use super::super::super::multiplex::HttpOperation;
     use super::*;
     use metamcp_config::server::Program;
+    use metamcp_http::multiplex::HttpOperation;
 
     #[tokio::test]
     async fn reports_health_and_stops() {

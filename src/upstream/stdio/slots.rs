@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::super::multiplex::Backoff;
 use super::connection::ProcessConnection;
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::Envelope;
-use metamcp_store::auth::KeyId;
+use metamcp_http::multiplex::Backoff;
 
 /// Who shares a process, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

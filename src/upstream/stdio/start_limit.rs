@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::super::error::{FailureStage, UpstreamError};
 use super::connection::ProcessConnection;
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// How many processes of one server may be starting at once.
 pub struct StartLimit(Arc<Semaphore>);

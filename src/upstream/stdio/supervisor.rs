@@ -14,10 +14,6 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::super::error::FailureStage;
-use super::super::multiplex::{
-    HttpOperation, LocalResponse, ResponseSink, event_channel, known_method, raw_id,
-};
 use super::call::{StdioCall, SupervisorMessage};
 use super::client_slots::ClientSlotId;
 use super::connection::{
@@ -32,6 +28,10 @@ use metamcp_config::server::{EraChoice, Program, Sharing};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_http::FailureStage;
+use metamcp_http::multiplex::{
+    HttpOperation, LocalResponse, ResponseSink, event_channel, known_method, raw_id,
+};
 
 /// The processes of one server.
 pub struct Supervisor {

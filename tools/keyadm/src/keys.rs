@@ -1,6 +1,7 @@
 //! Commands for API keys.
 
-use metamcp_store::auth::{ApiKey, KeyId, KeyRequest, Sealer, generate_key};
+use metamcp_core::base::KeyId;
+use metamcp_store::auth::{ApiKey, KeyRequest, Sealer, generate_key};
 use metamcp_store::store::{
     Audit, Grants, KeyRow, KeyStatus, OldKeyPolicy, Rate, Role, Rotation, SealedRow, Store, StoreError, Uuid,
 };

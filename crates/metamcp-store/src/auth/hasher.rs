@@ -14,10 +14,10 @@ use zeroize::Zeroizing;
 
 use super::config::Config;
 use super::key::ParsedApiKey;
-use super::key_id::KeyId;
 use super::keyring::KeyringEntry;
 use super::mac::MacTag;
 use super::rejection_cache::RejectionCache;
+use metamcp_core::base::KeyId;
 
 pub struct SecretHasher {
     jobs: SyncSender<HashJob>,

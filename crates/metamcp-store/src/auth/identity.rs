@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::store::{self, Rate, Role};
 
 use super::grants::CompiledGrants;
-use super::key_id::KeyId;
+use metamcp_core::base::KeyId;
 
 /// Proof that a credential was checked. Only `auth` creates one. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -14,9 +14,9 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::key_id::{KEY_ID_BYTES, KeyId, is_base62};
 use super::mac::hmac_sha256;
 use super::secrets::random_bytes;
+use metamcp_core::base::{KEY_ID_BYTES, KeyId, is_base62};
 
 /// A whole API key, just created. Shown once, wiped from memory when dropped.
 pub struct ApiKey {

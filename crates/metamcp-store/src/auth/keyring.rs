@@ -11,11 +11,11 @@ use crate::store::{KeyRow, KeyStatus, Keys, RowSealer, SealedRow};
 
 use super::error::AuthError;
 use super::identity::Identity;
-use super::key_id::KeyId;
 use super::mac::MacTag;
 use super::seal::Sealer;
 use super::secret_verifier::SecretVerifier;
 use super::unseal_failure::UnsealFailure;
+use metamcp_core::base::KeyId;
 
 /// The snapshot of API keys that requests read.
 ///

@@ -21,7 +21,6 @@ mod initial_keys;
 mod jwt_keyring;
 mod key;
 mod key_creation;
-mod key_id;
 mod keyring;
 mod keyring_snapshot;
 mod live_keys;
@@ -49,7 +48,6 @@ pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
 pub use key_creation::{CreateKeyError, KeyRequest, create_first_key, create_key, generate_key, import_key};
-pub use key_id::KeyId;
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::denial::AuthDenial;
 use super::identity::Identity;
 use super::jwt_keyring::{self, JwtKeyring, SigningKey};
-use super::key_id::KeyId;
 use super::mac::MacTag;
 use super::secrets::random_bytes;
 use super::token_cache::TokenClaims;
+use metamcp_core::base::KeyId;
 
 /// An access token and its lifetime.
 #[derive(Clone)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::key_id::KeyId;
 use super::mac::MacTag;
+use metamcp_core::base::KeyId;
 
 /// The claims of a genuine token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

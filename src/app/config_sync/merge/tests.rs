@@ -3,9 +3,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::topology::TopologyBuilder;
-use crate::upstream::TlsRoots;
 use metamcp_config::server::settings::{self, DEFAULTS};
 use metamcp_config::server::{AllowedCommand, EnvPattern, ServerAddress, StdioAllowlist};
+use metamcp_http::TlsRoots;
 use metamcp_store::auth::EncryptionKey;
 use metamcp_store::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
 

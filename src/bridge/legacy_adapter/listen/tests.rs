@@ -10,10 +10,11 @@ use tokio::time::{Instant, advance};
 
 use super::super::session::{ClientIntroduction, SessionFeatures};
 use super::*;
-use crate::upstream::{TlsRoots, Upstream, UpstreamId};
+use crate::upstream::{Upstream, UpstreamId};
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
+use metamcp_http::TlsRoots;
 
 /// Longer than any wait here, on the paused clock.
 const LONG: Duration = Duration::from_hours(1);

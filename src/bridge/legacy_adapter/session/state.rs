@@ -13,8 +13,8 @@ use super::super::departures::DepartureCounter;
 use super::features::SessionFeatures;
 use super::introduction::ClientIntroduction;
 use crate::upstream::UpstreamId;
-use crate::upstream::multiplex::EventSink;
-use metamcp_store::auth::KeyId;
+use metamcp_core::base::KeyId;
+use metamcp_http::multiplex::EventSink;
 
 /// A session. Small, and shared by all workers.
 pub struct Session {

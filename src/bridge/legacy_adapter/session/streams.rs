@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::super::departures::DepartureCounter;
 use super::features::SessionFeatures;
 use super::state::{Session, lock};
-use crate::upstream::multiplex::{EventSink, EventSource, event_channel_with_capacity};
+use metamcp_http::multiplex::{EventSink, EventSource, event_channel_with_capacity};
 
 /// The client's event stream, for a task that listens for this session alone.
 pub struct DedicatedStream {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::session::DedicatedStream;
 use super::super::session::tests::session;
 use super::*;
-use crate::upstream::multiplex::{EventSource, event_channel_with_capacity};
+use metamcp_http::multiplex::{EventSource, event_channel_with_capacity};
 
 /// Events that a client's stream has room for.
 const EVENTS_MAX: usize = 8;

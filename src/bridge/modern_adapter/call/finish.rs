@@ -13,8 +13,8 @@ use super::super::responder::ClientResponder;
 use super::super::result::{error_code, to_modern_reply};
 use super::super::session::notify_server;
 use super::messages::{ActiveCall, CallExchange};
-use crate::upstream::multiplex::LocalResponse;
-use crate::upstream::{FailureStage, UpstreamError};
+use metamcp_http::multiplex::LocalResponse;
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// The error code by which a server demands a URL elicitation before the call (MCP 2025-11-25, elicitation).
 const URL_ELICITATION_REQUIRED: i64 = -32042;

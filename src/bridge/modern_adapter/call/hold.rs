@@ -13,7 +13,7 @@ use super::super::input::{input_required, take_responses};
 use super::super::responder::ClientResponder;
 use super::super::session::notify_server;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::upstream::multiplex::LocalResponse;
+use metamcp_http::multiplex::LocalResponse;
 
 impl ActiveCall {
     /// Asks the client for all queued input and holds the call until the client has given it. Returns the

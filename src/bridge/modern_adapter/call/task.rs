@@ -16,7 +16,8 @@ use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
 use crate::session::is_session_lost;
-use crate::upstream::{UpstreamPool, UpstreamRequest};
+use crate::upstream::UpstreamPool;
+use metamcp_http::UpstreamRequest;
 
 /// Runs one call from its first request to its final response.
 pub struct CallTask {

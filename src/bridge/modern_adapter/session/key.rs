@@ -3,7 +3,7 @@
 use metamcp_core::protocol::ClientCapabilities;
 
 use crate::upstream::UpstreamId;
-use metamcp_store::auth::KeyId;
+use metamcp_core::base::KeyId;
 
 /// Whose session it is, at which server, and what its clients can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,8 +15,9 @@ use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
 use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
-use crate::upstream::{UpstreamBody, UpstreamId};
+use crate::upstream::UpstreamId;
 use metamcp_core::base::{FaultKind, ServerName};
+use metamcp_http::UpstreamBody;
 
 /// A response that is being relayed.
 pub struct Relay {

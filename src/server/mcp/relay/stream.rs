@@ -18,8 +18,9 @@ use crate::server::reply::reply;
 use crate::server::worker::{SharedState, Worker};
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::topology::Topology;
-use crate::upstream::{UpstreamBody, UpstreamError, UpstreamId};
+use crate::upstream::UpstreamId;
 use metamcp_core::base::{Fault, FaultKind, ServerName, ShutdownPhase};
+use metamcp_http::{UpstreamBody, UpstreamError};
 use metamcp_store::auth::Identity;
 
 /// A comment. Clients ignore it, and it keeps load balancers from closing an idle stream.

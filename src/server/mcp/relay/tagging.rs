@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::stream::Stream;
 use crate::server::mcp::id_prefix::{self, ForwardedEvent};
 use crate::server::mcp::tasks::TaskPass;
-use crate::upstream::{FailureStage, UpstreamBody, UpstreamError, UpstreamId};
+use crate::upstream::UpstreamId;
 use metamcp_core::frame::EventReader;
+use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// The state of a stream whose ids are prefixed.
 pub struct EventTagger {

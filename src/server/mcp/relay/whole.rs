@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::stream::Stream;
 use crate::server::reply::body::BodyError;
-use crate::upstream::{FailureStage, UpstreamBody, UpstreamError};
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
 use metamcp_core::protocol::is_same_id;
+use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// An event up to this size is held back until it is complete. Bigger events are passed on as they arrive, so
 /// that a slow reader cannot make the gateway buffer them.

@@ -5,13 +5,13 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::super::error::FailureStage;
-use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 use super::super::client_slots::ClientSlotId;
 use super::super::supervisor::Supervisor;
 use super::*;
 use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
+use metamcp_http::FailureStage;
+use metamcp_http::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 
 /// A process with clients `a`, `b` and so on, and calls.
 struct Fixture {

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use super::super::config::EncryptionKey;
 use super::super::identity::Identity;
-use super::super::key_id::KeyId;
 use super::super::keyring_snapshot::JwtKeyringSnapshot;
 use super::super::mac::MacKey;
 use super::super::token::{TokenAuthority, TokenError};
 use super::*;
+use metamcp_core::base::KeyId;
 use zeroize::Zeroizing;
 
 use crate::store::testing::Folder;
