@@ -1,9 +1,11 @@
 //! Requests whose responses the gateway reads itself: handshakes and lists.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::timeout;
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
@@ -36,6 +38,9 @@ pub struct BufferedResponse {
 
 /// Bounds a message that the gateway reads itself. A list of a thousand tools has about 2 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How long a server may take to accept a message whose response does not matter.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// On whose behalf a request is sent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,6 +93,22 @@ pub async fn send_buffered_for(
         body.collect(MESSAGE_BYTES_MAX).await?
     };
     Ok(BufferedResponse { status, session_id: head.session_id, message })
+}
+
+/// Sends a message whose response does not matter. Returns false if the server did not accept it in time.
+pub async fn notify_server(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    method: McpMethod,
+    message: Bytes,
+) -> bool {
+    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
+    let response = timeout(NOTIFY_TIMEOUT, send_buffered(pool, request)).await;
+    let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
+    if !is_accepted {
+        tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "server did not accept a message");
+    }
+    is_accepted
 }
 
 /// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session

@@ -12,6 +12,7 @@ mod claims;
 mod client_handshake;
 mod features;
 mod initialize;
+mod refusal;
 mod state;
 mod stream;
 mod table;
@@ -21,12 +22,13 @@ mod upstream_slot;
 mod upstream_stream;
 
 pub use buffered::{
-    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_session_lost, read_terminal_message,
-    send_buffered,
+    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_session_lost, notify_server,
+    read_terminal_message, send_buffered,
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
 pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
+pub use refusal::{is_ping, refusal_of, refuse};
 pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
 pub use stream::{
     EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams,

@@ -33,7 +33,6 @@ mod era;
 mod event_queue;
 mod held_calls;
 mod input;
-mod refusal;
 mod request;
 mod responder;
 mod result;

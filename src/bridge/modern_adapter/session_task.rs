@@ -12,11 +12,12 @@ use metamcp_core::protocol::McpMethod;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::refusal::{is_ping, refusal_of};
-use super::session::{AdapterSession, notify_server};
+use super::session::AdapterSession;
 use super::session_table::SessionTable;
 use super::unsolicited::WAITING_MAX as UNSOLICITED_MAX;
-use crate::session::{StreamSource, UpstreamSession, UpstreamStream, UpstreamStreamEnd};
+use crate::session::{
+    StreamSource, UpstreamSession, UpstreamStream, UpstreamStreamEnd, is_ping, notify_server, refusal_of,
+};
 use crate::upstream::UpstreamPool;
 
 /// The longest time between two checks whether the session is idle.

@@ -11,8 +11,8 @@ use super::super::call_stream::CallEvent;
 use super::super::input::{input_required, parse_url_elicitations};
 use super::super::responder::ClientResponder;
 use super::super::result::{error_code, to_modern_reply};
-use super::super::session::notify_server;
 use super::messages::{ActiveCall, CallExchange};
+use crate::session::notify_server;
 use metamcp_http::multiplex::LocalResponse;
 use metamcp_http::{FailureStage, UpstreamError};
 

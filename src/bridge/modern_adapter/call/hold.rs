@@ -11,8 +11,8 @@ use super::super::call_stream::CallEvent;
 use super::super::held_calls::{CallResumption, HeldCalls, HoldPermit};
 use super::super::input::{input_required, take_responses};
 use super::super::responder::ClientResponder;
-use super::super::session::notify_server;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
+use crate::session::notify_server;
 use metamcp_http::multiplex::LocalResponse;
 
 impl ActiveCall {

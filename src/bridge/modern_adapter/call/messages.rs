@@ -14,12 +14,11 @@ use super::super::input::{
     INPUT_REQUESTS_BYTES_MAX, INPUT_REQUESTS_MAX, InputDecision, InputRequest, decide_input,
     needs_user_or_model,
 };
-use super::super::refusal::{is_ping, refuse};
 use super::super::request::{ModernRequest, apply_edits};
 use super::super::responder::ClientResponder;
-use super::super::session::{AdapterSession, ClientSlot, is_subscribable, notify_server};
+use super::super::session::{AdapterSession, ClientSlot, is_subscribable};
 use super::super::sessions::AdapterSessions;
-use crate::session::UpstreamSession;
+use crate::session::{UpstreamSession, is_ping, notify_server, refuse};
 use crate::upstream::UpstreamPool;
 
 /// A call of a client, and the input that its server waits for.

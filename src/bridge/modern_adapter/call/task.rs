@@ -9,13 +9,12 @@ use metamcp_core::frame::MessageKind;
 
 use super::super::call_stream::{CallEvent, CallStream};
 use super::super::held_calls::HeldCalls;
-use super::super::refusal::refuse;
 use super::super::request::ModernRequest;
 use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::session::is_session_lost;
+use crate::session::{is_session_lost, refuse};
 use crate::upstream::UpstreamPool;
 use metamcp_http::UpstreamRequest;
 

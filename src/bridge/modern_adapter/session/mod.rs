@@ -5,18 +5,18 @@
 //! - `state`: the session, its calls, and when it ends.
 //! - `listeners`: clients with a subscription.
 //! - `routing`: which call or listener a message of the server is for.
-//! - `notify`: messages to the server whose response does not matter.
+//! - `subscribe`: subscriptions to resources at the server.
 
 mod key;
 mod listeners;
-mod notify;
 mod routing;
 mod state;
+mod subscribe;
 
 pub use key::AdapterSessionKey;
-pub use notify::{notify_server, update_subscription};
 pub use routing::is_subscribable;
 pub use state::{AdapterSession, ClientSlot};
+pub use subscribe::update_subscription;
 
 #[cfg(test)]
 mod tests;

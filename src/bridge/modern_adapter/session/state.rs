@@ -17,8 +17,8 @@ use super::super::super::level::LogLevel;
 use super::super::event_queue::{EventReceiver, EventSender, event_queue};
 use super::super::unsolicited::UnsolicitedRequests;
 use super::key::AdapterSessionKey;
-use super::notify::{notify_server, update_subscription};
-use crate::session::{ClientHandshake, UpstreamSession, UpstreamSessionSlot};
+use super::subscribe::update_subscription;
+use crate::session::{ClientHandshake, UpstreamSession, UpstreamSessionSlot, notify_server};
 use crate::upstream::UpstreamPool;
 
 /// A session. Shared by all workers; opened again when the server lost it.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{McpMethod, code};
 
-use super::session::notify_server;
-use crate::session::UpstreamSession;
+use super::buffered::notify_server;
+use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 
 /// The longest id of a request that is refused. A refusal holds the id until the server reads it; no server
