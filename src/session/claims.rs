@@ -33,6 +33,11 @@ pub struct SessionClaims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub [u8; 16]);
 
+impl SessionKey {
+    /// The key of sessions without an id.
+    pub const NONE: Self = Self([0; 16]);
+}
+
 /// The first of the sealed bytes. Another layout has another value.
 const FORMAT: u8 = 1;
 

@@ -6,11 +6,14 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::claims::SessionClaims;
+use super::claims::{SessionClaims, SessionKey};
 use super::client_handshake::ClientHandshake;
 use super::stream::{EventId, ResumableStream};
 use super::upstream_slot::UpstreamSessionSlot;
+use crate::limits::Permit;
 use crate::route::Endpoint;
+use metamcp_core::base::KeyId;
+use metamcp_core::protocol::{ClientCapabilities, Revision};
 
 /// One client's session with one version of its endpoint. Shared by all workers, and rebuilt from its id when lost.
 /// When the endpoint changes, a new version replaces it ([`Session::with_endpoint`]); in-flight calls keep this one.
@@ -73,6 +76,8 @@ struct RareState {
     former_versions: Vec<Weak<Session>>,
     /// The log level that the client set, as raw JSON.
     log_level: Option<Bytes>,
+    /// The permit of the request that the session is for.
+    _permit: Option<Permit>,
 }
 
 /// Notifies the session's event stream of changes. Only one waker is needed: during a takeover, the earlier stream is
@@ -96,10 +101,44 @@ impl Session {
         handshake: ClientHandshake,
         now_s: u64,
     ) -> Self {
+        Self::with_state(claims, endpoint, handshake, now_s, SessionState::default())
+    }
+
+    fn with_state(
+        claims: SessionClaims,
+        endpoint: Arc<Endpoint>,
+        handshake: ClientHandshake,
+        now_s: u64,
+        state: SessionState,
+    ) -> Self {
         let upstream_slots = endpoint.servers.iter().map(|_| Arc::default()).collect();
-        let core =
-            Arc::new(SessionCore { last_used_s: AtomicU32::new(seconds(now_s)), ..SessionCore::default() });
+        let (state, last_used_s) = (Mutex::new(state), AtomicU32::new(seconds(now_s)));
+        let core = Arc::new(SessionCore { state, last_used_s, ..SessionCore::default() });
         Self { claims, endpoint, handshake, upstream_slots, core }
+    }
+
+    /// A session for one request of a client that opened none: without an id and capabilities, and not in the
+    /// session table. It holds `permit`.
+    pub fn for_one_request(
+        key_id: KeyId,
+        endpoint: Arc<Endpoint>,
+        revision: Revision,
+        now_s: u64,
+        permit: Option<Permit>,
+    ) -> Arc<Self> {
+        let (capabilities, scope) = (ClientCapabilities::default(), Arc::clone(&endpoint.scope));
+        let key = SessionKey::NONE;
+        let claims = SessionClaims { key_id, revision, capabilities, created_s: now_s, key, scope };
+        let gateway = ClientHandshake::gateway(revision, capabilities);
+        let handshake = ClientHandshake { owner: Some(key_id), ..gateway };
+        let rare = RareState { _permit: permit, ..RareState::default() };
+        let state = SessionState { rare: Some(Box::new(rare)), ..SessionState::default() };
+        Arc::new(Self::with_state(claims, endpoint, handshake, now_s, state))
+    }
+
+    /// Whether the client has an id of the session. The session of one request has none.
+    pub fn has_id(&self) -> bool {
+        self.claims.key != SessionKey::NONE
     }
 
     /// Returns the version of this session for a newer version of its endpoint, and the slots that the new version no

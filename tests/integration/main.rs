@@ -30,6 +30,7 @@ mod replicas;
 mod rest;
 mod resume;
 mod revocation;
+mod sessionless;
 mod sessions;
 mod shutdown;
 mod sse;

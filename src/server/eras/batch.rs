@@ -10,7 +10,7 @@ use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::message;
+use super::{message, one_request};
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
@@ -22,13 +22,14 @@ use crate::session::MESSAGE_BYTES_MAX;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind as FrameKind;
 use metamcp_core::frame::write_event;
-use metamcp_core::protocol::{McpMethod, Revision, header};
+use metamcp_core::protocol::{McpMethod, Revision, code, header};
 use metamcp_store::auth::Identity;
 
 /// Chunks that wait for the client to read them.
 const PIECES_MAX: usize = 16;
 
-/// Whether the body is an array, and its session is of the revision that allows batches.
+/// Whether the body is an array, and its session is of the revision that allows batches, or the request if it
+/// has no session.
 pub fn is_batch(
     sessions: &SessionCache,
     fields: &Fields,
@@ -37,10 +38,20 @@ pub fn is_batch(
     body: &Bytes,
 ) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
-        && fields.has(Field::McpSessionId)
-        && sessions
-            .find(fields, identity, endpoint)
-            .is_ok_and(|session| session.claims.revision == Revision::V2025_03_26)
+        && revision(sessions, fields, identity, endpoint) == Some(Revision::V2025_03_26)
+}
+
+/// The revision of the request. `None` if its session is unknown.
+fn revision(
+    sessions: &SessionCache,
+    fields: &Fields,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+) -> Option<Revision> {
+    if !fields.has(Field::McpSessionId) {
+        return Some(one_request::revision(fields));
+    }
+    sessions.find(fields, identity, endpoint).map(|session| session.claims.revision).ok()
 }
 
 /// Answers the messages in order, in one event stream. A batch needs as many of its key's permits as it has
@@ -88,9 +99,10 @@ fn read(
     body: &Bytes,
 ) -> Result<Vec<Call>, Fault> {
     let mut scanner = worker.scanner.borrow_mut();
-    let items = scanner
-        .batch_items(body)
-        .map_err(|error| Fault::client(FaultKind::InvalidRequest, error.to_string()))?;
+    let items = scanner.batch_items(body).map_err(|error| {
+        let kind = if error.code() == code::PARSE { FaultKind::Parse } else { FaultKind::InvalidRequest };
+        Fault::client(kind, error.to_string())
+    })?;
     let mut calls = Vec::with_capacity(items.len());
     for item in items {
         let body = body.slice(item.start as usize..item.end as usize);

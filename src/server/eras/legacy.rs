@@ -1,4 +1,4 @@
-//! Messages of the revisions up to 2025-11-25, within a client's session.
+//! Messages of the revisions up to 2025-11-25, within a session.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,13 +15,11 @@ use crate::server::http1::fields::Field;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
-use crate::server::mcp::local;
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::relay::RequestResources;
+use crate::server::mcp::relay::{RequestResources, ServerRequestRefuser};
 use crate::server::mcp::send::{self, RelayedResponse};
 use crate::server::mcp::target::{self, Target};
-use crate::server::mcp::task_list;
-use crate::server::mcp::tasks;
+use crate::server::mcp::{local, task_list, tasks};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::resumable::{ResumableCall, resumes};
 use crate::server::worker::Worker;
@@ -50,7 +48,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
 }
 
 /// Routes a message whose sender and session are verified.
-async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
+pub async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let view = View::Legacy(session.claims.capabilities);
     let catalog = &*worker.shared.catalog;
     if call.endpoint.shape != EndpointShape::Single {
@@ -85,7 +83,7 @@ async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> R
 async fn try_in_turn(
     worker: &Worker,
     call: &Call,
-    session: &Session,
+    session: &Arc<Session>,
     places: &[usize],
 ) -> Result<Reply, Fault> {
     let mut candidates = Candidates::new(&worker.metering, call, View::Legacy(session.claims.capabilities));
@@ -116,7 +114,7 @@ async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) 
 
 /// Makes invalid params a JSON-RPC error of the one request, as servers do within a session. Status 400 would
 /// be an error of the transport, after which the Python SDK 1 leaves the caller waiting.
-fn answered(mut fault: Fault) -> Fault {
+pub fn answered(mut fault: Fault) -> Fault {
     if fault.kind == FaultKind::MalformedParams {
         fault.kind = FaultKind::InvalidParams;
     }
@@ -185,6 +183,7 @@ async fn forward(
         _in_flight: in_flight,
         meter,
         tasks,
+        refuser: ServerRequestRefuser::for_session(&session, place, &pool),
         ..RequestResources::new(call.permit, call.identity)
     };
     let relayed = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
@@ -192,7 +191,8 @@ async fn forward(
         RelayedResponse::Reply(reply) => return Ok(reply),
         RelayedResponse::Events(relay) => relay,
     };
-    let streams = worker.shared.streams.as_ref().filter(|_| !call.is_part);
+    let may_resume = !call.is_part && session.has_id();
+    let streams = worker.shared.streams.as_ref().filter(|_| may_resume);
     let Some(streams) = streams else { return Ok(relay.into_reply()) };
     let id = call.envelope.id.map(|id| Bytes::copy_from_slice(id.span.slice(&call.body)));
     Ok(match id.zip(resumes(&call.fields, &session)) {

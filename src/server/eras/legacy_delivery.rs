@@ -1,11 +1,14 @@
 //! Delivers a message to a server within the client's session.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::route::RoutedServer;
@@ -13,12 +16,15 @@ use crate::server::mcp::call::Call;
 use crate::server::mcp::send;
 use crate::session::{Session, UpstreamSession, is_session_lost};
 use crate::upstream::UpstreamPool;
-use metamcp_core::base::Fault;
+use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::Span;
 use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Limits the wait for a server that opens its event stream but sends no head until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a server may take to open a session whose client has left. Later, the server expires it by itself.
+const ABANDONED_OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends the message to one server within its session.
 pub async fn deliver(
@@ -36,12 +42,15 @@ pub async fn deliver(
 /// The client's session at one server, opened if needed.
 async fn open(
     pool: &Rc<UpstreamPool>,
-    session: &Session,
+    session: &Arc<Session>,
     place: usize,
 ) -> Result<Arc<UpstreamSession>, Fault> {
     let upstream_session = session.upstream_slot(place);
     if let Some(ready) = upstream_session.current() {
         return Ok(ready);
+    }
+    if !session.has_id() {
+        return open_for_one_request(pool, session, place).await;
     }
     let ready = upstream_session.open(pool, &session.handshake, session.log_level()).await?;
     session.notify_stream();
@@ -51,6 +60,37 @@ async fn open(
         let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.wait_stream_settled()).await;
     }
     Ok(ready)
+}
+
+/// Opens the upstream session for the session of one request, in a task: if the client leaves meanwhile, the
+/// upstream session must be ended, which is possible only when the server has answered. The session holds the
+/// permit of the request.
+async fn open_for_one_request(
+    pool: &Rc<UpstreamPool>,
+    session: &Arc<Session>,
+    place: usize,
+) -> Result<Arc<UpstreamSession>, Fault> {
+    let (mut sender, receiver) = oneshot::channel();
+    let (pool, session) = (Rc::clone(pool), Arc::clone(session));
+    spawn_local(async move {
+        let mut opening = pin!(session.upstream_slot(place).open(&pool, &session.handshake, None));
+        let opened = tokio::select! {
+            opened = &mut opening => opened,
+            () = sender.closed() => match timeout(ABANDONED_OPEN_TIMEOUT, opening).await {
+                Ok(opened) => opened,
+                Err(_elapsed) => return,
+            },
+        };
+        if let Ok(ready) = opened.as_ref()
+            && session.is_ended()
+        {
+            ready.terminate(&pool).await;
+        }
+        // If nobody waits any more, the session ends without this server's answer.
+        drop(sender.send(opened));
+    });
+    let dropped = || Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call did not run");
+    receiver.await.unwrap_or_else(|_dropped| Err(dropped()))
 }
 
 /// A server's reaction to a message.
@@ -66,7 +106,7 @@ pub enum DeliveryOutcome {
 pub async fn ask_server(
     pool: &Rc<UpstreamPool>,
     call: &Call,
-    session: &Session,
+    session: &Arc<Session>,
     place: usize,
     edits: &[(Span, Bytes)],
 ) -> Result<DeliveryOutcome, Fault> {

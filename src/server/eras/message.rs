@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{legacy, modern};
+use super::{legacy, modern, one_request};
 use crate::server::mcp::call::Call;
 use crate::server::mcp::trace;
 use crate::server::reply::reply;
@@ -27,6 +27,10 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     });
     let mut answered = match call.era() {
         Era::Modern => modern::answer(worker, call).await,
+        // Boxed, so that it does not grow the future of every request.
+        Era::Legacy if one_request::is_sessionless(&call) => {
+            Box::pin(one_request::answer(worker, call)).await
+        }
         Era::Legacy => legacy::answer(worker, call).await,
     };
     if let Some(operation) = operation {

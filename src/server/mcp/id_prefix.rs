@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::tasks::TaskPass;
 use crate::route::Endpoint;
+use crate::session::refusal_of;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, Event, MessageKind, Scanner, Span, splice, write_event};
 use metamcp_core::protocol::{McpMethod, is_same_id};
@@ -38,6 +39,24 @@ pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
     Some((place, raw.into()))
 }
 
+/// Where an event comes from, and what may be forwarded of it.
+#[derive(Clone, Copy)]
+pub struct EventOrigin<'a> {
+    pub server: &'a ServerName,
+    /// The translation of task ids, if the server supports tasks.
+    pub tasks: Option<&'a TaskPass>,
+    pub requests: ServerRequests,
+}
+
+/// What happens to requests of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerRequests {
+    /// The client gets them.
+    Forward,
+    /// The gateway refuses them, because the client cannot answer.
+    Refuse,
+}
+
 /// An event from one of several servers, as it is forwarded.
 pub enum ForwardedEvent {
     /// As received.
@@ -48,6 +67,8 @@ pub enum ForwardedEvent {
     Dropped,
     /// As received, and it notifies that one of the server's lists changed.
     ListChanged(Bytes),
+    /// A request that the server is answered in the client's place, with the answer.
+    Refused(Bytes),
 }
 
 /// Prepares an event for a client of an aggregate endpoint.
@@ -57,7 +78,7 @@ pub enum ForwardedEvent {
 /// that was sent to another server.
 pub fn pass(
     event: Event,
-    (server, tasks): (&ServerName, Option<&TaskPass>),
+    EventOrigin { server, tasks, requests }: EventOrigin<'_>,
     awaited: &mut Option<Bytes>,
     scanner: &mut Scanner,
 ) -> ForwardedEvent {
@@ -70,6 +91,17 @@ pub fn pass(
     }
     let method = envelope.method.map(|method| method.decode_bytes(&data));
     let method = method.as_deref().and_then(McpMethod::parse);
+    if requests == ServerRequests::Refuse {
+        if envelope.kind == MessageKind::Request {
+            let refusal = refusal_of(&data, &envelope, "the client has no session, so it cannot be asked");
+            return refusal
+                .map_or(ForwardedEvent::Dropped, |refusal| ForwardedEvent::Refused(refusal.into()));
+        }
+        if method == Some(McpMethod::Cancelled) {
+            // It cancels a request that the client never got.
+            return ForwardedEvent::Dropped;
+        }
+    }
     let Some(mut edits) = edits(&envelope, method, &data, server) else { return ForwardedEvent::Dropped };
     if let Some(tasks) = tasks {
         edits.extend(tasks.edits(server, &data));
@@ -175,15 +207,22 @@ mod tests {
 
     #[track_caller]
     fn check_awaiting(awaited: &'static str, stream: &str, expected: Option<&str>) {
+        check_origin(ServerRequests::Forward, awaited, stream, expected);
+    }
+
+    #[track_caller]
+    fn check_origin(requests: ServerRequests, awaited: &'static str, stream: &str, expected: Option<&str>) {
         let mut awaited = Some(Bytes::from(awaited));
         let mut reader = EventReader::new();
         reader.push(Bytes::copy_from_slice(stream.as_bytes()));
         let event = reader.next().unwrap().expect("one event");
         let server = ServerName::new("b").unwrap();
-        let passed = match pass(event, (&server, None), &mut awaited, &mut Scanner::new()) {
+        let origin = EventOrigin { server: &server, tasks: None, requests };
+        let passed = match pass(event, origin, &mut awaited, &mut Scanner::new()) {
             ForwardedEvent::Untouched(bytes)
             | ForwardedEvent::Tagged(bytes)
-            | ForwardedEvent::ListChanged(bytes) => Some(bytes),
+            | ForwardedEvent::ListChanged(bytes)
+            | ForwardedEvent::Refused(bytes) => Some(bytes),
             ForwardedEvent::Dropped => None,
         };
         assert_eq!(passed.as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap()), expected);
@@ -210,6 +249,33 @@ mod tests {
         check("id: 1\ndata:\n\n", None);
         check(": comment\n\n", None);
         check("data: no json\n\n", None);
+    }
+
+    #[test]
+    fn requests_are_refused_where_the_client_cannot_answer() {
+        let check = |stream: &str, expected: Option<&str>| {
+            check_origin(ServerRequests::Refuse, "1", stream, expected);
+        };
+        check(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":\"a\",\"method\":\"ping\"}\n\n",
+            Some("{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{}}"),
+        );
+        check(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"roots/list\"}\n\n",
+            Some(
+                "{\"jsonrpc\":\"2.0\",\"id\":5,\"error\":{\"code\":-32601,\"message\":\"the client has no session, so it cannot be asked\"}}",
+            ),
+        );
+        let long = "x".repeat(ID_BYTES_MAX);
+        check(&format!("data: {{\"jsonrpc\":\"2.0\",\"id\":\"{long}\",\"method\":\"ping\"}}\n\n"), None);
+        check(
+            "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":5}}\n\n",
+            None,
+        );
+        for passed in ["\"id\":1,\"result\":{}", "\"method\":\"notifications/message\",\"params\":{}"] {
+            let event = format!("data: {{\"jsonrpc\":\"2.0\",{passed}}}\n\n");
+            check(&event, Some(&event));
+        }
     }
 
     #[test]

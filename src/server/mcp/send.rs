@@ -106,8 +106,10 @@ pub async fn pass(
         ResponseStart::Events => {
             held.meter.iter_mut().for_each(Meter::start);
             let relay = match shape {
-                EndpointShape::Single => Relay::events(answer, held, worker, &place.name, id),
-                EndpointShape::Aggregate(_) => {
+                EndpointShape::Single if held.refuser.is_none() => {
+                    Relay::events(answer, held, worker, &place.name, id)
+                }
+                EndpointShape::Single | EndpointShape::Aggregate(_) => {
                     Relay::tagged(answer, held, worker, (&place.name, UpstreamId(place.upstream)), id)
                 }
             };

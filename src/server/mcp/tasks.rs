@@ -216,6 +216,19 @@ pub fn legacy(sealer: &Arc<Sealer>, call: &Call, session: &Session, place: usize
     Some(TaskPass::new(TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint), in_answer))
 }
 
+/// Whether the request asks for a task (`params.task`).
+pub fn asks_for_task(call: &Call) -> bool {
+    #[derive(Deserialize)]
+    struct TaskParams<'a> {
+        #[serde(borrow)]
+        task: Option<&'a RawValue>,
+    }
+    let params = call.envelope.params.object.filter(|_| may_ask_for_a_task(call));
+    let params =
+        params.and_then(|span| serde_json::from_slice::<TaskParams<'_>>(span.slice(&call.body)).ok());
+    params.is_some_and(|params| params.task.is_some())
+}
+
 /// Whether the request may contain `params.task`: the word occurs outside the arguments.
 fn may_ask_for_a_task(call: &Call) -> bool {
     let body = &call.body[..];

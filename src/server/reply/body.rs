@@ -91,6 +91,12 @@ pub struct Events {
     _permit: Option<Permit>,
 }
 
+/// A body and what it needs until its last byte.
+struct HoldingSource<R> {
+    source: Box<dyn BodySource>,
+    resource: Option<R>,
+}
+
 /// The size of a part. A connection reads a few parts ahead of its client, which is little compared with the
 /// largest response; each part has a cost, so it is not smaller.
 const PART_BYTES: usize = 64 << 10;
@@ -148,6 +154,15 @@ impl ResponseBody {
         }
     }
 
+    /// Keeps `resource` until the last byte was produced. A complete body needs it no longer.
+    #[must_use]
+    pub fn holding(mut self, resource: impl Sized + 'static) -> Self {
+        if let Kind::Source(source) = self.kind {
+            self.kind = Kind::Source(Box::new(HoldingSource { source, resource: Some(resource) }));
+        }
+        self
+    }
+
     /// A body of the control plane.
     pub fn control(body: ControlBody) -> Self {
         match body {
@@ -164,6 +179,32 @@ impl ResponseBody {
     pub fn held_by(mut self, active: ActiveRequest) -> Self {
         self.active = Some(active);
         self
+    }
+}
+
+impl<R> BodySource for HoldingSource<R> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let next = self.source.poll_bytes(cx);
+        if self.source.is_ended() || matches!(next, Poll::Ready(None | Some(Err(_)))) {
+            self.resource = None;
+        }
+        next
+    }
+
+    fn is_ended(&self) -> bool {
+        self.source.is_ended()
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.source.length()
+    }
+
+    fn is_event_stream(&self) -> bool {
+        self.source.is_event_stream()
+    }
+
+    fn count(&mut self, operation: Operation) {
+        self.source.count(operation);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::limits::Permit;
 use crate::route::{Endpoint, EndpointShape};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::http1::words::{ANNOUNCED, COMMENT, announcement};
-use crate::server::mcp::id_prefix::{self, ForwardedEvent};
+use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
 use crate::server::mcp::tasks::{TaskIds, TaskPass};
 use crate::server::reply::body::{BodyError, BodySource};
 use crate::server::worker::Worker;
@@ -245,14 +245,16 @@ impl SessionStream {
         });
         // No request was sent on this stream, so none is answered.
         let mut scanner = self.worker.scanner.borrow_mut();
-        match id_prefix::pass(event, (&server.name, tasks.as_ref()), &mut None, &mut scanner) {
+        let origin =
+            EventOrigin { server: &server.name, tasks: tasks.as_ref(), requests: ServerRequests::Forward };
+        match id_prefix::pass(event, origin, &mut None, &mut scanner) {
             ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => Some(bytes),
             ForwardedEvent::ListChanged(bytes) => {
                 // The client is about to fetch the list, so mark the cached one stale first.
                 self.worker.shared.catalog.mark_stale(UpstreamId(*upstream));
                 Some(bytes)
             }
-            ForwardedEvent::Dropped => None,
+            ForwardedEvent::Dropped | ForwardedEvent::Refused(_) => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Resources that a request holds until its response has passed.
 
+use super::refuser::ServerRequestRefuser;
 use crate::limits::Permit;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::tasks::TaskPass;
@@ -21,11 +22,21 @@ pub struct RequestResources {
     pub subscription: Option<UpstreamId>,
     /// The translation of task ids, if the server supports tasks.
     pub tasks: Option<Box<TaskPass>>,
+    /// Refuses requests of the server, if the client cannot be asked.
+    pub refuser: Option<Box<ServerRequestRefuser>>,
 }
 
 impl RequestResources {
     /// The resources that every call holds.
     pub fn new(permit: Option<Permit>, identity: Identity) -> Self {
-        Self { _permit: permit, _in_flight: None, meter: None, identity, subscription: None, tasks: None }
+        Self {
+            _permit: permit,
+            _in_flight: None,
+            meter: None,
+            identity,
+            subscription: None,
+            tasks: None,
+            refuser: None,
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Relay {
         }
     }
 
-    /// An event stream from one of several servers.
+    /// An event stream from one of several servers, or from a server whose requests are refused.
     pub fn tagged(
         answer: UpstreamBody,
         held: RequestResources,
@@ -75,7 +75,8 @@ impl Relay {
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
         let mut held = held;
-        let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), held.tasks.take()));
+        let (tasks, refuser) = (held.tasks.take(), held.refuser.take());
+        let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), tasks, refuser));
         Self { held, answer, pace: RelayPace::Tagged(stream, tagging), operation: None, done: false }
     }
 

@@ -1,14 +1,16 @@
-//! The event stream of one of several servers, passed on event by event with ids that carry their server.
+//! The event stream of one of several servers, passed on event by event with ids that carry their server. Also
+//! that of a server whose requests are refused, since its events must be read too.
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::refuser::ServerRequestRefuser;
 use super::stream::Stream;
-use crate::server::mcp::id_prefix::{self, ForwardedEvent};
+use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
 use crate::server::mcp::tasks::TaskPass;
 use crate::upstream::UpstreamId;
-use metamcp_core::frame::EventReader;
+use metamcp_core::frame::{Event, EventReader};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// The state of a stream whose ids are prefixed.
@@ -19,12 +21,19 @@ pub struct EventTagger {
     reader: EventReader,
     /// The translation of task ids, if the server supports tasks.
     tasks: Option<Box<TaskPass>>,
+    /// Refuses requests of the server, if the client cannot be asked.
+    refuser: Option<Box<ServerRequestRefuser>>,
 }
 
 impl EventTagger {
     /// For the call with the raw id `awaited`.
-    pub fn new(upstream: UpstreamId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
-        Self { upstream, awaited, reader: EventReader::new(), tasks }
+    pub fn new(
+        upstream: UpstreamId,
+        awaited: Option<Bytes>,
+        tasks: Option<Box<TaskPass>>,
+        refuser: Option<Box<ServerRequestRefuser>>,
+    ) -> Self {
+        Self { upstream, awaited, reader: EventReader::new(), tasks, refuser }
     }
 
     /// Whether the answer was handed out.
@@ -43,33 +52,21 @@ impl EventTagger {
             if stream.is_taken_back() {
                 return Poll::Ready(stream.end_cut(self.awaited.is_none()));
             }
-            match self.reader.next() {
-                Ok(Some(event)) => {
-                    if let Some(again) = &mut stream.again {
-                        event.id.iter().for_each(|id| again.note_id(id));
-                        event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+            let is_refusing = self.refuser.as_mut().is_some_and(|refuser| refuser.poll_sent(cx).is_pending());
+            if !is_refusing {
+                match self.reader.next() {
+                    Ok(Some(event)) => match self.forward(event, stream) {
+                        Some(bytes) => return stream.pass(bytes),
+                        None => continue,
+                    },
+                    Ok(None) => {}
+                    Err(error) => {
+                        return self.end(stream, UpstreamError::new(FailureStage::InvalidResponse, error));
                     }
-                    let mut scanner = stream.worker.scanner.borrow_mut();
-                    let tasks = self.tasks.as_deref();
-                    match id_prefix::pass(event, (&stream.server, tasks), &mut self.awaited, &mut scanner) {
-                        ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => {
-                            drop(scanner);
-                            return stream.pass(bytes);
-                        }
-                        ForwardedEvent::ListChanged(bytes) => {
-                            drop(scanner);
-                            stream.worker.shared.catalog.mark_stale(self.upstream);
-                            return stream.pass(bytes);
-                        }
-                        ForwardedEvent::Dropped => continue,
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    return self.end(stream, UpstreamError::new(FailureStage::InvalidResponse, error));
                 }
             }
-            let error = match stream.poll_chunk(answer, cx) {
+            let chunk = if is_refusing { Poll::Pending } else { stream.poll_chunk(answer, cx) };
+            let error = match chunk {
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.reader.push(chunk);
                     continue;
@@ -94,6 +91,29 @@ impl EventTagger {
             }
         }
         Poll::Ready(None)
+    }
+
+    /// Rewrites an event for the client. `None` if it is not forwarded.
+    fn forward(&mut self, event: Event, stream: &mut Stream) -> Option<Bytes> {
+        if let Some(again) = &mut stream.again {
+            event.id.iter().for_each(|id| again.note_id(id));
+            event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+        }
+        let mut scanner = stream.worker.scanner.borrow_mut();
+        let requests = if self.refuser.is_some() { ServerRequests::Refuse } else { ServerRequests::Forward };
+        let origin = EventOrigin { server: &stream.server, tasks: self.tasks.as_deref(), requests };
+        match id_prefix::pass(event, origin, &mut self.awaited, &mut scanner) {
+            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => Some(bytes),
+            ForwardedEvent::ListChanged(bytes) => {
+                stream.worker.shared.catalog.mark_stale(self.upstream);
+                Some(bytes)
+            }
+            ForwardedEvent::Refused(refusal) => {
+                self.refuser.as_mut()?.send(refusal);
+                None
+            }
+            ForwardedEvent::Dropped => None,
+        }
     }
 
     /// Asks the server for the rest while the answer is awaited.
