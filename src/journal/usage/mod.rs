@@ -25,7 +25,7 @@
 mod batch;
 mod count;
 mod labels;
-mod outbox;
+mod spool;
 mod table;
 mod usage_tables;
 mod worker;
@@ -35,6 +35,6 @@ mod tests;
 pub use batch::{SpooledBatch, SpooledRow};
 pub use count::CallCounts;
 pub use labels::{OTHER, tool_label};
-pub use outbox::UsageSpool;
+pub use spool::UsageSpool;
 pub use usage_tables::{COLLECT_BACKLOG_MS, COLLECT_MS, Config, SLOTS, SYNC_MS, UsageTables};
 pub use worker::{CounterSlot, WorkerCounters};

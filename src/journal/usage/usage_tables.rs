@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::batch::SpooledBatch;
 use super::count::CallCounts;
-use super::outbox::UsageSpool;
+use super::spool::UsageSpool;
 use super::table::Table;
 use super::worker::WorkerCounters;
 use crate::journal::error::JournalError;

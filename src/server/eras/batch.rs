@@ -79,7 +79,7 @@ pub async fn answer(
             let id = call.is_request().then(|| call.id());
             // A closed channel means that the client disconnected; the rest of the batch is not started.
             let passed = tokio::select! {
-                passed = pass(&worker, Box::new(call), id, &sender) => passed,
+                passed = answer_message(&worker, Box::new(call), id, &sender) => passed,
                 () = sender.closed() => false,
             };
             if !passed {
@@ -112,14 +112,29 @@ fn read(
         }
         let permit = if calls.is_empty() { None } else { Some(worker.credentials.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
-        let (is_part, trace) = (true, None);
-        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
+        let (shares_response, trace) = (true, None);
+        calls.push(Call {
+            fields,
+            endpoint,
+            identity,
+            permit,
+            body,
+            envelope,
+            method,
+            shares_response,
+            trace,
+        });
     }
     Ok(calls)
 }
 
 /// Runs one message and forwards its answer. Returns false if the client disconnected.
-async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
+async fn answer_message(
+    worker: &Rc<Worker>,
+    call: Box<Call>,
+    id: Option<Bytes>,
+    sender: &mpsc::Sender<Bytes>,
+) -> bool {
     let expects = call.envelope.kind == FrameKind::Request;
     let label = call.endpoint.label;
     let response = match message::answer(worker, call).await {

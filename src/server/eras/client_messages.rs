@@ -20,7 +20,7 @@ use metamcp_core::frame::{IdSpan, Span};
 use metamcp_core::protocol::McpMethod;
 
 /// Timeout for a server to accept such a message. The client waits while servers receive it in turn.
-const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sets the log level of every server with logging: those with an open session now, the others when they open
 /// one.
@@ -46,7 +46,7 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
                 .await
                 .map_err(|error| error.into_fault(&server.name))
         };
-        match timeout(TELL_TIMEOUT, asking).await {
+        match timeout(FORWARD_TIMEOUT, asking).await {
             Ok(Ok(_)) => {}
             Ok(Err(fault)) => drop(worker.metering.note_fault(&fault)),
             Err(_elapsed) => tracing::warn!(server = %server.name, "the log level was not taken in time"),
@@ -63,12 +63,12 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
         Some(McpMethod::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.find_call(id.span.slice(&call.body)));
             if let Some((session, place)) = holder {
-                tell(worker, &call, &session, place, &[]).await;
+                forward(worker, &call, &session, place, &[]).await;
             }
             Vec::new()
         }
         Some(McpMethod::Progress) => {
-            tell_tagged(worker, &call, &session, params.progress_token).await;
+            forward_by_prefix(worker, &call, &session, params.progress_token).await;
             Vec::new()
         }
         Some(McpMethod::RootsListChanged) => {
@@ -82,19 +82,19 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
     };
     let Some((last, others)) = targets.split_last() else { return Ok(reply::accepted()) };
     for place in others {
-        tell(worker, &call, &session, *place, &[]).await;
+        forward(worker, &call, &session, *place, &[]).await;
     }
-    tell(worker, &call, &session, *last, &[]).await;
+    forward(worker, &call, &session, *last, &[]).await;
     Ok(reply::accepted())
 }
 
 /// Forwards a client's answer to the server that its id names.
-pub async fn answer_of_client(
+pub async fn client_response(
     worker: &Worker,
     call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Reply, Fault> {
-    if !tell_tagged(worker, &call, &session, call.envelope.id).await {
+    if !forward_by_prefix(worker, &call, &session, call.envelope.id).await {
         return Err(Fault::client(FaultKind::InvalidRequest, "this response answers no request of a server"));
     }
     // Accepted even if the server no longer waits for it, as the transport requires of a well-formed message
@@ -107,12 +107,12 @@ pub async fn answer_of_client(
 /// Forwards a message to the server that a prefixed id names. Returns false if it names none. While a call is
 /// in flight at a changed or removed server, that version may have sent the request, so it gets the message
 /// too; the version that does not know the id ignores it.
-async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: Option<IdSpan>) -> bool {
+async fn forward_by_prefix(worker: &Worker, call: &Call, session: &Arc<Session>, id: Option<IdSpan>) -> bool {
     let mut is_known = false;
     let mut former = session.former_versions();
     former.retain(|former| former.endpoint.id != session.endpoint.id);
     for session in former.iter().chain([session]) {
-        if let Some((place, edit)) = tagged(call, &session.endpoint, id) {
+        if let Some((place, edit)) = find_prefixed(call, &session.endpoint, id) {
             let mut edits = vec![edit];
             // An answer that belongs to a task names the task's id.
             if memmem::find(&call.body, b"related-task").is_some() {
@@ -125,7 +125,7 @@ async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: O
                 edits.extend(ids.related(call));
                 edits.sort_by_key(|(span, _)| span.start);
             }
-            tell(worker, call, session, place, &edits).await;
+            forward(worker, call, session, place, &edits).await;
             is_known = true;
         }
     }
@@ -133,22 +133,22 @@ async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: O
 }
 
 /// The server that a prefixed id names, and the edit that restores the server's own id.
-fn tagged(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option<(usize, (Span, Bytes))> {
+fn find_prefixed(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option<(usize, (Span, Bytes))> {
     let id = id?;
     let text: String = serde_json::from_slice(id.span.slice(&call.body)).ok()?;
-    let (place, raw) = id_prefix::untag(endpoint, &text)?;
+    let (place, raw) = id_prefix::parse_prefixed_id(endpoint, &text)?;
     Some((place, (id.span, raw)))
 }
 
 /// Forwards a message without an answer. No session is opened for it.
-async fn tell(worker: &Worker, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
+async fn forward(worker: &Worker, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
     let Some(ready) = session.upstream_slot(place).current() else { return };
     let server = &session.endpoint.servers[place];
     let telling = async {
         let pool = worker.topology.pool(server)?;
         deliver(call, &ready, (server, &pool), edits).await
     };
-    match timeout(TELL_TIMEOUT, telling).await {
+    match timeout(FORWARD_TIMEOUT, telling).await {
         Ok(Ok(_taken)) => {}
         Ok(Err(fault)) => drop(worker.metering.note_fault(&fault)),
         Err(_elapsed) => {

@@ -21,7 +21,7 @@ use crate::server::mcp::send::{self, RelayedResponse};
 use crate::server::mcp::target::{self, Target};
 use crate::server::mcp::{local, task_list, tasks};
 use crate::server::reply::reply::{self, Reply};
-use crate::server::streams::resumable::{ResumableCall, resumes};
+use crate::server::streams::resumable::{ResumableCall, resume_mode};
 use crate::server::worker::Worker;
 use crate::session::{CallGuard, Session};
 use metamcp_core::base::{Fault, FaultKind};
@@ -44,7 +44,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     if call.method == Some(McpMethod::Cancelled) {
         return cancelled(worker, call, session).await;
     }
-    route(worker, call, session).await.map_err(answered)
+    route(worker, call, session).await.map_err(as_answer)
 }
 
 /// Routes a message whose sender and session are verified.
@@ -54,7 +54,7 @@ pub async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) 
     if call.endpoint.shape != EndpointShape::Single {
         match (call.envelope.kind, call.method) {
             (FrameKind::Response | FrameKind::Error, _) => {
-                return client_messages::answer_of_client(worker, call, session).await;
+                return client_messages::client_response(worker, call, session).await;
             }
             (FrameKind::Notification, _) => {
                 return client_messages::notification(worker, call, session).await;
@@ -91,7 +91,7 @@ async fn try_in_turn(
         let asking = async {
             let pool = worker.topology.pool(&call.endpoint.servers[*place])?;
             match ask_server(&pool, call, session, *place, &[]).await? {
-                DeliveryOutcome::Answered(response) => Ok(send::result_of(&worker.scanner, response).await),
+                DeliveryOutcome::Answered(response) => Ok(send::read_result(&worker.scanner, response).await),
                 DeliveryOutcome::Refused(..) => Ok(None),
             }
         };
@@ -105,7 +105,7 @@ async fn try_in_turn(
 /// Forwards a cancellation. Then the call's stream is no longer kept for the client to resume.
 async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
-    let told = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(answered);
+    let told = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(as_answer);
     if let Some(id) = id {
         session.cancel_stream(&id);
     }
@@ -114,7 +114,7 @@ async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) 
 
 /// Makes invalid params a JSON-RPC error of the one request, as servers do within a session. Status 400 would
 /// be an error of the transport, after which the Python SDK 1 leaves the caller waiting.
-pub fn answered(mut fault: Fault) -> Fault {
+pub fn as_answer(mut fault: Fault) -> Fault {
     if fault.kind == FaultKind::MalformedParams {
         fault.kind = FaultKind::InvalidParams;
     }
@@ -163,7 +163,7 @@ async fn forward(
         DeliveryOutcome::Answered(response) => response,
         DeliveryOutcome::Refused(status, said) => {
             let passed =
-                send::pass_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, said);
+                send::relay_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             if let Some(mut meter) = meter {
                 meter.fail(kind);
@@ -186,17 +186,17 @@ async fn forward(
         refuser: ServerRequestRefuser::for_session(&session, place, &pool),
         ..RequestResources::new(call.permit, call.identity)
     };
-    let relayed = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
+    let relayed = send::relay(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
     let relay = match relayed {
         RelayedResponse::Reply(reply) => return Ok(reply),
         RelayedResponse::Events(relay) => relay,
     };
-    let may_resume = !call.is_part && session.has_id();
+    let may_resume = !call.shares_response && session.has_id();
     let streams = worker.shared.streams.as_ref().filter(|_| may_resume);
     let Some(streams) = streams else { return Ok(relay.into_reply()) };
     let id = call.envelope.id.map(|id| Bytes::copy_from_slice(id.span.slice(&call.body)));
-    Ok(match id.zip(resumes(&call.fields, &session)) {
-        Some((id, resumes)) => ResumableCall { id, session, place, pool, resumes }.keep(streams, relay),
+    Ok(match id.zip(resume_mode(&call.fields, &session)) {
+        Some((id, mode)) => ResumableCall { id, session, place, pool, mode }.into_resumable(streams, relay),
         None => relay.into_reply(),
     })
 }

@@ -11,12 +11,10 @@ use crate::server::http1::fields::Field;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
-use crate::server::mcp::local;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::relay::RequestResources;
-use crate::server::mcp::send;
 use crate::server::mcp::target::{self, Rename, Target};
-use crate::server::mcp::tasks;
+use crate::server::mcp::{local, send, tasks};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::subscription;
 use crate::server::worker::Worker;
@@ -56,7 +54,7 @@ async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Resu
     for place in places {
         let asking = async {
             let response = deliver(worker, call, *place, None).await?;
-            Ok(send::result_of(&worker.scanner, response).await)
+            Ok(send::read_result(&worker.scanner, response).await)
         };
         if let Some(reply) = candidates.ask(*place, asking).await {
             return Ok(reply);
@@ -89,7 +87,7 @@ async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) 
     let shape = if tasks.is_some() { endpoint.shape } else { EndpointShape::Single };
     let held =
         RequestResources { meter, subscription, tasks, ..RequestResources::new(call.permit, call.identity) };
-    Ok(send::pass(worker, server, shape, id, response, held).await?.into_reply())
+    Ok(send::relay(worker, server, shape, id, response, held).await?.into_reply())
 }
 
 /// Sends the message and waits for the head of the response.

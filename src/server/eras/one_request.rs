@@ -9,7 +9,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::legacy::{self, answered};
+use super::legacy::{self, as_answer};
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::mcp::call::Call;
 use crate::server::mcp::tasks;
@@ -55,7 +55,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
         call.permit.take(),
     );
     let guard = OneRequestGuard { worker: Rc::clone(worker), session: Arc::clone(&session) };
-    let mut reply = legacy::route(worker, call, session).await.map_err(answered)?;
+    let mut reply = legacy::route(worker, call, session).await.map_err(as_answer)?;
     reply.body = reply.body.holding(guard);
     Ok(reply)
 }

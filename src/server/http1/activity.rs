@@ -18,18 +18,18 @@ use metamcp_config::sections::HttpConfig;
 
 /// The state of one connection, as its task, its socket and its requests report it.
 pub struct ConnectionActivity {
-    speaks: Cell<HttpVersion>,
+    protocol: Cell<HttpVersion>,
     /// Requests whose responses have not been written completely.
-    answering: Cell<u32>,
+    in_flight: Cell<u32>,
     /// Whether a request head has been received in part.
     in_head: Cell<bool>,
     /// Counts heads that began, and requests that began and ended.
-    moves: ProgressCounter,
+    progress: ProgressCounter,
     /// Counts the times that the client stopped reading, and started again: odd while it does not read.
     stalls: ProgressCounter,
     order: Cell<ConnectionOrder>,
     /// Whether nothing has happened for [`PARK_AFTER`].
-    at_rest: Cell<bool>,
+    is_quiet: Cell<bool>,
     /// Whether the request in flight is an event stream, which may be silent for days.
     streams: Cell<bool>,
     /// Whether hyper may hold bytes that the socket has not accepted.
@@ -70,13 +70,13 @@ const ROOM_MIN: usize = 64;
 impl ConnectionActivity {
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            speaks: Cell::new(HttpVersion::Http1),
-            answering: Cell::new(0),
+            protocol: Cell::new(HttpVersion::Http1),
+            in_flight: Cell::new(0),
             in_head: Cell::new(false),
-            moves: ProgressCounter::default(),
+            progress: ProgressCounter::default(),
             stalls: ProgressCounter::default(),
             order: Cell::new(ConnectionOrder::GoOn),
-            at_rest: Cell::new(false),
+            is_quiet: Cell::new(false),
             streams: Cell::new(false),
             unwritten: Cell::new(false),
             host: RefCell::default(),
@@ -86,18 +86,20 @@ impl ConnectionActivity {
     }
 
     /// Sets the protocol, once the first bytes have shown it.
-    pub fn speak(&self, speaks: HttpVersion) {
-        self.speaks.set(speaks);
+    pub fn set_protocol(&self, speaks: HttpVersion) {
+        self.protocol.set(speaks);
         self.in_head.set(false);
-        self.moves.note();
+        self.progress.note();
     }
 
     /// Records that bytes were received.
     pub fn note_read(&self) {
-        self.at_rest.set(false);
-        if self.speaks.get() == HttpVersion::Http1 && self.answering.get() == 0 && !self.in_head.replace(true)
+        self.is_quiet.set(false);
+        if self.protocol.get() == HttpVersion::Http1
+            && self.in_flight.get() == 0
+            && !self.in_head.replace(true)
         {
-            self.moves.note();
+            self.progress.note();
         }
     }
 
@@ -123,28 +125,28 @@ impl ConnectionActivity {
     }
 
     /// Counts a request as in flight until the guard is dropped, with the last byte of the response.
-    pub fn begin(self: &Rc<Self>) -> ActiveRequest {
-        self.answering.set(self.answering.get() + 1);
+    pub fn begin_request(self: &Rc<Self>) -> ActiveRequest {
+        self.in_flight.set(self.in_flight.get() + 1);
         self.in_head.set(false);
-        self.at_rest.set(false);
-        self.moves.note();
+        self.is_quiet.set(false);
+        self.progress.note();
         ActiveRequest(Rc::clone(self))
     }
 
     /// Sets whether the request in flight is an event stream.
     pub fn note_stream(&self, streams: bool) {
         self.streams.set(streams);
-        self.note_passed();
+        self.note_progress();
     }
 
     /// Records that a part of a response was written.
-    pub fn note_passed(&self) {
-        self.at_rest.set(false);
-        self.moves.note();
+    pub fn note_progress(&self) {
+        self.is_quiet.set(false);
+        self.progress.note();
     }
 
     /// The current order. The task is woken when it changes.
-    pub fn order(&self, waker: &Waker) -> ConnectionOrder {
+    pub fn current_order(&self, waker: &Waker) -> ConnectionOrder {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());
@@ -153,7 +155,7 @@ impl ConnectionActivity {
     }
 
     /// Gives an order. An order never becomes less strict.
-    pub fn give(&self, order: ConnectionOrder) {
+    pub fn tighten_order(&self, order: ConnectionOrder) {
         if order > self.order.get() {
             self.order.set(order);
             self.wake();
@@ -169,27 +171,27 @@ impl ConnectionActivity {
     /// Whether the connection may be parked: nothing has happened for a while, and at most a silent stream is
     /// in flight. The task is woken when this becomes true. Always false for a connection that is to close,
     /// which its task does.
-    pub fn is_at_rest(&self) -> bool {
-        self.at_rest.get() && self.order.get() == ConnectionOrder::GoOn
+    pub fn can_park(&self) -> bool {
+        self.is_quiet.get() && self.order.get() == ConnectionOrder::GoOn
     }
 
     /// When the connection was last seen to change.
-    pub fn still_since(&self) -> Instant {
-        self.moves.seen.get().map_or_else(Instant::now, |(_, since)| since)
+    pub fn last_changed_at(&self) -> Instant {
+        self.progress.seen.get().map_or_else(Instant::now, |(_, since)| since)
     }
 
     /// Checks whether the connection may be parked. Called once per tick.
-    fn note_rest(&self, now: Instant) {
-        let is_silent = (self.answering.get() == 0 || self.streams.get()) && !self.in_head.get();
-        if is_silent && self.moves.still_for(now) >= PARK_AFTER && !self.at_rest.replace(true) {
+    fn update_can_park(&self, now: Instant) {
+        let is_silent = (self.in_flight.get() == 0 || self.streams.get()) && !self.in_head.get();
+        if is_silent && self.progress.unchanged_for(now) >= PARK_AFTER && !self.is_quiet.replace(true) {
             self.wake();
         }
     }
 
     /// Whether the client has exceeded a timeout. Called once per tick.
     fn is_overdue(&self, now: Instant, config: &HttpConfig) -> bool {
-        let (still, stalled) = (self.moves.still_for(now), self.stalls.still_for(now));
-        let is_idle = self.answering.get() == 0 && !self.in_head.get();
+        let (still, stalled) = (self.progress.unchanged_for(now), self.stalls.unchanged_for(now));
+        let is_idle = self.in_flight.get() == 0 && !self.in_head.get();
         (self.in_head.get() && still >= config.header_timeout)
             || (self.is_stalled() && stalled >= config.idle_timeout)
             || (is_idle && still >= config.idle_timeout)
@@ -210,7 +212,7 @@ impl ProgressCounter {
     }
 
     /// How long the count has not changed, as observed by calls of this method.
-    fn still_for(&self, now: Instant) -> Duration {
+    fn unchanged_for(&self, now: Instant) -> Duration {
         match self.seen.get() {
             Some((count, since)) if count == self.count.get() => now.saturating_duration_since(since),
             _ => {
@@ -226,8 +228,8 @@ pub struct ActiveRequest(Rc<ConnectionActivity>);
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.answering.set(self.0.answering.get() - 1);
-        self.0.moves.note();
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.progress.note();
     }
 }
 
@@ -240,7 +242,7 @@ pub struct ConnectionRegistry {
 
 impl ConnectionRegistry {
     /// Registers a connection until the guard is dropped.
-    pub fn watch<'a>(&'a self, activity: &Rc<ConnectionActivity>) -> ConnectionRegistration<'a> {
+    pub fn register<'a>(&'a self, activity: &Rc<ConnectionActivity>) -> ConnectionRegistration<'a> {
         let number = self.next.get();
         self.next.set(number + 1);
         self.live.borrow_mut().insert(number, Rc::clone(activity));
@@ -251,9 +253,9 @@ impl ConnectionRegistry {
     pub fn sweep(&self, config: &HttpConfig) {
         let now = Instant::now();
         for activity in self.live.borrow().values() {
-            activity.note_rest(now);
+            activity.update_can_park(now);
             if activity.is_overdue(now, config) {
-                activity.give(ConnectionOrder::Close);
+                activity.tighten_order(ConnectionOrder::Close);
             }
         }
         let mut live = self.live.borrow_mut();
@@ -270,14 +272,14 @@ impl ConnectionRegistry {
     /// Counts the connections by their state, for metrics.
     pub fn count(&self) -> ConnectionCounts {
         let live = self.live.borrow();
-        let at_rest = live.values().filter(|activity| activity.is_at_rest()).count();
-        let under_way = live.values().map(|activity| activity.answering.get() as usize).sum();
+        let at_rest = live.values().filter(|activity| activity.can_park()).count();
+        let under_way = live.values().map(|activity| activity.in_flight.get() as usize).sum();
         ConnectionCounts { open: live.len(), idle: at_rest, requests_in_flight: under_way }
     }
 
     /// Gives all connections the same order.
-    pub fn give_all(&self, order: ConnectionOrder) {
-        self.live.borrow().values().for_each(|activity| activity.give(order));
+    pub fn order_all(&self, order: ConnectionOrder) {
+        self.live.borrow().values().for_each(|activity| activity.tighten_order(order));
     }
 }
 
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_too_long() {
+    fn slow_clients_exceed_a_timeout() {
         let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
         check(&activity, clock, 75, false);
         check(&activity, clock, 1, true);
@@ -328,7 +330,7 @@ mod tests {
         activity.note_read();
         check(&activity, clock, 5, false);
         check(&activity, clock, 1, true);
-        let active = activity.begin();
+        let active = activity.begin_request();
         check(&activity, clock, 3600, false);
         activity.note_write(false);
         check(&activity, clock, 75, false);
@@ -344,43 +346,43 @@ mod tests {
     #[test]
     fn a_read_on_http2_begins_no_head() {
         let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
-        activity.speak(HttpVersion::Http2);
+        activity.set_protocol(HttpVersion::Http2);
         activity.note_read();
         check(&activity, clock, 11, false);
     }
 
     /// Checks after each second whether the connection may be parked.
     #[track_caller]
-    fn check_rest(activity: &ConnectionActivity, clock: &mut Instant, expected: &[bool]) {
+    fn check_can_park(activity: &ConnectionActivity, clock: &mut Instant, expected: &[bool]) {
         for (second, expected) in expected.iter().enumerate() {
             *clock += Duration::from_secs(1);
-            activity.note_rest(*clock);
-            assert_eq!(activity.is_at_rest(), *expected, "{second}");
+            activity.update_can_park(*clock);
+            assert_eq!(activity.can_park(), *expected, "{second}");
         }
     }
 
     #[test]
-    fn who_is_to_end_never_rests() {
+    fn a_closing_connection_is_never_parked() {
         let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
-        check_rest(&activity, clock, &[false, false, true, true]);
-        let _active = activity.begin();
-        check_rest(&activity, clock, &[false; 4]);
+        check_can_park(&activity, clock, &[false, false, true, true]);
+        let _active = activity.begin_request();
+        check_can_park(&activity, clock, &[false; 4]);
         activity.note_stream(true);
-        check_rest(&activity, clock, &[false, false, true]);
-        activity.note_passed();
-        activity.give(ConnectionOrder::Drain);
-        check_rest(&activity, clock, &[false; 4]);
+        check_can_park(&activity, clock, &[false, false, true]);
+        activity.note_progress();
+        activity.tighten_order(ConnectionOrder::Drain);
+        check_can_park(&activity, clock, &[false; 4]);
         let activity = ConnectionActivity::new();
-        check_rest(&activity, clock, &[false, false, true]);
-        activity.give(ConnectionOrder::Drain);
-        check_rest(&activity, clock, &[false]);
+        check_can_park(&activity, clock, &[false, false, true]);
+        activity.tighten_order(ConnectionOrder::Drain);
+        check_can_park(&activity, clock, &[false]);
     }
 
     #[test]
-    fn a_table_that_was_much_bigger_gives_room_back() {
+    fn a_shrunken_registry_frees_memory() {
         let connections = ConnectionRegistry::default();
         let activity = ConnectionActivity::new();
-        let many: Vec<_> = (0..1000).map(|_| connections.watch(&activity)).collect();
+        let many: Vec<_> = (0..1000).map(|_| connections.register(&activity)).collect();
         connections.sweep(&config());
         assert_eq!(connections.open(), 1000);
         drop(many);

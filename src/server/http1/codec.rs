@@ -82,7 +82,7 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, came: &[u8]) -> Par
     let body = text.slice(head_bytes..);
     let mut fields = Fields::of(text);
     for line in request.headers.iter() {
-        fields.note(place(line.name.as_bytes(), came), place(line.value, came));
+        fields.add(place(line.name.as_bytes(), came), place(line.value, came));
     }
     if fields.any_doubled() {
         return ParseOutcome::Unusual;

@@ -27,7 +27,7 @@ impl ConnectionSlots {
     }
 
     /// Takes a slot. Returns `None` at the limit.
-    pub fn take(self: &Rc<Self>) -> Option<ConnectionSlot> {
+    pub fn acquire(self: &Rc<Self>) -> Option<ConnectionSlot> {
         self.here.set(self.here.get() + 1);
         let place = ConnectionSlot(Rc::clone(self));
         (self.all.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)

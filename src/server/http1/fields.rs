@@ -102,7 +102,7 @@ impl Fields {
     }
 
     /// Adds a field whose name and value lie in the text.
-    pub fn note(&mut self, name: Span, value: Span) {
+    pub fn add(&mut self, name: Span, value: Span) {
         let name_text = name.slice(&self.0.text);
         if let Some(field) = Field::named(name_text) {
             let place = &mut self.0.values[field as usize];
@@ -142,7 +142,7 @@ impl Fields {
         }
         let mut fields = Self::of(text.freeze());
         for (name, value) in found {
-            fields.note(name, value);
+            fields.add(name, value);
         }
         fields
     }
@@ -304,7 +304,7 @@ mod tests {
         }
         let mut noted = Fields::of(text.freeze());
         for (name, value) in spans {
-            noted.note(name, value);
+            noted.add(name, value);
         }
         (noted, Fields::from_map(&map))
     }

@@ -21,4 +21,4 @@ pub mod receive;
 pub mod request;
 pub mod socket;
 pub mod stream_wakeups;
-pub mod words;
+pub mod announcements;

@@ -30,8 +30,9 @@ pub struct Call {
     pub envelope: Envelope,
     /// The method, if the gateway treats it specially.
     pub method: Option<McpMethod>,
-    /// Whether the message is one of a batch, whose answers are sent as one response.
-    pub is_part: bool,
+    /// Whether its answer shares a response with the answers to other messages: those of a batch, or of a
+    /// framed stream.
+    pub shares_response: bool,
     /// The position in a trace, if the message is traced.
     pub trace: Option<Box<Trace>>,
 }

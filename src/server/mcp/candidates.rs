@@ -42,13 +42,13 @@ impl<'a> Candidates<'a> {
     ) -> Option<Reply> {
         let server = &self.call.endpoint.servers[place];
         match &mut self.meter {
-            Some(meter) => meter.pass_on_to(self.metering, self.call, server),
+            Some(meter) => meter.move_to(self.metering, self.call, server),
             meter => *meter = Meter::begin(self.metering, self.call, server, None, self.view),
         }
         match timeout(CANDIDATE_TIMEOUT, asking).await {
             Ok(Ok(Some(message))) => {
                 if let Some(mut meter) = self.meter.take() {
-                    meter.pass(message.len());
+                    meter.add_bytes(message.len());
                     meter.end(OperationOutcome::Answer);
                 }
                 return Some(reply::message(message));

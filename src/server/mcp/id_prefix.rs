@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::tasks::TaskPass;
+use super::tasks::TaskIdTranslation;
 use crate::route::Endpoint;
 use crate::session::refusal_of;
 use metamcp_core::base::ServerName;
@@ -22,12 +22,12 @@ const MARK: char = '~';
 const ID_BYTES_MAX: usize = 1024;
 
 /// The prefixed form of a raw id, as JSON.
-fn tag(server: &ServerName, raw: &[u8]) -> Bytes {
+fn prefix_id(server: &ServerName, raw: &[u8]) -> Bytes {
     format!("\"{server}{MARK}{}\"", URL_SAFE_NO_PAD.encode(raw)).into()
 }
 
 /// The server's index and the raw id, if `text` is a prefixed id of a server of the endpoint.
-pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
+pub fn parse_prefixed_id(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
     if text.len() > 2 * ID_BYTES_MAX {
         return None;
     }
@@ -44,7 +44,7 @@ pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
 pub struct EventOrigin<'a> {
     pub server: &'a ServerName,
     /// The translation of task ids, if the server supports tasks.
-    pub tasks: Option<&'a TaskPass>,
+    pub tasks: Option<&'a TaskIdTranslation>,
     pub requests: ServerRequests,
 }
 
@@ -62,7 +62,7 @@ pub enum ForwardedEvent {
     /// As received.
     Untouched(Bytes),
     /// With changed ids.
-    Tagged(Bytes),
+    Rewritten(Bytes),
     /// Not forwarded.
     Dropped,
     /// As received, and it notifies that one of the server's lists changed.
@@ -76,7 +76,7 @@ pub enum ForwardedEvent {
 /// Event ids are removed: they are the server's own, and another server may use the same ones. Only the first
 /// answer to `awaited`, the raw id of a request, passes; it clears `awaited`. A server cannot answer a call
 /// that was sent to another server.
-pub fn pass(
+pub fn rewrite_event(
     event: Event,
     EventOrigin { server, tasks, requests }: EventOrigin<'_>,
     awaited: &mut Option<Bytes>,
@@ -109,7 +109,7 @@ pub fn pass(
     }
     let is_written = !edits.is_empty() || event.id.is_some() || event.retry.is_some();
     let bytes = if edits.is_empty() {
-        if is_written { write_event(&data) } else { whole(event.raw) }
+        if is_written { write_event(&data) } else { complete_line_end(event.raw) }
     } else {
         let Ok(slices) = splice(&data, &edits) else { return ForwardedEvent::Dropped };
         let mut message = BytesMut::with_capacity(slices.remaining_bytes());
@@ -118,7 +118,7 @@ pub fn pass(
     };
     match (is_list_change(method), is_written) {
         (true, _) => ForwardedEvent::ListChanged(bytes),
-        (false, true) => ForwardedEvent::Tagged(bytes),
+        (false, true) => ForwardedEvent::Rewritten(bytes),
         (false, false) => ForwardedEvent::Untouched(bytes),
     }
 }
@@ -155,7 +155,7 @@ fn edits(
         if raw.len() > ID_BYTES_MAX {
             return None;
         }
-        edits.push((id.span, tag(server, raw)));
+        edits.push((id.span, prefix_id(server, raw)));
     }
     edits.sort_by_key(|(span, _)| span.start);
     Some(edits)
@@ -171,14 +171,14 @@ fn is_list_change(method: Option<McpMethod>) -> bool {
 /// The bytes of an event, with the line feed that a chunk boundary cut off its last line. Without it, readers
 /// that look for `\r\n\r\n` would miss the end. If lines end with carriage returns alone, an extra line feed
 /// is harmless.
-pub fn whole(raw: Bytes) -> Bytes {
+pub fn complete_line_end(raw: Bytes) -> Bytes {
     if !raw.ends_with(b"\r") {
         return raw;
     }
-    let mut whole = BytesMut::with_capacity(raw.len() + 1);
-    whole.put_slice(&raw);
-    whole.put_u8(b'\n');
-    whole.freeze()
+    let mut complete = BytesMut::with_capacity(raw.len() + 1);
+    complete.put_slice(&raw);
+    complete.put_u8(b'\n');
+    complete.freeze()
 }
 
 #[cfg(test)]
@@ -218,9 +218,9 @@ mod tests {
         let event = reader.next().unwrap().expect("one event");
         let server = ServerName::new("b").unwrap();
         let origin = EventOrigin { server: &server, tasks: None, requests };
-        let passed = match pass(event, origin, &mut awaited, &mut Scanner::new()) {
+        let passed = match rewrite_event(event, origin, &mut awaited, &mut Scanner::new()) {
             ForwardedEvent::Untouched(bytes)
-            | ForwardedEvent::Tagged(bytes)
+            | ForwardedEvent::Rewritten(bytes)
             | ForwardedEvent::ListChanged(bytes)
             | ForwardedEvent::Refused(bytes) => Some(bytes),
             ForwardedEvent::Dropped => None,
@@ -281,12 +281,15 @@ mod tests {
     #[test]
     fn a_tag_leads_back() {
         for raw in ["0", "\"x\"", "\"ä\\\"\"", "12345678901234567890123"] {
-            let tagged = tag(&ServerName::new("b").unwrap(), raw.as_bytes());
+            let tagged = prefix_id(&ServerName::new("b").unwrap(), raw.as_bytes());
             let text: String = serde_json::from_slice(&tagged).unwrap();
-            assert_eq!(untag(&endpoint(), &text), Some((1, Bytes::copy_from_slice(raw.as_bytes()))));
+            assert_eq!(
+                parse_prefixed_id(&endpoint(), &text),
+                Some((1, Bytes::copy_from_slice(raw.as_bytes())))
+            );
         }
         for text in ["", "b~", "c~NQ", "b~!!", "b", "b~e30", "~NQ"] {
-            assert_eq!(untag(&endpoint(), text), None, "{text}");
+            assert_eq!(parse_prefixed_id(&endpoint(), text), None, "{text}");
         }
     }
 }

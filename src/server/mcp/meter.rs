@@ -67,7 +67,7 @@ impl Meter {
 
     /// Moves the call to the next candidate, because the last one does not have the resource. A call is
     /// counted once, at the server where it ended.
-    pub fn pass_on_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
+    pub fn move_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
         if let Some(counters) = metering.counters.as_ref() {
             // Only resource reads are tried at several servers, so there is no tool name.
             self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
@@ -85,12 +85,12 @@ impl Meter {
     }
 
     /// Adds response bytes that are about to pass.
-    pub fn pass(&mut self, bytes: usize) {
+    pub fn add_bytes(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
     }
 
     /// Notes that bytes of a response are about to pass unparsed.
-    pub fn pass_unread(&mut self) {
+    pub fn add_unparsed(&mut self) {
         self.may_be_answered = true;
     }
 

@@ -66,7 +66,7 @@ impl UpstreamReconnect {
     }
 
     /// Requests the rest of a broken stream. Returns the error if the stream cannot be resumed.
-    pub fn ask(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
+    pub fn reconnect(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
         self.is_spent = true;
         let mut request = UpstreamRequest::get();

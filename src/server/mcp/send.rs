@@ -78,7 +78,7 @@ impl RelayedResponse {
 }
 
 /// Relays a response to the client that made the call.
-pub async fn pass(
+pub async fn relay(
     worker: &Rc<Worker>,
     place: &RoutedServer,
     shape: EndpointShape,
@@ -98,7 +98,7 @@ pub async fn pass(
     match begun {
         ResponseStart::Taken => Ok(RelayedResponse::Reply(reply::accepted())),
         ResponseStart::Refused(said) => {
-            let passed = pass_refusal(&worker.scanner, &place.name, head.status, said);
+            let passed = relay_refusal(&worker.scanner, &place.name, head.status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             held.meter.iter_mut().for_each(|meter| meter.fail(kind));
             passed.map(RelayedResponse::Reply)
@@ -197,7 +197,7 @@ pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
 }
 
 /// The complete message of a response if it is a result. Used when several servers are asked in turn.
-pub async fn result_of(scanner: &RefCell<Scanner>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
+pub async fn read_result(scanner: &RefCell<Scanner>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
     let UpstreamResponse { head, body: mut answer } = *answered;
     let is_stream = head.is_event_stream();
     let message = if is_stream {
@@ -218,7 +218,7 @@ fn is_of_mcp(head: &ResponseHead) -> bool {
 /// A complete response, counted.
 fn whole(head: &ResponseHead, bytes: Bytes, mut held: RequestResources) -> Reply {
     if let Some(meter) = &mut held.meter {
-        meter.pass(bytes.len());
+        meter.add_bytes(bytes.len());
         meter.end(OperationOutcome::Answer);
     }
     with_type(head, ResponseBody::whole(bytes))
@@ -243,7 +243,7 @@ async fn read_error(
 }
 
 /// Passes on the server's rejection if it is a JSON-RPC error.
-pub fn pass_refusal(
+pub fn relay_refusal(
     scanner: &RefCell<Scanner>,
     server: &ServerName,
     status: StatusCode,

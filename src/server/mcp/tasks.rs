@@ -46,7 +46,7 @@ pub struct TaskIds {
 
 /// The translation of task ids in the response to one request.
 #[derive(Clone)]
-pub struct TaskPass {
+pub struct TaskIdTranslation {
     ids: TaskIds,
     /// Whether the answer itself may name tasks, and not only the messages before it.
     in_answer: bool,
@@ -73,15 +73,15 @@ impl TaskIds {
     }
 
     /// The id that the client sees for a server's task.
-    fn told(&self, server: &ServerName, raw: &str) -> String {
-        let mark = self.sealer.mac(&self.marked(server, raw));
+    fn client_id(&self, server: &ServerName, raw: &str) -> String {
+        let mark = self.sealer.mac(&self.mac_input(server, raw));
         let [raw, mark] = [raw.as_bytes(), &mark[..]].map(|part| URL_SAFE_NO_PAD.encode(part));
         format!("{server}{PART}{raw}{PART}{mark}")
     }
 
     /// The MAC's input. Each part is of fixed length or ends with a NUL, which no name contains, so the
     /// encoding is unambiguous.
-    fn marked(&self, server: &ServerName, raw: &str) -> Vec<u8> {
+    fn mac_input(&self, server: &ServerName, raw: &str) -> Vec<u8> {
         [&self.holder, &b"\0"[..], server.as_str().as_bytes(), b"\0", raw.as_bytes()].concat()
     }
 
@@ -95,7 +95,7 @@ impl TaskIds {
         let [raw, mark] = [URL_SAFE_NO_PAD.decode(raw).ok()?, URL_SAFE_NO_PAD.decode(mark).ok()?];
         let raw = String::from_utf8(raw).ok()?;
         let place = endpoint.servers.iter().position(|place| place.name.as_str() == server)?;
-        let marked = self.marked(&endpoint.servers[place].name, &raw);
+        let marked = self.mac_input(&endpoint.servers[place].name, &raw);
         self.sealer.verify_mac(&marked, &mark).then_some((place, raw))
     }
 
@@ -138,11 +138,11 @@ impl TaskIds {
     fn edit(&self, server: &ServerName, message: &[u8], id: &RawValue) -> Option<(Span, Bytes)> {
         let raw: Cow<'_, str> = serde_json::from_str(id.get()).ok()?;
         let span = Span::locate(message, id.get().as_bytes()).filter(|_| raw.len() <= ID_BYTES_MAX)?;
-        Some((span, json_string(&self.told(server, &raw))))
+        Some((span, json_string(&self.client_id(server, &raw))))
     }
 }
 
-impl TaskPass {
+impl TaskIdTranslation {
     /// Translates ids in the messages before the answer, and with `in_answer` in the answer itself.
     pub fn new(ids: TaskIds, in_answer: bool) -> Self {
         Self { ids, in_answer }
@@ -197,23 +197,36 @@ pub fn are_known(catalog: &Catalog, call: &Call, view: View) -> bool {
 }
 
 /// The translation for responses of a Modern server, if both the client and the server declare tasks.
-pub fn modern(catalog: &Catalog, sealer: &Arc<Sealer>, call: &Call, place: usize) -> Option<TaskPass> {
+pub fn modern(
+    catalog: &Catalog,
+    sealer: &Arc<Sealer>,
+    call: &Call,
+    place: usize,
+) -> Option<TaskIdTranslation> {
     let is_about = call.is_task_request();
     if !is_about {
         let declares = call.method == Some(McpMethod::ToolsCall) && declares(call);
         let merged = declares.then(|| catalog.snapshot(&call.endpoint, View::Modern))??;
         merged.tasks.get(place).filter(|tasks| tasks.extension)?;
     }
-    Some(TaskPass::new(TaskIds::new(sealer, &call.identity, None, &call.endpoint), true))
+    Some(TaskIdTranslation::new(TaskIds::new(sealer, &call.identity, None, &call.endpoint), true))
 }
 
 /// The translation within a session, if its server supports tasks: any call's response may carry messages
 /// about them.
-pub fn legacy(sealer: &Arc<Sealer>, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
+pub fn legacy(
+    sealer: &Arc<Sealer>,
+    call: &Call,
+    session: &Session,
+    place: usize,
+) -> Option<TaskIdTranslation> {
     session.upstream_slot(place).current().filter(|ready| ready.features.tasks.calls)?;
     let in_answer =
         call.is_task_request() || (call.method == Some(McpMethod::ToolsCall) && may_ask_for_a_task(call));
-    Some(TaskPass::new(TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint), in_answer))
+    Some(TaskIdTranslation::new(
+        TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint),
+        in_answer,
+    ))
 }
 
 /// Whether the request asks for a task (`params.task`).

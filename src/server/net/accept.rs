@@ -28,7 +28,7 @@ pub struct Acceptor {
     /// When to continue after an error.
     goes_on: Option<Instant>,
     /// When an error was last logged.
-    said: Option<Instant>,
+    logged_at: Option<Instant>,
     /// A spare descriptor. It is released while no other is left, to accept and close waiting connections.
     spare: Option<File>,
 }
@@ -40,13 +40,13 @@ const AT_ONCE_MAX: usize = 16;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The minimum time between two log entries.
-const SAY_EVERY: Duration = Duration::from_mins(1);
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Acceptor {
     /// # Errors The runtime cannot register the socket.
     pub fn new(listening: ListeningSocket) -> io::Result<Self> {
         let listener = Listener::of(listening)?;
-        Ok(Self { listener, at_once: 0, goes_on: None, said: None, spare: spare() })
+        Ok(Self { listener, at_once: 0, goes_on: None, logged_at: None, spare: spare() })
     }
 
     /// The next connection. Cancel safe.
@@ -67,7 +67,7 @@ impl Acceptor {
                 }
                 Err(error) if is_of_client(&error) => {}
                 Err(error) => {
-                    self.say(&error);
+                    self.log_error(&error);
                     if lacks_files(&error) {
                         self.turn_away();
                     }
@@ -77,10 +77,10 @@ impl Acceptor {
         }
     }
 
-    fn say(&mut self, error: &io::Error) {
+    fn log_error(&mut self, error: &io::Error) {
         let now = Instant::now();
-        if self.said.is_none_or(|said| now.duration_since(said) >= SAY_EVERY) {
-            self.said = Some(now);
+        if self.logged_at.is_none_or(|said| now.duration_since(said) >= LOG_INTERVAL) {
+            self.logged_at = Some(now);
             tracing::warn!(
                 %error,
                 "cannot accept connections; if the limit on open files is reached, new ones are closed until others end: raise it \
@@ -190,14 +190,14 @@ mod tests {
         (Acceptor::new(ListeningSocket::Public(listener)).expect("there is a runtime"), address)
     }
 
-    fn come(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
+    fn connect(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
         (0..count).map(|_| TcpStream::connect(address).expect("there is room in the queue")).collect()
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_descriptor_is_told() {
+    async fn connections_without_a_descriptor_are_closed() {
         let (mut intake, address) = intake();
-        let clients = come(address, AT_ONCE_MAX + 3);
+        let clients = connect(address, AT_ONCE_MAX + 3);
         // Lets the runtime poll the kernel for new connections.
         yield_now().await;
         intake.turn_away();
@@ -215,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_leaves_others_their_turn() {
         let (mut intake, address) = intake();
-        let _clients = come(address, 3 * AT_ONCE_MAX);
+        let _clients = connect(address, 3 * AT_ONCE_MAX);
         yield_now().await;
         let mut taken = Vec::new();
         for _ in 0..3 {

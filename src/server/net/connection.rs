@@ -44,7 +44,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot, tl
         },
         (_, plain) => plain,
     };
-    own(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place, None).await;
+    run_connection(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place, None).await;
 }
 
 /// Serves a connection that was parked.
@@ -53,7 +53,7 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     let ParkedConnection { socket, place, speaks, .. } = woken.parked;
     // A socket that cannot be registered is closed.
     let Some(socket) = Socket::from_std(socket) else { return };
-    own(worker, Link { socket, ahead: BytesMut::new(), speaks }, place, writing).await;
+    run_connection(worker, Link { socket, ahead: BytesMut::new(), speaks }, place, writing).await;
 }
 
 async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
@@ -61,16 +61,22 @@ async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStr
 }
 
 /// Serves a connection until it ends or is parked.
-async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: Option<ResponseWriter>) {
+async fn run_connection(
+    worker: Rc<Worker>,
+    mut link: Link,
+    place: ConnectionSlot,
+    stream: Option<ResponseWriter>,
+) {
     let activity = ConnectionActivity::new();
-    let watched = worker.connections.watch(&activity);
+    let watched = worker.connections.register(&activity);
     if *worker.shared.phase.borrow() >= ShutdownPhase::Drain {
         // The order to drain was given before this connection existed. Follow it after the runtime has
         // noticed the bytes that arrived.
         await_socket_polls(worker.connections.open()).await;
-        activity.give(ConnectionOrder::Drain);
+        activity.tighten_order(ConnectionOrder::Drain);
     }
-    let mut stream = stream.map(|writing| Box::new(DetachedStream { writing, active: activity.begin() }));
+    let mut stream =
+        stream.map(|writing| Box::new(DetachedStream { writing, active: activity.begin_request() }));
     let silent = loop {
         match fast_lane::serve(&worker, &activity, &mut link, stream.take()).await {
             FastLaneExit::Gone => return,
@@ -94,7 +100,7 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: 
     let stream = silent.map(|writing| Box::new(ParkedStream::new(*writing)));
     worker.parking.park(ParkedConnection {
         socket,
-        since: activity.still_since(),
+        since: activity.last_changed_at(),
         place,
         speaks: link.speaks,
         stream,

@@ -54,7 +54,7 @@ pub async fn serve(
 ) -> FastLaneExit {
     let mut lane = FastLane { worker, activity, link };
     if let Some(detached) = stream {
-        match Box::pin(lane.pass(detached)).await {
+        match Box::pin(lane.write_stream(detached)).await {
             ReadOutcome::Rest => {}
             pause => return pause.end(),
         }
@@ -62,7 +62,7 @@ pub async fn serve(
     let can_be_parked = lane.link.socket.can_be_still();
     loop {
         if !worker.shared.config.fast_lane {
-            let is_at_rest = can_be_parked && activity.is_at_rest() && lane.link.ahead.is_empty();
+            let is_at_rest = can_be_parked && activity.can_park() && lane.link.ahead.is_empty();
             return if is_at_rest { FastLaneExit::Rest } else { FastLaneExit::Unusual };
         }
         let pause = match lane.next(can_be_parked).await {
@@ -113,12 +113,12 @@ impl FastLane<'_> {
         self.link.speaks = Some(HttpVersion::Http1);
         let mut asked = first;
         loop {
-            let active = self.activity.begin();
+            let active = self.activity.begin_request();
             match self.answer(asked).await {
                 RequestOutcome::KeepAlive => drop(active),
                 RequestOutcome::Gone => return ReadOutcome::Gone,
                 RequestOutcome::Stream(writing) => {
-                    match Box::pin(self.pass(Box::new(DetachedStream { writing, active }))).await {
+                    match Box::pin(self.write_stream(Box::new(DetachedStream { writing, active }))).await {
                         ReadOutcome::Rest => {}
                         pause => return pause,
                     }
@@ -142,7 +142,7 @@ impl FastLane<'_> {
             }
         }
         poll_fn(|cx| {
-            let order = self.activity.order(cx.waker());
+            let order = self.activity.current_order(cx.waker());
             if order == ConnectionOrder::Close {
                 return Poll::Ready(Err(ReadOutcome::Gone));
             }
@@ -154,9 +154,7 @@ impl FastLane<'_> {
                     Poll::Pending if self.link.ahead.is_empty() && order == ConnectionOrder::Drain => {
                         return Poll::Ready(Err(ReadOutcome::Gone));
                     }
-                    Poll::Pending
-                        if self.link.ahead.is_empty() && until_rest && self.activity.is_at_rest() =>
-                    {
+                    Poll::Pending if self.link.ahead.is_empty() && until_rest && self.activity.can_park() => {
                         return Poll::Ready(Err(ReadOutcome::Rest));
                     }
                     Poll::Pending if self.link.ahead.is_empty() => return Poll::Pending,
@@ -230,7 +228,7 @@ impl FastLane<'_> {
     }
 
     /// Writes an event stream until it ends or becomes silent.
-    async fn pass(&mut self, detached: Box<DetachedStream>) -> ReadOutcome {
+    async fn write_stream(&mut self, detached: Box<DetachedStream>) -> ReadOutcome {
         let DetachedStream { mut writing, active } = *detached;
         self.activity.note_stream(true);
         let can_be_parked = self.link.socket.can_be_still();
@@ -239,7 +237,7 @@ impl FastLane<'_> {
             Poll::Ready(false) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending if self.is_over(cx) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending => {
-                let is_at_rest = can_be_parked && self.activity.is_at_rest() && writing.is_silent();
+                let is_at_rest = can_be_parked && self.activity.can_park() && writing.is_silent();
                 if is_at_rest && self.link.ahead.is_empty() { Poll::Ready(None) } else { Poll::Pending }
             }
         })
@@ -260,7 +258,7 @@ impl FastLane<'_> {
     /// Whether the client left, or the connection is ordered to close. A client that closes only its sending
     /// side has left too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.activity.order(cx.waker()) == ConnectionOrder::Close {
+        if self.activity.current_order(cx.waker()) == ConnectionOrder::Close {
             return true;
         }
         // Pipelined requests are received too, up to a bound, since the disconnect may follow them.

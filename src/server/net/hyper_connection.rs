@@ -66,7 +66,7 @@ pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link:
         () = draining(&mut phase, &worker.connections) => return HyperExit::Gone,
     };
     let Some((link, speaks)) = opened else { return HyperExit::Gone };
-    activity.speak(speaks);
+    activity.set_protocol(speaks);
     let stream = RewoundSocket::new(link.ahead, link.socket, Rc::clone(activity));
     match speaks {
         HttpVersion::Http1 => serve_http1(worker, stream, activity).await,
@@ -135,7 +135,7 @@ async fn serve_http1(
         .serve_connection(TokioIo::new(stream), service(worker, activity, &exit));
     let (mut is_draining, mut has_begun) = (false, false);
     let is_over = poll_fn(|cx| {
-        match activity.order(cx.waker()) {
+        match activity.current_order(cx.waker()) {
             ConnectionOrder::GoOn => {}
             // hyper must first see the bytes that were read before, or it would close the connection as idle.
             ConnectionOrder::Drain if is_draining || !has_begun => {}
@@ -149,10 +149,12 @@ async fn serve_http1(
             ConnectionOrder::Close => return Poll::Ready(true),
         }
         let polled = Pin::new(&mut connection).poll(cx).map(|_ended| true);
-        if !std::mem::replace(&mut has_begun, true) && activity.order(cx.waker()) != ConnectionOrder::GoOn {
+        if !std::mem::replace(&mut has_begun, true)
+            && activity.current_order(cx.waker()) != ConnectionOrder::GoOn
+        {
             cx.waker().wake_by_ref();
         }
-        if polled.is_pending() && (exit.is_asked() || activity.is_at_rest()) && !activity.has_unwritten() {
+        if polled.is_pending() && (exit.is_asked() || activity.can_park()) && !activity.has_unwritten() {
             return Poll::Ready(false);
         }
         polled
@@ -187,7 +189,7 @@ async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<C
     let mut connection = pin!(connection);
     let mut is_draining = false;
     poll_fn(|cx| {
-        match activity.order(cx.waker()) {
+        match activity.current_order(cx.waker()) {
             ConnectionOrder::GoOn => {}
             _ if is_draining => {}
             // An idle connection is closed gracefully too, as HTTP/2 supports it.
@@ -210,7 +212,7 @@ impl DetachSlot {
         self.0.borrow().is_some()
     }
 
-    fn ask(&self, detached: DetachedStream) {
+    fn offer(&self, detached: DetachedStream) {
         *self.0.borrow_mut() = Some(Box::new(detached));
     }
 
@@ -228,13 +230,13 @@ fn service(
     let (worker, activity, exit) = (Rc::clone(worker), Rc::clone(activity), Rc::clone(exit));
     service_fn(move |request: Request<Incoming>| {
         let (worker, activity, exit) = (Rc::clone(&worker), Rc::clone(&activity), Rc::clone(&exit));
-        let active = activity.begin();
+        let active = activity.begin_request();
         async move {
             let is_http1 = request.version() < Version::HTTP_2;
             let may_leave = is_kept_alive(&request) && (request.body().is_end_stream() || is_read(&request));
             let reply = handle(&worker, &activity, request).await;
             if may_leave && reply.body.is_stream() {
-                exit.ask(DetachedStream {
+                exit.offer(DetachedStream {
                     writing: ResponseWriter::new(reply, &worker.clock.date(), worker.clock.phase()),
                     active,
                 });

@@ -1,16 +1,14 @@
 //! Worker threads, each with a listening socket and a runtime of its own.
 
-use std::fs;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fs, io};
 
 use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -196,7 +194,7 @@ impl WorkerSeed {
             tokio::select! {
                 socket = intake.next() => {
                     // Over the limit, new connections are closed at once, so that open ones are not affected.
-                    if let Some(place) = places.take() {
+                    if let Some(place) = places.acquire() {
                         spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                     }
                 }
@@ -214,7 +212,7 @@ impl WorkerSeed {
         await_socket_polls(worker.connections.open()).await;
         // Order the connections with a task first, so that none of them is parked after the others were
         // closed.
-        worker.connections.give_all(ConnectionOrder::Drain);
+        worker.connections.order_all(ConnectionOrder::Drain);
         worker.parking.close(&mut woken);
         for one in woken {
             spawn_local(serve_again(Rc::clone(&worker), one));

@@ -112,9 +112,18 @@ async fn forward(
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let permit = Some(permit);
-            let (is_part, trace) = (false, None);
-            let call =
-                Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
+            let (shares_response, trace) = (false, None);
+            let call = Box::new(Call {
+                fields,
+                endpoint,
+                identity,
+                permit,
+                body,
+                envelope,
+                method,
+                shares_response,
+                trace,
+            });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             message::answer(worker, call).await.map_err(|fault| fault.with_id(id))
         }

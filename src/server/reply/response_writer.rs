@@ -145,9 +145,9 @@ impl ResponseWriter {
                 activity.note_write(flushed.is_ready());
                 return match flushed {
                     Poll::Ready(Err(_)) => Poll::Ready(false),
-                    Poll::Ready(Ok(())) if self.ended => {
-                        Poll::Ready(!self.closes && activity.order(cx.waker()) == ConnectionOrder::GoOn)
-                    }
+                    Poll::Ready(Ok(())) if self.ended => Poll::Ready(
+                        !self.closes && activity.current_order(cx.waker()) == ConnectionOrder::GoOn,
+                    ),
                     _ => Poll::Pending,
                 };
             }
@@ -162,7 +162,7 @@ impl ResponseWriter {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                 Poll::Ready(Ok(count)) => {
-                    activity.note_passed();
+                    activity.note_progress();
                     self.advance(count);
                 }
             }
@@ -178,7 +178,7 @@ impl ResponseWriter {
                 Poll::Ready(Some(Err(_broken))) => return false,
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
-                    if !bytes.is_empty() && !self.take(bytes) {
+                    if !bytes.is_empty() && !self.append(bytes) {
                         return false;
                     }
                     if self.body.is_end_stream() {
@@ -196,7 +196,7 @@ impl ResponseWriter {
     }
 
     /// Appends a piece. Returns false if it exceeds the announced length.
-    fn take(&mut self, bytes: Bytes) -> bool {
+    fn append(&mut self, bytes: Bytes) -> bool {
         let is_chunked = match &mut self.framing {
             Framing::Length(left) => {
                 let Some(less) = left.checked_sub(bytes.len() as u64) else { return false };

@@ -10,9 +10,9 @@ use super::resumable::{self, ResumableBody, SessionPump};
 use super::session_stream::SessionStream;
 use crate::limits::Permit;
 use crate::route::EndpointShape;
+use crate::server::http1::announcements::COMMENT;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::receive::accepts;
-use crate::server::http1::words::COMMENT;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
@@ -34,11 +34,11 @@ pub fn open(
         return Err(Fault::client(FaultKind::NotAcceptable, "send `Accept: text/event-stream`"));
     }
     let streams = worker.shared.streams.as_ref();
-    if let Some((streams, resumes)) = streams.zip(resumable::resumes(fields, &session)) {
+    if let Some((streams, mode)) = streams.zip(resumable::resume_mode(fields, &session)) {
         let last_event_id = fields.get(Field::LastEventId);
         let permit = match last_event_id {
             None => permit,
-            Some(id) => match resumable::take_up(streams, &session, id, resumes, permit)? {
+            Some(id) => match resumable::resume(streams, &session, id, mode, permit)? {
                 Ok(reply) => return Ok(reply),
                 Err(permit) => permit,
             },
@@ -51,7 +51,7 @@ pub fn open(
         if last_event_id.is_some() {
             stream.announce_all();
         }
-        let body = ResponseBody::source(Box::new(ResumableBody::new(reader, resumes, streams, Some(permit))));
+        let body = ResponseBody::source(Box::new(ResumableBody::new(reader, mode, streams, Some(permit))));
         spawn_local(SessionPump::new(stream, writer));
         return Ok(reply::events(body));
     }

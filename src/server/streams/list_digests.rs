@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::catalog::{Catalog, ListKind, MergedLists, View};
 use crate::route::Endpoint;
-use crate::server::http1::words::{ANNOUNCED, announcement};
+use crate::server::http1::announcements::{ANNOUNCED, announcement};
 use metamcp_core::protocol::McpMethod;
 
 /// Digests of an endpoint's lists, to detect changes.

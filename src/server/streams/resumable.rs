@@ -64,7 +64,7 @@ type FailureCell = Rc<Cell<Option<FaultKind>>>;
 
 /// Whether and how the client can resume streams. Depends on the revision that it sends, or the older one
 /// that the server negotiated.
-pub fn resumes(fields: &Fields, session: &Session) -> Option<ResumeMode> {
+pub fn resume_mode(fields: &Fields, session: &Session) -> Option<ResumeMode> {
     let said = match fields.get(Field::McpProtocolVersion) {
         Some(said) => Revision::parse(said)?,
         None => Revision::FALLBACK,
@@ -85,13 +85,13 @@ pub struct ResumableCall {
     pub place: usize,
     /// The connections to that server.
     pub pool: Rc<UpstreamPool>,
-    pub resumes: ResumeMode,
+    pub mode: ResumeMode,
 }
 
 impl ResumableCall {
     /// The response itself, or a body that reads from its resumable stream.
-    pub fn keep(self, streams: &Arc<ResumableStreams>, mut relay: Box<Relay>) -> Reply {
-        let Self { id, session, place, pool, resumes } = self;
+    pub fn into_resumable(self, streams: &Arc<ResumableStreams>, mut relay: Box<Relay>) -> Reply {
+        let Self { id, session, place, pool, mode } = self;
         if id.len() > REQUEST_ID_BYTES_MAX {
             return relay.into_reply();
         }
@@ -100,7 +100,7 @@ impl ResumableCall {
         }
         let (writer, reader) = streams.begin(&session.claims, Some(id));
         session.add_resumable_stream(writer.stream());
-        let mut kept = ResumableBody::new(reader, resumes, streams, None);
+        let mut kept = ResumableBody::new(reader, mode, streams, None);
         spawn_local(pump(relay, writer, Rc::clone(&kept.of_call().failure)));
         reply::events(ResponseBody::source(Box::new(kept)))
     }
@@ -248,11 +248,11 @@ impl Future for SessionPump {
 }
 
 /// Resumes the stream that `Last-Event-ID` names. Returns the permit if a new stream must be opened instead.
-pub fn take_up(
+pub fn resume(
     streams: &Arc<ResumableStreams>,
     session: &Session,
     last_event_id: &[u8],
-    resumes: ResumeMode,
+    mode: ResumeMode,
     permit: Permit,
 ) -> Result<Result<Reply, Permit>, Fault> {
     let mark = streams.parse_event_id(&session.claims, last_event_id).ok_or_else(|| {
@@ -266,7 +266,7 @@ pub fn take_up(
     };
     match (reader, &mark.request_id) {
         (Ok(reader), _) => {
-            let kept = ResumableBody::new(reader, resumes, streams, Some(permit));
+            let kept = ResumableBody::new(reader, mode, streams, Some(permit));
             Ok(Ok(reply::events(ResponseBody::source(Box::new(kept)))))
         }
         (Err(ResumeError::Lost), Some(_)) if !mark.is_loss_notice() => Ok(Ok(reply::events(gone(&mark)))),
@@ -302,12 +302,12 @@ impl ResumableBody {
     /// Continues at the reader's position.
     pub fn new(
         mut reader: StreamReader,
-        resumes: ResumeMode,
+        mode: ResumeMode,
         streams: &ResumableStreams,
         permit: Option<Permit>,
     ) -> Self {
         let poll_after = streams.config().poll_after;
-        let comes_back = resumes == ResumeMode::ByTold;
+        let comes_back = mode == ResumeMode::ByTold;
         if comes_back {
             reader.announce_id();
         }

@@ -16,10 +16,10 @@ use super::list_digests::ListDigests;
 use crate::catalog::View;
 use crate::limits::Permit;
 use crate::route::{Endpoint, EndpointShape};
+use crate::server::http1::announcements::{ANNOUNCED, COMMENT, announcement};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
-use crate::server::http1::words::{ANNOUNCED, COMMENT, announcement};
 use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
-use crate::server::mcp::tasks::{TaskIds, TaskPass};
+use crate::server::mcp::tasks::{TaskIdTranslation, TaskIds};
 use crate::server::reply::body::{BodyError, BodySource};
 use crate::server::worker::Worker;
 use crate::session::{
@@ -110,10 +110,10 @@ impl SessionStream {
             let goes_on = if std::mem::take(&mut self.is_new)
                 || self.session.poll_changed(&mut self.heard, cx.waker())
             {
-                self.look()
+                self.apply_changes()
             } else if let Poll::Ready(reason) = self.wakeup.poll(cx) {
                 match reason {
-                    WakeReason::Changed => self.look(),
+                    WakeReason::Changed => self.apply_changes(),
                     WakeReason::Due => self.keep_alive(),
                 }
             } else {
@@ -123,7 +123,7 @@ impl SessionStream {
                 let read = ready!(self.reads.poll(cx));
                 coop.made_progress();
                 match read {
-                    (at, Ok(event)) => match self.pass(at, event) {
+                    (at, Ok(event)) => match self.rewrite_event(at, event) {
                         Some(bytes) => return Poll::Ready(Some(bytes)),
                         None => true,
                     },
@@ -139,7 +139,7 @@ impl SessionStream {
     }
 
     /// Handles a possible change. Returns false if the stream ends.
-    fn look(&mut self) -> bool {
+    fn apply_changes(&mut self) -> bool {
         let worker = Rc::clone(&self.worker);
         // A revoked key ends its streams.
         if !worker.shared.auth.is_still_valid(&self.identity) {
@@ -231,24 +231,24 @@ impl SessionStream {
     }
 
     /// Rewrites an event of a server for the client.
-    fn pass(&self, at: usize, event: Event) -> Option<Bytes> {
+    fn rewrite_event(&self, at: usize, event: Event) -> Option<Bytes> {
         let UpstreamRead { upstream, ready, .. } = &self.reads.all[at];
         let endpoint = &self.session.endpoint;
         if endpoint.shape == EndpointShape::Single {
-            return Some(id_prefix::whole(event.raw));
+            return Some(id_prefix::complete_line_end(event.raw));
         }
         let server = endpoint.servers.iter().find(|server| server.upstream == *upstream)?;
         let tasks = ready.features.tasks.calls.then(|| {
             let ids =
                 TaskIds::new(self.worker.shared.auth.sealer(), &self.identity, Some(&self.session), endpoint);
-            TaskPass::new(ids, false)
+            TaskIdTranslation::new(ids, false)
         });
         // No request was sent on this stream, so none is answered.
         let mut scanner = self.worker.scanner.borrow_mut();
         let origin =
             EventOrigin { server: &server.name, tasks: tasks.as_ref(), requests: ServerRequests::Forward };
-        match id_prefix::pass(event, origin, &mut None, &mut scanner) {
-            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => Some(bytes),
+        match id_prefix::rewrite_event(event, origin, &mut None, &mut scanner) {
+            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Rewritten(bytes) => Some(bytes),
             ForwardedEvent::ListChanged(bytes) => {
                 // The client is about to fetch the list, so mark the cached one stale first.
                 self.worker.shared.catalog.mark_stale(UpstreamId(*upstream));
@@ -324,7 +324,7 @@ impl RoundRobin {
     /// The next item of any of `count` streams, and its index.
     fn poll<T>(&mut self, count: usize, mut poll: impl FnMut(usize) -> Poll<T>) -> Poll<(usize, T)> {
         if self.in_a_row >= EVENTS_IN_A_ROW {
-            self.pass();
+            self.next_server();
         }
         for _ in 0..count {
             let at = self.turn as usize % count;
@@ -332,12 +332,12 @@ impl RoundRobin {
                 self.in_a_row += 1;
                 return Poll::Ready((at, taken));
             }
-            self.pass();
+            self.next_server();
         }
         Poll::Pending
     }
 
-    fn pass(&mut self) {
+    fn next_server(&mut self) {
         (self.turn, self.in_a_row) = (self.turn.wrapping_add(1), 0);
     }
 }

@@ -18,12 +18,12 @@ use super::list_digests::ListDigests;
 use crate::catalog::{Catalog, View};
 use crate::limits::Permit;
 use crate::route::Endpoint;
+use crate::server::http1::announcements::{ANNOUNCED, COMMENT};
 use crate::server::http1::fields::Fields;
 use crate::server::http1::queue::{EventReceiver, EventSender, queue};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
-use crate::server::http1::words::{ANNOUNCED, COMMENT};
 use crate::server::mcp::call::Call;
-use crate::server::mcp::tasks::{self, TaskIds, TaskPass};
+use crate::server::mcp::tasks::{self, TaskIdTranslation, TaskIds};
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
@@ -173,12 +173,12 @@ impl Subscription {
                 ready!(fetching.as_mut().poll(cx));
                 self.known = Ok(ListDigests::of(&self.worker.shared.catalog, &self.endpoint, View::Modern));
                 self.start_pumps();
-                self.look();
+                self.apply_changes();
                 continue;
             }
             if let Poll::Ready(reason) = self.wakeup.poll(cx) {
                 match reason {
-                    WakeReason::Changed => self.look(),
+                    WakeReason::Changed => self.apply_changes(),
                     WakeReason::Due => self.ready.push_back(Bytes::from_static(COMMENT)),
                 }
                 // A revoked key ends its streams. An expired key is not announced.
@@ -198,7 +198,7 @@ impl Subscription {
     }
 
     /// Handles a possible change.
-    fn look(&mut self) {
+    fn apply_changes(&mut self) {
         let endpoint = self.worker.topology.endpoint_now(&self.endpoint.scope);
         let Some(endpoint) = endpoint.filter(|_| *self.worker.shared.phase.borrow() < ShutdownPhase::Drain)
         else {
@@ -266,7 +266,7 @@ impl Subscription {
             let pump = SubscriptionPump {
                 feed: UpstreamStream::open(pool, StreamSource::Modern(Box::new(listen)), true, None),
                 server: server.name.clone(),
-                tasks: TaskPass::new(more.ids.clone(), false),
+                tasks: TaskIdTranslation::new(more.ids.clone(), false),
                 id: Bytes::copy_from_slice(&self.id),
                 sender: more.events.sender(),
             };
@@ -301,7 +301,7 @@ fn message(id: &[u8], method: McpMethod, more: &str) -> Bytes {
 struct SubscriptionPump {
     feed: UpstreamStream,
     server: ServerName,
-    tasks: TaskPass,
+    tasks: TaskIdTranslation,
     id: Bytes,
     sender: EventSender,
 }

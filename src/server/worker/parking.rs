@@ -141,9 +141,9 @@ impl Parking {
     /// at once, and moves them to `woken`. Cancel safe: each one is in `woken` or still parked.
     pub async fn wake(&self, woken: &mut Vec<WokenConnection>) -> io::Result<()> {
         poll_fn(|cx| {
-            let rung = self.alarms.take(cx.waker());
+            let rung = self.alarms.take_due(cx.waker());
             for number in rung {
-                self.ask(number, woken);
+                self.poll_stream(number, woken);
             }
             for _ in 0..TURNS {
                 let Poll::Ready(ready) = self.set.poll_read_ready(cx) else {
@@ -161,7 +161,7 @@ impl Parking {
     }
 
     /// Polls the stream of a parked connection.
-    fn ask(&self, number: u64, woken: &mut Vec<WokenConnection>) {
+    fn poll_stream(&self, number: u64, woken: &mut Vec<WokenConnection>) {
         // The connection was closed or has a task.
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
         let Some(ParkedStream { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
@@ -268,7 +268,7 @@ impl StreamAlarms {
     }
 
     /// Takes some of the streams, in order. The task is woken for the rest.
-    fn take(&self, waker: &Waker) -> Vec<u64> {
+    fn take_due(&self, waker: &Waker) -> Vec<u64> {
         let mut rung = self.lock();
         let count = rung.numbers.len().min(AT_ONCE);
         let taken: Vec<u64> = rung.numbers.drain(..count).collect();
@@ -329,14 +329,14 @@ mod tests {
         let (alarms, counter) = (Arc::<StreamAlarms>::default(), Arc::<Counter>::default());
         let waker = Waker::from(Arc::clone(&counter));
         for _ in 0..2 {
-            assert!(alarms.take(&waker).is_empty());
+            assert!(alarms.take_due(&waker).is_empty());
             for number in rung {
                 alarms.ring(*number);
             }
             assert_eq!(alarms.lock().numbers.len(), expected.concat().len(), "each stands there once");
             for expected in expected {
                 assert_eq!(counter.0.swap(0, Ordering::Relaxed), 1, "before {expected:?}");
-                assert_eq!(alarms.take(&waker), *expected);
+                assert_eq!(alarms.take_due(&waker), *expected);
             }
             assert_eq!(counter.0.load(Ordering::Relaxed), 0, "there is no more");
             assert!(alarms.lock().waiting.is_empty());
@@ -361,8 +361,8 @@ mod tests {
         let alarms = StreamAlarms::default();
         let ring = |numbers: std::ops::Range<u64>| numbers.for_each(|number| alarms.ring(number));
         ring(0..AT_ONCE as u64 + 1);
-        assert_eq!(alarms.take(Waker::noop())[0], 0);
+        assert_eq!(alarms.take_due(Waker::noop())[0], 0);
         ring(0..1);
-        assert_eq!(alarms.take(Waker::noop()), [AT_ONCE as u64, 0]);
+        assert_eq!(alarms.take_due(Waker::noop()), [AT_ONCE as u64, 0]);
     }
 }

@@ -1,14 +1,14 @@
 //! Relays the response of an upstream to the client. Bytes pass as they arrive, with back-pressure, and what
 //! the request holds is released after the last of them.
 
-mod held;
+mod request_resources;
 mod refuser;
 mod response_relay;
 mod stream;
-mod tagging;
-mod whole;
+mod event_tagger;
+mod event_pass_through;
 
-pub use held::RequestResources;
 pub use refuser::ServerRequestRefuser;
+pub use request_resources::RequestResources;
 pub use response_relay::Relay;
 pub use stream::COMMENT;

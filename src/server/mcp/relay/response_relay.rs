@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::held::RequestResources;
+use super::event_pass_through::EventPassThrough;
+use super::event_tagger::EventTagger;
+use super::request_resources::RequestResources;
 use super::stream::Stream;
-use super::tagging::EventTagger;
-use super::whole::WholeResponse;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
@@ -36,7 +36,7 @@ enum RelayPace {
     /// As they arrive, after this prefix.
     Bytes(Bytes),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
-    Events(Stream, WholeResponse),
+    Events(Stream, EventPassThrough),
     /// Event by event, so that ids can carry their server.
     Tagged(Stream, Box<EventTagger>),
 }
@@ -59,7 +59,7 @@ impl Relay {
         Self {
             held,
             answer,
-            pace: RelayPace::Events(stream, WholeResponse::default()),
+            pace: RelayPace::Events(stream, EventPassThrough::default()),
             operation: None,
             done: false,
         }
@@ -177,13 +177,13 @@ impl BodySource for Relay {
         match &next {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(bytes))) => {
-                self.held.meter.iter_mut().for_each(|meter| meter.pass(bytes.len()));
+                self.held.meter.iter_mut().for_each(|meter| meter.add_bytes(bytes.len()));
                 self.operation.iter_mut().for_each(|operation| operation.add_response_bytes(bytes.len()));
                 match &self.pace {
                     // The answer itself, or something after it.
                     RelayPace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
                     RelayPace::Events(..) => {
-                        self.held.meter.iter_mut().for_each(Meter::pass_unread);
+                        self.held.meter.iter_mut().for_each(Meter::add_unparsed);
                         self.operation.iter_mut().for_each(Operation::mark_answered);
                     }
                     _ => {}

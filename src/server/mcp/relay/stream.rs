@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::held::RequestResources;
+use super::request_resources::RequestResources;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
@@ -94,11 +94,11 @@ impl Stream {
     pub fn ask_again(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         match &mut self.again {
             None => Err(error),
-            Some(again) => again.ask(error),
+            Some(again) => again.reconnect(error),
         }
     }
 
-    pub fn pass(&mut self, bytes: Bytes) -> Poll<Option<Bytes>> {
+    pub fn emit(&mut self, bytes: Bytes) -> Poll<Option<Bytes>> {
         self.last = Instant::now();
         Poll::Ready(Some(bytes))
     }
@@ -117,7 +117,7 @@ impl Stream {
 
     /// Whether the key is no longer valid. It covers a server whose bytes never let the relay wait. It costs
     /// one comparison until a key changes or the second is over; a key that expires sends no notification.
-    pub fn is_taken_back(&mut self) -> bool {
+    pub fn is_revoked(&mut self) -> bool {
         let now = self.worker.clock.credential_epoch();
         if std::mem::replace(&mut self.checked, now) != now {
             self.is_cut = self.is_cut || !self.worker.shared.auth.is_still_valid(&self.identity);

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use tokio::time::timeout;
 
-use super::desk::{AskingGuard, FrameContext};
+use super::context::{FrameContext, InputGuard};
 use crate::server::mcp::call::Call;
 use crate::server::reply::body::{BodyPoll, ResponseBody};
 use crate::server::reply::reply::Reply;
@@ -23,47 +23,48 @@ use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind as FrameKin
 use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, header, is_same_id, method_number};
 
 /// Bytes that each call may buffer of an incomplete answer. For more, it waits for a turn.
-pub const HELD_BYTES: usize = 64 << 10;
+pub const BUFFERED_BYTES: usize = 64 << 10;
 
 /// A server usually ends its stream in the same packet as the answer. One that does not is abandoned after
 /// this time; the request's id is free once the answer is sent.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Answers a request and returns its id. Dropping the future cancels the request at its server.
-pub async fn answer(desk: Rc<FrameContext>, call: Box<Call>, number: u64) -> Bytes {
+pub async fn answer(context: Rc<FrameContext>, call: Box<Call>, number: u64) -> Bytes {
     let id = call.id();
-    if let Err(fault) = run(&desk, call, &id).await {
-        desk.outbox.room().await;
-        desk.refuse(fault.with_id(Some(id.clone())), number);
+    if let Err(fault) = run(&context, call, &id).await {
+        context.outbox.room().await;
+        context.send_fault(fault.with_id(Some(id.clone())), number);
     }
     id
 }
 
-async fn run(desk: &Rc<FrameContext>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> {
+async fn run(context: &Rc<FrameContext>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> {
     let opens = call.method == Some(McpMethod::Initialize) && call.era() == Era::Legacy;
-    let reply = desk.send(call).await?;
+    let reply = context.send(call).await?;
     if opens {
-        desk.adopt_session(&reply)?;
+        context.adopt_session(&reply)?;
     }
     let Reply { content_type, body, .. } = reply;
     if content_type.is_some_and(|value| header::is_event_stream(value.as_bytes())) {
-        let last = Events { desk, id, asking: None, is_unread: false }.pass(body).await?;
-        desk.outbox.room().await;
-        desk.outbox.answer(&[last]);
+        let last =
+            Events { context, id, input_guard: None, is_unread: false }.forward_until_answer(body).await?;
+        context.outbox.room().await;
+        context.outbox.answer(&[last]);
         return Ok(());
     }
     match body.into_ready() {
         // The gateway built it, under this id.
-        BodyPoll::Pieces(pieces) => desk.outbox.answer(&pieces),
+        BodyPoll::Pieces(pieces) => context.outbox.answer(&pieces),
         BodyPoll::Whole(bytes) => {
-            desk.outbox.room().await;
-            desk.outbox.answer(&[checked(desk, bytes, id)?]);
+            context.outbox.room().await;
+            context.outbox.answer(&[check_answer(context, bytes, id)?]);
         }
         BodyPoll::Arriving(body) => {
-            let _turn = desk.turns.acquire().await;
+            let _turn = context.large_answers.acquire().await;
             let bytes = gather(body).await?;
-            desk.outbox.room().await;
-            desk.outbox.answer(&[checked(desk, bytes, id)?]);
+            context.outbox.room().await;
+            context.outbox.answer(&[check_answer(context, bytes, id)?]);
         }
     }
     Ok(())
@@ -100,14 +101,14 @@ fn too_long() -> Fault {
 }
 
 /// The message, if it is the answer to the request with that id.
-fn checked(desk: &FrameContext, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
-    let envelope = desk.worker.scanner.borrow_mut().scan(&message);
-    let envelope = envelope.map_err(|refused| unread().with_source(refused.error))?;
-    under_id(message, &envelope, id).ok_or_else(unread)
+fn check_answer(context: &FrameContext, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
+    let envelope = context.worker.scanner.borrow_mut().scan(&message);
+    let envelope = envelope.map_err(|refused| not_an_answer().with_source(refused.error))?;
+    answer_under_id(message, &envelope, id).ok_or_else(not_an_answer)
 }
 
 #[cold]
-fn unread() -> Fault {
+fn not_an_answer() -> Fault {
     Fault::upstream(
         FaultKind::InvalidResponse,
         "the server answered what is no answer to this request; it may have run",
@@ -115,7 +116,7 @@ fn unread() -> Fault {
 }
 
 /// The message, if it answers the request with that id. An error without an id gets this one.
-fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
+fn answer_under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
     if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
         return None;
     }
@@ -135,23 +136,23 @@ fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
 
 /// An answer in an event stream.
 struct Events<'a> {
-    desk: &'a Rc<FrameContext>,
+    context: &'a Rc<FrameContext>,
     id: &'a Bytes,
     /// Set once the server has sent the client a request.
-    asking: Option<AskingGuard>,
+    input_guard: Option<InputGuard>,
     /// Whether an event could not be parsed, or answered another request.
     is_unread: bool,
 }
 
 impl Events<'_> {
     /// Forwards the messages before the answer, and returns the answer.
-    async fn pass(mut self, mut body: ResponseBody) -> Result<Bytes, Fault> {
+    async fn forward_until_answer(mut self, mut body: ResponseBody) -> Result<Bytes, Fault> {
         let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
         let (mut held, mut turn) = (0, None);
         while let Some(bytes) = next(&mut body).await? {
             held += bytes.len();
-            if held > HELD_BYTES && turn.is_none() {
-                turn = Some(self.desk.turns.acquire().await);
+            if held > BUFFERED_BYTES && turn.is_none() {
+                turn = Some(self.context.large_answers.acquire().await);
             }
             reader.push(bytes);
             if let Some(answer) = self.read(&mut reader).await? {
@@ -164,7 +165,7 @@ impl Events<'_> {
             }
         }
         if self.is_unread {
-            return Err(unread());
+            return Err(not_an_answer());
         }
         Err(Fault::upstream(
             FaultKind::ConnectionLost,
@@ -176,23 +177,27 @@ impl Events<'_> {
     async fn read(&mut self, reader: &mut EventReader) -> Result<Option<Bytes>, Fault> {
         while let Some(event) = reader.next().map_err(|error| too_long().with_source(error))? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            let scanned = self.desk.worker.scanner.borrow_mut().scan(&data);
+            let scanned = self.context.worker.scanner.borrow_mut().scan(&data);
             // A client could parse it as the answer to another request, so it is not forwarded.
             let Ok(envelope) = scanned else {
                 self.is_unread = true;
                 continue;
             };
             match envelope.kind {
-                FrameKind::Response | FrameKind::Error => match under_id(data, &envelope, self.id) {
+                FrameKind::Response | FrameKind::Error => match answer_under_id(data, &envelope, self.id) {
                     Some(answer) => return Ok(Some(answer)),
                     None => self.is_unread = true,
                 },
                 FrameKind::Request | FrameKind::Notification => {
-                    if envelope.kind == FrameKind::Request && self.asking.is_none() {
-                        self.asking = Some(self.desk.ask());
+                    if envelope.kind == FrameKind::Request && self.input_guard.is_none() {
+                        self.input_guard = Some(self.context.begin_input());
                     }
-                    self.desk.outbox.room().await;
-                    self.desk.outbox.push(std::slice::from_ref(&data), 0, number(&envelope, &data));
+                    self.context.outbox.room().await;
+                    self.context.outbox.push(
+                        std::slice::from_ref(&data),
+                        0,
+                        method_number_of(&envelope, &data),
+                    );
                 }
             }
         }
@@ -201,7 +206,7 @@ impl Events<'_> {
 }
 
 /// The number of a message's method.
-pub fn number(envelope: &Envelope, message: &[u8]) -> u32 {
+pub fn method_number_of(envelope: &Envelope, message: &[u8]) -> u32 {
     envelope.method.map_or(UNNUMBERED, |method| method_number(&method.decode_bytes(message)))
 }
 
@@ -214,7 +219,7 @@ mod tests {
     fn check(message: &str, expected: Option<&str>) {
         let message = Bytes::copy_from_slice(message.as_bytes());
         let envelope = Scanner::new().scan(&message).expect("a message");
-        let answer = under_id(message, &envelope, &Bytes::from_static(b"\"a\""));
+        let answer = answer_under_id(message, &envelope, &Bytes::from_static(b"\"a\""));
         assert_eq!(answer.as_deref(), expected.map(str::as_bytes));
     }
 

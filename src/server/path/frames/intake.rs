@@ -9,9 +9,9 @@ use std::task::Context;
 
 use bytes::Bytes;
 
-use super::desk::FrameContext;
+use super::context::FrameContext;
 use super::exchange;
-use super::flights::{Answering, FlightState, InFlightRequests, UNDER_WAY_MAX};
+use super::in_flight::{Answering, IN_FLIGHT_WITH_INPUT_MAX, InFlightRequests, RequestLifecycle};
 use crate::server::mcp::call::{self, Call};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
@@ -20,13 +20,13 @@ use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, method_name};
 
 /// Accepts messages and drives the requests in flight.
 pub struct MessageIntake {
-    desk: Rc<FrameContext>,
+    context: Rc<FrameContext>,
     /// Messages received so far, including skipped ones.
     number: u64,
-    flights: InFlightRequests,
+    in_flight: InFlightRequests,
     /// Messages without an answer. They are sent one after the other, because their order matters.
-    waiting: VecDeque<(Box<Call>, u64)>,
-    telling: Option<PendingNotification>,
+    queued: VecDeque<(Box<Call>, u64)>,
+    sending: Option<PendingNotification>,
     /// Set when the client has sent `notifications/initialized`, so that server messages may be forwarded.
     initialized: bool,
 }
@@ -41,7 +41,7 @@ struct PendingNotification {
 
 /// Which messages are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotificationState {
+pub enum AcceptedMessages {
     /// All messages.
     All,
     /// No requests: only messages that help in-flight requests to complete.
@@ -49,24 +49,24 @@ pub enum NotificationState {
 }
 
 /// Requests in flight, not counting those that wait for the client itself. At this limit nothing is read
-/// until one is answered. Those that wait have a limit of their own ([`UNDER_WAY_MAX`]), because the message that
+/// until one is answered. Those that wait have a limit of their own ([`IN_FLIGHT_WITH_INPUT_MAX`]), because the message that
 /// they wait for has yet to be read.
 const IN_FLIGHT_MAX: usize = 256;
 
 /// Messages without an answer that wait for earlier ones.
-const WAITING_MAX: usize = 64;
+const QUEUED_MAX: usize = 64;
 
 /// Up to this size a message is copied out of its read buffer, so that a call in flight does not keep
 /// hundreds of KiB of other messages alive.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
-const _: () = assert!(IN_FLIGHT_MAX < UNDER_WAY_MAX);
+const _: () = assert!(IN_FLIGHT_MAX < IN_FLIGHT_WITH_INPUT_MAX);
 
 impl MessageIntake {
     /// For a stream on which no message has arrived yet.
-    pub fn new(desk: Rc<FrameContext>) -> Self {
-        let (flights, waiting) = (InFlightRequests::default(), VecDeque::new());
-        Self { desk, number: 0, flights, waiting, telling: None, initialized: false }
+    pub fn new(context: Rc<FrameContext>) -> Self {
+        let (in_flight, queued) = (InFlightRequests::default(), VecDeque::new());
+        Self { context, number: 0, in_flight, queued, sending: None, initialized: false }
     }
 
     /// Messages received so far.
@@ -77,83 +77,83 @@ impl MessageIntake {
     /// Whether one more message may be accepted: there is room for its answer, and no session is being opened
     /// that it could depend on.
     pub fn has_room(&self) -> bool {
-        let count = self.flights.count();
-        self.desk.outbox.has_room()
-            && count.saturating_sub(self.desk.asking()) < IN_FLIGHT_MAX
-            && count < UNDER_WAY_MAX
-            && self.waiting.len() < WAITING_MAX
-            && !self.flights.is_opening()
+        let count = self.in_flight.count();
+        self.context.outbox.has_room()
+            && count.saturating_sub(self.context.awaiting_input()) < IN_FLIGHT_MAX
+            && count < IN_FLIGHT_WITH_INPUT_MAX
+            && self.queued.len() < QUEUED_MAX
+            && !self.in_flight.is_opening()
     }
 
     /// Whether nothing is in flight, subscriptions included.
     pub fn is_idle(&self) -> bool {
-        self.flights.count() == 0 && self.telling.is_none()
+        self.in_flight.count() == 0 && self.sending.is_none()
     }
 
     /// Whether everything that ends by itself has ended. Subscriptions do not.
     pub fn is_over(&self) -> bool {
-        self.flights.are_over() && self.telling.is_none()
+        self.in_flight.are_over() && self.sending.is_none()
     }
 
     /// Cancels everything in flight.
-    pub fn give_up(&mut self) {
-        self.flights = InFlightRequests::default();
-        self.waiting.clear();
-        self.telling = None;
+    pub fn cancel_all(&mut self) {
+        self.in_flight = InFlightRequests::default();
+        self.queued.clear();
+        self.sending = None;
     }
 
     /// The session of the stream, returned once after its client is ready for server messages.
     pub fn take_initialized(&mut self) -> Option<Arc<Session>> {
-        std::mem::take(&mut self.initialized).then(|| self.desk.session()).flatten()
+        std::mem::take(&mut self.initialized).then(|| self.context.session()).flatten()
     }
 
     /// Drives everything in flight. Returns whether something ended.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let has_ended = self.flights.poll(cx);
-        self.poll_telling(cx) || has_ended
+        let has_ended = self.in_flight.poll(cx);
+        self.poll_sending(cx) || has_ended
     }
 
-    fn poll_telling(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        while let Some(told) = &mut self.telling {
-            if told.sending.as_mut().poll(cx).is_pending() {
+        while let Some(pending) = &mut self.sending {
+            if pending.sending.as_mut().poll(cx).is_pending() {
                 break;
             }
             moved = true;
-            self.initialized |= told.method == Some(McpMethod::Initialized);
-            if let Some(id) = told.cancels.take() {
-                self.flights.cancel(&id, cx);
+            self.initialized |= pending.method == Some(McpMethod::Initialized);
+            if let Some(id) = pending.cancels.take() {
+                self.in_flight.cancel(&id, cx);
             }
-            self.telling = None;
-            self.tell_next();
+            self.sending = None;
+            self.send_next();
         }
         moved
     }
 
     /// Whether these bytes are a complete message.
     pub fn is_whole(&self, bytes: &Bytes) -> bool {
-        self.desk.worker.scanner.borrow_mut().scan(bytes).is_ok()
+        self.context.worker.scanner.borrow_mut().scan(bytes).is_ok()
     }
 
     /// Skips a message over the size limit, and reports it to the client.
-    pub fn pass_over(&mut self, bytes_max: usize) {
+    pub fn skip_oversized(&mut self, bytes_max: usize) {
         self.number += 1;
         let text = format!("the message is over the limit of {bytes_max} bytes (`server.body_bytes_max`)");
-        self.desk.refuse(Fault::client(FaultKind::TooLarge, text), self.number);
+        self.context.send_fault(Fault::client(FaultKind::TooLarge, text), self.number);
     }
 
     /// Accepts one message, and answers it at once if no server is needed.
-    pub fn take(
+    pub fn accept_message(
         &mut self,
         header: Option<FrameHeader>,
         bytes: Bytes,
-        telling: NotificationState,
+        accepted: AcceptedMessages,
         cx: &mut Context<'_>,
     ) {
         self.number += 1;
         let body = if bytes.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
-        if let Err(fault) = self.accept(header, body, telling, cx) {
-            self.desk.refuse(fault, self.number);
+        if let Err(fault) = self.accept(header, body, accepted, cx) {
+            self.context.send_fault(fault, self.number);
         }
     }
 
@@ -161,104 +161,107 @@ impl MessageIntake {
         &mut self,
         header: Option<FrameHeader>,
         body: Bytes,
-        telling: NotificationState,
+        accepted: AcceptedMessages,
         cx: &mut Context<'_>,
     ) -> Result<(), Fault> {
-        let desk = &self.desk;
-        let (envelope, method) = call::scan(&mut desk.worker.scanner.borrow_mut(), &body)?;
+        let context = &self.context;
+        let (envelope, method) = call::scan(&mut context.worker.scanner.borrow_mut(), &body)?;
         // The id of a client's answer belongs to the server's request; a fault under it would look like the
         // answer to a request of the client.
         let is_request = envelope.kind == FrameKind::Request;
         let id = envelope.id.filter(|_| is_request);
         let id = id.map(|id| body.slice(id.span.start as usize..id.span.end as usize));
         let making = || -> Result<Box<Call>, Fault> {
-            let (identity, endpoint) = (desk.identity.clone(), desk.endpoint()?);
-            let permit = Some(desk.worker.credentials.admit(&identity)?);
-            let fields = desk.fields();
-            let (is_part, trace) = (true, None);
+            let (identity, endpoint) = (context.identity.clone(), context.endpoint()?);
+            let permit = Some(context.worker.credentials.admit(&identity)?);
+            let fields = context.fields();
+            let (shares_response, trace) = (true, None);
             let mut call =
-                Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace };
+                Call { fields, endpoint, identity, permit, body, envelope, method, shares_response, trace };
             if let Some(header) = header {
                 check_header(header, &call)?;
             }
             if call.envelope.params.meta.protocol_version.is_some() {
-                call.fields = desk.modern_fields(&call);
+                call.fields = context.modern_fields(&call);
             }
             Ok(Box::new(call))
         };
         let call = making().map_err(|fault| fault.with_id(id.clone()))?;
         match id {
-            Some(id) if telling == NotificationState::AnswersOnly => {
+            Some(id) if accepted == AcceptedMessages::AnswersOnly => {
                 let fault =
                     Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call did not run");
                 Err(fault.with_id(Some(id)))
             }
             Some(id) => self.request(id, call, cx),
             None => {
-                self.tell(call, cx);
-                self.poll_telling(cx);
+                self.enqueue(call, cx);
+                self.poll_sending(cx);
                 Ok(())
             }
         }
     }
 
     fn request(&mut self, id: Bytes, call: Box<Call>, cx: &mut Context<'_>) -> Result<(), Fault> {
-        if self.flights.find(&id).is_some() {
+        if self.in_flight.find(&id).is_some() {
             // A fault under this id would look like the answer to the other request.
             let text = "the id of this request is that of another one under way; give each its own";
             return Err(Fault::client(FaultKind::InvalidRequest, text));
         }
-        let course = match (call.era(), call.method) {
-            (Era::Modern, Some(McpMethod::Listen)) => FlightState::Endless,
-            (Era::Modern, _) => FlightState::Modern,
-            (Era::Legacy, Some(McpMethod::Initialize)) => FlightState::Opening,
-            (Era::Legacy, _) => FlightState::Legacy,
+        let lifecycle = match (call.era(), call.method) {
+            (Era::Modern, Some(McpMethod::Listen)) => RequestLifecycle::Endless,
+            (Era::Modern, _) => RequestLifecycle::Modern,
+            (Era::Legacy, Some(McpMethod::Initialize)) => RequestLifecycle::Opening,
+            (Era::Legacy, _) => RequestLifecycle::Legacy,
         };
-        if course == FlightState::Opening && self.desk.session().is_some() {
+        if lifecycle == RequestLifecycle::Opening && self.context.session().is_some() {
             let text = "this stream has its session; open another stream for another";
             return Err(Fault::client(FaultKind::InvalidRequest, text).with_id(Some(id)));
         }
-        let mut answering: Answering = Box::pin(exchange::answer(Rc::clone(&self.desk), call, self.number));
+        let mut answering: Answering =
+            Box::pin(exchange::answer(Rc::clone(&self.context), call, self.number));
         // Requests that the gateway answers itself are complete after this poll.
         if answering.as_mut().poll(cx).is_pending() {
-            self.flights.add(id, course, answering);
+            self.in_flight.add(id, lifecycle, answering);
         }
         Ok(())
     }
 
     /// Queues a message without an answer, or handles a cancellation.
-    fn tell(&mut self, call: Box<Call>, cx: &mut Context<'_>) {
+    fn enqueue(&mut self, call: Box<Call>, cx: &mut Context<'_>) {
         if call.method == Some(McpMethod::Cancelled) {
             let id = call.envelope.params.request_id.map(|id| id.span.slice(&call.body));
             let Some(id) = id else { return };
-            match self.flights.find(id).map(|flight| flight.course) {
+            match self.in_flight.find(id).map(|flight| flight.lifecycle) {
                 // The request has ended, or never existed.
                 None => return,
-                Some(FlightState::Modern | FlightState::Endless) => return self.flights.cancel(id, cx),
-                Some(FlightState::Legacy | FlightState::Opening) => {}
+                Some(RequestLifecycle::Modern | RequestLifecycle::Endless) => {
+                    return self.in_flight.cancel(id, cx);
+                }
+                Some(RequestLifecycle::Legacy | RequestLifecycle::Opening) => {}
             }
         }
-        self.waiting.push_back((call, self.number));
-        if self.telling.is_none() {
-            self.tell_next();
+        self.queued.push_back((call, self.number));
+        if self.sending.is_none() {
+            self.send_next();
         }
     }
 
     /// Starts to send the next queued message.
-    fn tell_next(&mut self) {
-        let Some((call, number)) = self.waiting.pop_front() else { return };
-        let desk = Rc::clone(&self.desk);
+    fn send_next(&mut self) {
+        let Some((call, number)) = self.queued.pop_front() else { return };
+        let context = Rc::clone(&self.context);
         let method = call.method;
         let cancels = call.envelope.params.request_id.filter(|_| method == Some(McpMethod::Cancelled));
         let cancels = cancels.map(|id| call.raw(id.span));
         let sending = Box::pin(async move {
-            if let Err(mut fault) = desk.send(call).await {
+            if let Err(mut fault) = context.send(call).await {
                 // The id of a client's answer belongs to the server's request.
                 fault.id = None;
-                desk.refuse(fault, number);
+                context.send_fault(fault, number);
             }
         });
-        self.telling = Some(PendingNotification { sending, method, cancels });
+        self.sending = Some(PendingNotification { sending, method, cancels });
     }
 }
 

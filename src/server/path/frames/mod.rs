@@ -3,7 +3,7 @@
 //! ```text
 //! request body -> MessageReader -> intake -> Call -> legacy / modern -> exchange -> Outbox -> response body
 //!                                    |                                     ^
-//!                                    +-- notifications, answers: telling   +-- follow: what servers say outside of calls
+//!                                    +-- notifications, in order            +-- session_follower: messages outside of calls
 //! ```
 //!
 //! A stream is one state machine, [`FramedBody`], which is the body of the response. It reads, answers and writes
@@ -17,11 +17,11 @@
 //!
 //! Does not know: how a message is routed, what a server is, or whether the connection is HTTP/1.1 or HTTP/2.
 
-mod desk;
+mod context;
 mod exchange;
-mod flights;
-mod follow;
-mod heads;
+mod in_flight;
+mod session_follower;
+mod message_fields;
 mod intake;
 mod open;
 mod outbox;

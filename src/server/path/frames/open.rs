@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
-use super::desk::FrameContext;
+use super::context::FrameContext;
 use super::outbox::Outbox;
 use super::stream::FramedBody;
 use crate::route::Endpoint;
@@ -50,8 +50,8 @@ pub async fn open(
     let has_session = fields.has(Field::McpSessionId);
     let session = has_session.then(|| worker.sessions.find(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
-    let desk = Rc::new(FrameContext::new(worker, identity, endpoint, fields, Outbox::new(form)));
-    let framed = FramedBody::new(desk, (first, body), session, permit);
+    let context = Rc::new(FrameContext::new(worker, identity, endpoint, fields, Outbox::new(form)));
+    let framed = FramedBody::new(context, (first, body), session, permit);
     let mut reply = Reply::typed(
         StatusCode::OK,
         HeaderValue::from_static(content_type),

@@ -12,9 +12,9 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::desk::FrameContext;
-use super::follow::SessionFollower;
-use super::intake::{MessageIntake, NotificationState};
+use super::context::FrameContext;
+use super::intake::{AcceptedMessages, MessageIntake};
+use super::session_follower::SessionFollower;
 use crate::limits::Permit;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::reply::body::{BodyError, BodySource};
@@ -26,17 +26,17 @@ use metamcp_store::auth::Identity;
 
 /// The body of the response. Each poll reads, answers and returns the bytes to write.
 pub struct FramedBody {
-    desk: Rc<FrameContext>,
+    context: Rc<FrameContext>,
     /// The body of the request; `None` after its end.
     incoming: Option<Incoming>,
     reader: MessageReader,
     intake: MessageIntake,
-    follow: Option<SessionFollower>,
-    course: BodyPhase,
+    follower: Option<SessionFollower>,
+    phase: BodyPhase,
     notices: Pin<Box<dyn Future<Output = StreamNotice>>>,
     clock: Clock,
     /// Polls without progress since the last one with progress.
-    still: u8,
+    idle_polls: u8,
     _permit: Permit,
 }
 
@@ -57,7 +57,7 @@ enum BodyPhase {
 /// An event outside the message flow.
 enum StreamNotice {
     /// The credential is no longer valid.
-    TakenBack,
+    Revoked,
     /// The gateway is shutting down.
     Phase(ShutdownPhase),
 }
@@ -69,11 +69,11 @@ struct Clock {
     /// Messages received and sent, as of the last tick.
     seen: (u64, u64),
     /// Whether the client has sent anything since the last tick, an empty line included.
-    came: bool,
+    has_received: bool,
     /// The time of the last activity, to the precision of a tick.
-    moved: Instant,
+    active_at: Instant,
     /// Since when one message has been incomplete.
-    within: Option<Instant>,
+    incomplete_since: Option<Instant>,
     /// The credential epoch of the last check.
     checked: CredentialEpoch,
 }
@@ -84,7 +84,7 @@ const MESSAGES_AT_ONCE: usize = 128;
 /// Polls without progress before pending bytes are written. hyper yields one chunk of the request per poll,
 /// and a client may send each message in a chunk of its own; so one write carries the answers to everything
 /// that has arrived.
-const STILL_POLLS: u8 = 2;
+const IDLE_POLLS_MAX: u8 = 2;
 
 /// Time for a client to read the final fault and to close.
 const LINGER: Duration = Duration::from_secs(2);
@@ -92,68 +92,71 @@ const LINGER: Duration = Duration::from_secs(2);
 impl FramedBody {
     /// For an authenticated and admitted client. `session` is the session that the head of the stream names.
     pub fn new(
-        desk: Rc<FrameContext>,
+        context: Rc<FrameContext>,
         (first, incoming): (Bytes, Incoming),
         session: Option<Arc<Session>>,
         permit: Permit,
     ) -> Self {
-        let config = &desk.worker.shared.config;
-        let mut reader = MessageReader::new(desk.outbox.form(), config.body_bytes_max);
+        let config = &context.worker.shared.config;
+        let mut reader = MessageReader::new(context.outbox.form(), config.body_bytes_max);
         reader.push(first);
         let period = config.keep_alive.min(config.idle_timeout).min(config.body_timeout);
-        let notices =
-            Box::pin(notice(Arc::clone(&desk.worker.shared), desk.identity.clone(), ShutdownPhase::Drain));
+        let notices = Box::pin(notice(
+            Arc::clone(&context.worker.shared),
+            context.identity.clone(),
+            ShutdownPhase::Drain,
+        ));
         Self {
-            follow: session.map(|session| SessionFollower::start(&desk, session)),
-            intake: MessageIntake::new(Rc::clone(&desk)),
+            follower: session.map(|session| SessionFollower::start(&context, session)),
+            intake: MessageIntake::new(Rc::clone(&context)),
             incoming: Some(incoming),
             reader,
-            course: BodyPhase::Open,
+            phase: BodyPhase::Open,
             notices,
             clock: Clock::new(period),
-            still: 0,
+            idle_polls: 0,
             _permit: permit,
-            desk,
+            context,
         }
     }
 
     /// Polls for the next bytes for the client; `None` at the end of the stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let before = self.desk.outbox.count();
-        self.notice(cx);
+        let before = self.context.outbox.count();
+        self.handle_notices(cx);
         let mut moved = self.intake.poll(cx);
-        self.follow(cx);
-        moved |= self.take_in(cx);
+        self.poll_follower(cx);
+        moved |= self.accept_messages(cx);
         self.conclude(cx);
-        self.give_out(moved || self.desk.outbox.count() != before, cx)
+        self.take_output(moved || self.context.outbox.count() != before, cx)
     }
 
     /// Handles events outside the message flow.
-    fn notice(&mut self, cx: &mut Context<'_>) {
-        if matches!(self.course, BodyPhase::Lingering(_) | BodyPhase::Over) {
+    fn handle_notices(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.phase, BodyPhase::Lingering(_) | BodyPhase::Over) {
             return;
         }
         while let Poll::Ready(notice) = self.notices.as_mut().poll(cx) {
             match notice {
-                StreamNotice::TakenBack => return self.break_off(taken_back()),
+                StreamNotice::Revoked => return self.abort(revoked()),
                 StreamNotice::Phase(ShutdownPhase::Abort) => {
                     let text = "the gateway stops; what is not answered may have run";
-                    return self.break_off(Fault::gateway(FaultKind::ShuttingDown, text));
+                    return self.abort(Fault::gateway(FaultKind::ShuttingDown, text));
                 }
                 StreamNotice::Phase(_) => {
-                    if matches!(self.course, BodyPhase::Open) {
-                        self.course = BodyPhase::Draining;
+                    if matches!(self.phase, BodyPhase::Open) {
+                        self.phase = BodyPhase::Draining;
                     }
-                    let (shared, identity) = (&self.desk.worker.shared, &self.desk.identity);
+                    let (shared, identity) = (&self.context.worker.shared, &self.context.identity);
                     self.notices = Box::pin(notice_of(shared, identity, ShutdownPhase::Abort));
                 }
             }
         }
-        let worker = &self.desk.worker;
+        let worker = &self.context.worker;
         if self.clock.is_new(worker.clock.credential_epoch())
-            && !worker.shared.auth.is_still_valid(&self.desk.identity)
+            && !worker.shared.auth.is_still_valid(&self.context.identity)
         {
-            return self.break_off(taken_back());
+            return self.abort(revoked());
         }
         if self.clock.tick.as_mut().poll(cx).is_ready() {
             self.tick(cx);
@@ -162,31 +165,31 @@ impl FramedBody {
 
     /// Checks timeouts, and keeps a silent stream alive.
     fn tick(&mut self, cx: &mut Context<'_>) {
-        let config = &self.desk.worker.shared.config;
+        let config = &self.context.worker.shared.config;
         let now = Instant::now();
         let before =
-            std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.desk.outbox.count()));
-        let came = std::mem::take(&mut self.clock.came);
-        let is_still = before == self.clock.seen && !came;
-        if !is_still || !self.intake.is_idle() || self.follow.is_some() {
-            self.clock.moved = now;
+            std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.context.outbox.count()));
+        let has_received = std::mem::take(&mut self.clock.has_received);
+        let is_unchanged = before == self.clock.seen && !has_received;
+        if !is_unchanged || !self.intake.is_idle() || self.follower.is_some() {
+            self.clock.active_at = now;
         }
-        let is_within =
+        let is_incomplete =
             self.reader.is_mid_message() && before.0 == self.clock.seen.0 && self.intake.has_room();
-        self.clock.within = is_within.then(|| self.clock.within.unwrap_or(now));
-        let is_slow = self.clock.within.is_some_and(|since| now - since >= config.body_timeout);
-        let is_silent = now - self.clock.moved >= config.idle_timeout;
+        self.clock.incomplete_since = is_incomplete.then(|| self.clock.incomplete_since.unwrap_or(now));
+        let is_slow = self.clock.incomplete_since.is_some_and(|since| now - since >= config.body_timeout);
+        let is_silent = now - self.clock.active_at >= config.idle_timeout;
         if before.1 == self.clock.seen.1 {
-            self.desk.outbox.shrink();
-            self.desk.outbox.keep_alive();
+            self.context.outbox.shrink();
+            self.context.outbox.keep_alive();
         }
         let why = match (is_slow, is_silent) {
             (true, _) => Some("a message was begun and did not come in time (`server.body_timeout`)"),
             (false, true) => Some("nothing was asked for too long (`server.idle_timeout`)"),
             (false, false) => None,
         };
-        if let Some(why) = why.filter(|_| matches!(self.course, BodyPhase::Open)) {
-            self.course = BodyPhase::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
+        if let Some(why) = why.filter(|_| matches!(self.phase, BodyPhase::Open)) {
+            self.phase = BodyPhase::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
         }
         self.clock.tick.as_mut().reset(now + self.clock.period);
         // The timer wakes the task only if it was polled after its reset.
@@ -195,28 +198,28 @@ impl FramedBody {
 
     /// Ends the stream at once, and cancels everything in flight.
     #[cold]
-    fn break_off(&mut self, why: Fault) {
-        self.intake.give_up();
-        self.follow = None;
-        self.course = BodyPhase::Ending(Some(why));
+    fn abort(&mut self, why: Fault) {
+        self.intake.cancel_all();
+        self.follower = None;
+        self.phase = BodyPhase::Ending(Some(why));
     }
 
-    fn follow(&mut self, cx: &mut Context<'_>) {
+    fn poll_follower(&mut self, cx: &mut Context<'_>) {
         if let Some(session) = self.intake.take_initialized() {
-            self.follow = Some(SessionFollower::start(&self.desk, session));
+            self.follower = Some(SessionFollower::start(&self.context, session));
         }
-        if self.follow.as_mut().is_some_and(|follow| follow.poll(&self.desk, cx).is_ready()) {
-            self.follow = None;
+        if self.follower.as_mut().is_some_and(|follower| follower.poll(&self.context, cx).is_ready()) {
+            self.follower = None;
         }
     }
 
     /// Accepts messages while there is room for their answers. Returns whether there were any.
-    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
+    fn accept_messages(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         for _ in 0..MESSAGES_AT_ONCE {
-            let telling = match &self.course {
-                BodyPhase::Open => NotificationState::All,
-                BodyPhase::Draining => NotificationState::AnswersOnly,
+            let accepted = match &self.phase {
+                BodyPhase::Open => AcceptedMessages::All,
+                BodyPhase::Draining => AcceptedMessages::AnswersOnly,
                 BodyPhase::Lingering(_) => return self.drop_incoming(cx),
                 BodyPhase::Ending(_) | BodyPhase::Over => return moved,
             };
@@ -225,11 +228,11 @@ impl FramedBody {
             }
             match self.reader.next() {
                 Ok(Some(StreamItem::Message { header, bytes })) => {
-                    self.intake.take(header, bytes, telling, cx);
+                    self.intake.accept_message(header, bytes, accepted, cx);
                     moved = true;
                 }
                 Ok(Some(StreamItem::TooLong)) => {
-                    self.intake.pass_over(self.desk.worker.shared.config.body_bytes_max);
+                    self.intake.skip_oversized(self.context.worker.shared.config.body_bytes_max);
                     moved = true;
                 }
                 Ok(None) => match self.receive(cx) {
@@ -238,7 +241,7 @@ impl FramedBody {
                 },
                 Err(bad) => {
                     let text = format!("{bad}; the messages before it were taken");
-                    self.course = BodyPhase::Ending(Some(Fault::client(FaultKind::InvalidRequest, text)));
+                    self.phase = BodyPhase::Ending(Some(Fault::client(FaultKind::InvalidRequest, text)));
                     return true;
                 }
             }
@@ -252,15 +255,15 @@ impl FramedBody {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
         match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.clock.came = true;
+                self.clock.has_received = true;
                 // Trailers have no meaning here.
                 self.reader.push(frame.into_data().unwrap_or_default());
                 Poll::Ready(true)
             }
             Some(Err(_)) => {
                 // The connection is lost, so no fault can be sent.
-                self.intake.give_up();
-                (self.incoming, self.follow, self.course) = (None, None, BodyPhase::Over);
+                self.intake.cancel_all();
+                (self.incoming, self.follower, self.phase) = (None, None, BodyPhase::Over);
                 Poll::Ready(false)
             }
             None => {
@@ -277,7 +280,7 @@ impl FramedBody {
             StreamRemainder::Empty => false,
             // A truncated message is not complete JSON, so a line that parses was complete.
             StreamRemainder::Line(line) if self.intake.is_whole(&line) => {
-                self.intake.take(None, line, NotificationState::All, cx);
+                self.intake.accept_message(None, line, AcceptedMessages::All, cx);
                 false
             }
             StreamRemainder::Line(_) | StreamRemainder::Incomplete => true,
@@ -286,7 +289,7 @@ impl FramedBody {
             let text = "the request ended within a message; those before it were taken";
             Fault::client(FaultKind::BodyIncomplete, text)
         });
-        self.course = match std::mem::replace(&mut self.course, BodyPhase::Over) {
+        self.phase = match std::mem::replace(&mut self.phase, BodyPhase::Over) {
             BodyPhase::Draining => BodyPhase::Draining,
             _ => BodyPhase::Ending(last),
         };
@@ -307,50 +310,50 @@ impl FramedBody {
     /// Moves to the next phase when nothing is in flight.
     fn conclude(&mut self, cx: &mut Context<'_>) {
         let is_over = self.intake.is_over();
-        match &mut self.course {
+        match &mut self.phase {
             BodyPhase::Draining if is_over && self.intake.is_idle() => {
                 let text = "the gateway stops; open another stream";
-                self.say_last(Fault::gateway(FaultKind::ShuttingDown, text));
+                self.send_final_fault(Fault::gateway(FaultKind::ShuttingDown, text));
             }
             BodyPhase::Ending(last) if is_over => match last.take() {
-                Some(fault) => self.say_last(fault),
-                None => self.course = BodyPhase::Over,
+                Some(fault) => self.send_final_fault(fault),
+                None => self.phase = BodyPhase::Over,
             },
             _ => {}
         }
-        if let BodyPhase::Lingering(time) = &mut self.course
+        if let BodyPhase::Lingering(time) = &mut self.phase
             && (self.incoming.is_none() || time.as_mut().poll(cx).is_ready())
         {
-            self.course = BodyPhase::Over;
+            self.phase = BodyPhase::Over;
         }
-        if matches!(self.course, BodyPhase::Over) {
+        if matches!(self.phase, BodyPhase::Over) {
             // Cancels subscriptions, which end with the stream.
-            self.intake.give_up();
-            self.follow = None;
+            self.intake.cancel_all();
+            self.follower = None;
         }
     }
 
-    fn say_last(&mut self, fault: Fault) {
-        self.intake.give_up();
-        self.follow = None;
-        self.desk.say_last(fault);
-        self.course = BodyPhase::Lingering(Box::pin(sleep(LINGER)));
+    fn send_final_fault(&mut self, fault: Fault) {
+        self.intake.cancel_all();
+        self.follower = None;
+        self.context.send_final_fault(fault);
+        self.phase = BodyPhase::Lingering(Box::pin(sleep(LINGER)));
     }
 
     /// Returns bytes to write, if there are enough for one write or nothing adds to them at the moment.
-    fn give_out(&mut self, moved: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let outbox = &self.desk.outbox;
-        let is_over = matches!(self.course, BodyPhase::Over);
+    fn take_output(&mut self, moved: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let outbox = &self.context.outbox;
+        let is_over = matches!(self.phase, BodyPhase::Over);
         if outbox.bytes() == 0 {
             return if is_over { Poll::Ready(None) } else { Poll::Pending };
         }
-        self.still = if moved { 0 } else { self.still + 1 };
-        let is_closing = is_over || matches!(self.course, BodyPhase::Lingering(_));
-        if self.still < STILL_POLLS && !outbox.is_worth_a_write() && !is_closing {
+        self.idle_polls = if moved { 0 } else { self.idle_polls + 1 };
+        let is_closing = is_over || matches!(self.phase, BodyPhase::Lingering(_));
+        if self.idle_polls < IDLE_POLLS_MAX && !outbox.is_worth_a_write() && !is_closing {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.still = 0;
+        self.idle_polls = 0;
         Poll::Ready(outbox.take())
     }
 }
@@ -368,7 +371,7 @@ impl BodySource for FramedBody {
 
 impl Drop for FramedBody {
     fn drop(&mut self) {
-        self.desk.end_session();
+        self.context.end_session();
     }
 }
 
@@ -378,7 +381,15 @@ impl Clock {
         let tick = Box::pin(sleep_until(now + period));
         // Not the current epoch: the key may have been revoked before this stream existed.
         let checked = CredentialEpoch::NEVER;
-        Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, checked }
+        Self {
+            tick,
+            period,
+            seen: (0, 0),
+            has_received: false,
+            active_at: now,
+            incomplete_since: None,
+            checked,
+        }
     }
 
     /// Whether the credential has not been checked in this epoch yet.
@@ -388,7 +399,7 @@ impl Clock {
 }
 
 #[cold]
-fn taken_back() -> Fault {
+fn revoked() -> Fault {
     let text = "the key was switched off or changed, or it has expired; what is not answered may have run";
     Fault::client(FaultKind::Unauthenticated, text)
 }
@@ -403,7 +414,7 @@ fn notice_of(
 
 async fn notice(shared: Arc<SharedState>, identity: Identity, least: ShutdownPhase) -> StreamNotice {
     tokio::select! {
-        () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => StreamNotice::TakenBack,
+        () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => StreamNotice::Revoked,
         phase = reached(shared.phase.clone(), least) => StreamNotice::Phase(phase),
     }
 }

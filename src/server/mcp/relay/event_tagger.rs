@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::refuser::ServerRequestRefuser;
 use super::stream::Stream;
 use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
-use crate::server::mcp::tasks::TaskPass;
+use crate::server::mcp::tasks::TaskIdTranslation;
 use crate::upstream::UpstreamId;
 use metamcp_core::frame::{Event, EventReader};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
@@ -20,7 +20,7 @@ pub struct EventTagger {
     awaited: Option<Bytes>,
     reader: EventReader,
     /// The translation of task ids, if the server supports tasks.
-    tasks: Option<Box<TaskPass>>,
+    tasks: Option<Box<TaskIdTranslation>>,
     /// Refuses requests of the server, if the client cannot be asked.
     refuser: Option<Box<ServerRequestRefuser>>,
 }
@@ -30,7 +30,7 @@ impl EventTagger {
     pub fn new(
         upstream: UpstreamId,
         awaited: Option<Bytes>,
-        tasks: Option<Box<TaskPass>>,
+        tasks: Option<Box<TaskIdTranslation>>,
         refuser: Option<Box<ServerRequestRefuser>>,
     ) -> Self {
         Self { upstream, awaited, reader: EventReader::new(), tasks, refuser }
@@ -49,14 +49,14 @@ impl EventTagger {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Bytes>> {
         while !stream.ended {
-            if stream.is_taken_back() {
+            if stream.is_revoked() {
                 return Poll::Ready(stream.end_cut(self.awaited.is_none()));
             }
             let is_refusing = self.refuser.as_mut().is_some_and(|refuser| refuser.poll_sent(cx).is_pending());
             if !is_refusing {
                 match self.reader.next() {
                     Ok(Some(event)) => match self.forward(event, stream) {
-                        Some(bytes) => return stream.pass(bytes),
+                        Some(bytes) => return stream.emit(bytes),
                         None => continue,
                     },
                     Ok(None) => {}
@@ -102,8 +102,8 @@ impl EventTagger {
         let mut scanner = stream.worker.scanner.borrow_mut();
         let requests = if self.refuser.is_some() { ServerRequests::Refuse } else { ServerRequests::Forward };
         let origin = EventOrigin { server: &stream.server, tasks: self.tasks.as_deref(), requests };
-        match id_prefix::pass(event, origin, &mut self.awaited, &mut scanner) {
-            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Tagged(bytes) => Some(bytes),
+        match id_prefix::rewrite_event(event, origin, &mut self.awaited, &mut scanner) {
+            ForwardedEvent::Untouched(bytes) | ForwardedEvent::Rewritten(bytes) => Some(bytes),
             ForwardedEvent::ListChanged(bytes) => {
                 stream.worker.shared.catalog.mark_stale(self.upstream);
                 Some(bytes)
@@ -135,6 +135,6 @@ impl EventTagger {
             return Poll::Ready(None);
         }
         let event = stream.terminal_event(error);
-        stream.pass(event)
+        stream.emit(event)
     }
 }

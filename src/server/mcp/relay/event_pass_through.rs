@@ -15,7 +15,7 @@ use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Default)]
-pub struct WholeResponse {
+pub struct EventPassThrough {
     boundary: BoundaryTracker,
     /// The start of an event that is not complete yet.
     kept: Vec<Bytes>,
@@ -41,7 +41,7 @@ enum Outcome {
     Awaited,
 }
 
-impl WholeResponse {
+impl EventPassThrough {
     /// Whether the answer was handed out, as far as the stream was searched for it.
     pub fn is_answered(&self) -> bool {
         self.settled == Some(Outcome::Passed)
@@ -56,17 +56,17 @@ impl WholeResponse {
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if let Some(bytes) = stream.ready.pop_front() {
-                return stream.pass(bytes).map(|next| next.map(Ok));
+                return stream.emit(bytes).map(|next| next.map(Ok));
             }
             if stream.ended {
                 return Poll::Ready(None);
             }
-            if stream.is_taken_back() {
+            if stream.is_revoked() {
                 return Poll::Ready(self.end_cut(stream));
             }
             let error = match stream.poll_chunk(answer, cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.take(chunk, stream);
+                    self.push(chunk, stream);
                     continue;
                 }
                 // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6).
@@ -115,7 +115,7 @@ impl WholeResponse {
             return Poll::Pending;
         };
         let event = stream.terminal_event(error);
-        stream.pass(event).map(|next| next.map(Ok))
+        stream.emit(event).map(|next| next.map(Ok))
     }
 
     /// Ends a stream that is cut. Inside an event no error can be inserted, nor if it is unknown whether the
@@ -150,11 +150,11 @@ impl WholeResponse {
     }
 
     /// Passes on complete events and holds back the rest.
-    fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
+    fn push(&mut self, mut chunk: Bytes, stream: &mut Stream) {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            if self.torn || !self.kept.is_empty() || !says_nothing(&piece) {
+            if self.torn || !self.kept.is_empty() || !is_blank(&piece) {
                 self.passed.clear();
                 self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
                 self.passed_unseen = self.torn;
@@ -212,7 +212,7 @@ fn last_event(piece: &Bytes) -> Option<Bytes> {
 }
 
 /// Whether the bytes carry no message: a keep-alive comment, or the rest of a line end.
-fn says_nothing(piece: &[u8]) -> bool {
+fn is_blank(piece: &[u8]) -> bool {
     match piece.first() {
         Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
         Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),

@@ -17,10 +17,10 @@ pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
 /// All in-flight requests of one stream. Dropping it cancels them.
 #[derive(Default)]
 pub struct InFlightRequests {
-    /// Never more than `under_way`: a cancelled request leaves this map first.
-    known: CallsById<InFlightRequest, UNDER_WAY_MAX>,
-    under_way: FuturesUnordered<Abortable<Answering>>,
-    /// Counters over `known`, because every message needs them.
+    /// Never more entries than `futures`: a cancelled request leaves this map first.
+    by_id: CallsById<InFlightRequest, IN_FLIGHT_WITH_INPUT_MAX>,
+    futures: FuturesUnordered<Abortable<Answering>>,
+    /// Counters over `by_id`, because every message needs them.
     opening: usize,
     endless: usize,
 }
@@ -28,13 +28,13 @@ pub struct InFlightRequests {
 /// The record of one request in flight.
 pub struct InFlightRequest {
     /// How it ends.
-    pub course: FlightState,
+    pub lifecycle: RequestLifecycle,
     handle: AbortHandle,
 }
 
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlightState {
+pub enum RequestLifecycle {
     /// By its answer. Its server learns of a cancellation by a message.
     Legacy,
     /// As `Legacy`, and it opens the session of the stream.
@@ -46,17 +46,17 @@ pub enum FlightState {
 }
 
 /// Requests in flight, including those that wait for the client.
-pub const UNDER_WAY_MAX: usize = 1024;
+pub const IN_FLIGHT_WITH_INPUT_MAX: usize = 1024;
 
 impl InFlightRequests {
     /// The number of requests in flight.
     pub fn count(&self) -> usize {
-        self.under_way.len()
+        self.futures.len()
     }
 
     /// Whether no request is left that ends by its answer.
     pub fn are_over(&self) -> bool {
-        self.known.len() == self.endless
+        self.by_id.len() == self.endless
     }
 
     /// Whether a request is opening the session of the stream.
@@ -66,17 +66,17 @@ impl InFlightRequests {
 
     /// The request with that id.
     pub fn find(&self, id: &[u8]) -> Option<&InFlightRequest> {
-        self.known.get(id)
+        self.by_id.get(id)
     }
 
-    /// Adds a request. Its id must not be in flight, and there must be fewer than [`UNDER_WAY_MAX`].
-    pub fn add(&mut self, id: Bytes, course: FlightState, answering: Answering) {
+    /// Adds a request. Its id must not be in flight, and there must be fewer than [`IN_FLIGHT_WITH_INPUT_MAX`].
+    pub fn add(&mut self, id: Bytes, lifecycle: RequestLifecycle, answering: Answering) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.opening += usize::from(course == FlightState::Opening);
-        self.endless += usize::from(course == FlightState::Endless);
-        let inserted = self.known.insert(id, InFlightRequest { course, handle });
+        self.opening += usize::from(lifecycle == RequestLifecycle::Opening);
+        self.endless += usize::from(lifecycle == RequestLifecycle::Endless);
+        let inserted = self.by_id.insert(id, InFlightRequest { lifecycle, handle });
         debug_assert_eq!(inserted, Ok(()), "the caller has checked the id and the number");
-        self.under_way.push(Abortable::new(answering, registration));
+        self.futures.push(Abortable::new(answering, registration));
     }
 
     /// Cancels a request.
@@ -92,7 +92,7 @@ impl InFlightRequests {
     /// Drives all requests. Returns whether one ended.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
-        while let Poll::Ready(Some(ended)) = self.under_way.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(ended)) = self.futures.poll_next_unpin(cx) {
             has_ended = true;
             // A cancelled request has left the map already.
             if let Ok(id) = ended {
@@ -103,9 +103,9 @@ impl InFlightRequests {
     }
 
     fn forget(&mut self, id: &[u8]) -> Option<InFlightRequest> {
-        let flight = self.known.remove(id)?;
-        self.opening -= usize::from(flight.course == FlightState::Opening);
-        self.endless -= usize::from(flight.course == FlightState::Endless);
+        let flight = self.by_id.remove(id)?;
+        self.opening -= usize::from(flight.lifecycle == RequestLifecycle::Opening);
+        self.endless -= usize::from(flight.lifecycle == RequestLifecycle::Endless);
         Some(flight)
     }
 }
@@ -120,14 +120,14 @@ mod tests {
     /// Adds and cancels requests, of which only `r` ends by itself. `expected`: how many are left, whether
     /// all that end by an answer are over, whether one is opening a session.
     #[track_caller]
-    fn check(added: &[(&'static str, FlightState)], cancelled: &[&str], expected: (usize, bool, bool)) {
+    fn check(added: &[(&'static str, RequestLifecycle)], cancelled: &[&str], expected: (usize, bool, bool)) {
         let mut flights = InFlightRequests::default();
         let cx = &mut Context::from_waker(Waker::noop());
-        for (id, course) in added {
+        for (id, lifecycle) in added {
             let id = Bytes::from_static(id.as_bytes());
             let answering: Answering =
                 if id == "r" { Box::pin(ready(id.clone())) } else { Box::pin(pending()) };
-            flights.add(id, *course, answering);
+            flights.add(id, *lifecycle, answering);
         }
         for id in cancelled {
             flights.cancel(id.as_bytes(), cx);
@@ -138,14 +138,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way() {
+    fn counts_requests_in_flight() {
         check(&[], &["1"], (0, true, false));
-        check(&[("1", FlightState::Legacy), ("2", FlightState::Modern)], &[], (2, false, false));
-        check(&[("1", FlightState::Legacy), ("2", FlightState::Endless)], &["1"], (1, true, false));
-        check(&[("1", FlightState::Opening), ("2", FlightState::Endless)], &["2"], (1, false, true));
-        check(&[("1", FlightState::Opening), ("r", FlightState::Modern)], &["1", "1"], (0, true, false));
-        check(&[("r", FlightState::Opening)], &[], (0, true, false));
+        check(&[("1", RequestLifecycle::Legacy), ("2", RequestLifecycle::Modern)], &[], (2, false, false));
+        check(&[("1", RequestLifecycle::Legacy), ("2", RequestLifecycle::Endless)], &["1"], (1, true, false));
+        check(
+            &[("1", RequestLifecycle::Opening), ("2", RequestLifecycle::Endless)],
+            &["2"],
+            (1, false, true),
+        );
+        check(
+            &[("1", RequestLifecycle::Opening), ("r", RequestLifecycle::Modern)],
+            &["1", "1"],
+            (0, true, false),
+        );
+        check(&[("r", RequestLifecycle::Opening)], &[], (0, true, false));
         // The same id, escaped.
-        check(&[("\"a/b\"", FlightState::Legacy)], &["\"a\\/b\""], (0, true, false));
+        check(&[("\"a/b\"", RequestLifecycle::Legacy)], &["\"a\\/b\""], (0, true, false));
     }
 }

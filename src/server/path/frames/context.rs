@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::heads::RequestHeads;
+use super::message_fields::MessageFields;
 use super::outbox::Outbox;
 use crate::route::Endpoint;
 use crate::server::eras::{legacy, message};
@@ -34,11 +34,11 @@ pub struct FrameContext {
     label: LabelId,
     /// The queue of outgoing messages.
     pub outbox: Outbox,
-    /// Held while an answer over [`HELD_BYTES`](super::exchange::HELD_BYTES) is buffered.
-    pub turns: Semaphore,
-    heads: RequestHeads,
+    /// Held while an answer over [`BUFFERED_BYTES`](super::exchange::BUFFERED_BYTES) is buffered.
+    pub large_answers: Semaphore,
+    message_fields: MessageFields,
     session: RefCell<Option<StreamSession>>,
-    asking: Cell<usize>,
+    awaiting_input: Cell<usize>,
 }
 
 /// A session that was opened on the stream, and ends with it.
@@ -47,12 +47,12 @@ struct StreamSession {
     session: Arc<Session>,
 }
 
-/// Answers over [`HELD_BYTES`](super::exchange::HELD_BYTES) that are buffered at once: each may have some
+/// Answers over [`BUFFERED_BYTES`](super::exchange::BUFFERED_BYTES) that are buffered at once: each may have some
 /// megabytes.
-const BIG_AT_ONCE: usize = 2;
+const LARGE_ANSWERS_MAX: usize = 2;
 
 /// Counts a call as waiting for its client until it is dropped.
-pub struct AskingGuard(Rc<FrameContext>);
+pub struct InputGuard(Rc<FrameContext>);
 
 impl FrameContext {
     /// For a stream on which no message has arrived yet.
@@ -69,21 +69,24 @@ impl FrameContext {
             scope: endpoint.scope.clone(),
             label: endpoint.label,
             outbox,
-            turns: Semaphore::new(BIG_AT_ONCE),
-            heads: RequestHeads::new(fields),
+            large_answers: Semaphore::new(LARGE_ANSWERS_MAX),
+            message_fields: MessageFields::new(fields),
             session: RefCell::default(),
-            asking: Cell::new(0),
+            awaiting_input: Cell::new(0),
         }
     }
 
     /// The header fields of a message that has none of its own.
     pub fn fields(&self) -> Fields {
-        self.session.borrow().as_ref().map_or_else(|| self.heads.plain(), |spoken| spoken.fields.clone())
+        self.session
+            .borrow()
+            .as_ref()
+            .map_or_else(|| self.message_fields.of_stream(), |spoken| spoken.fields.clone())
     }
 
     /// The header fields of a Modern message, from its body.
     pub fn modern_fields(&self, call: &Call) -> Fields {
-        self.heads.of_modern(&self.worker.shared.catalog, call)
+        self.message_fields.of_modern(&self.worker.shared.catalog, call)
     }
 
     /// The session that was opened on the stream, unless it has ended.
@@ -98,9 +101,9 @@ impl FrameContext {
         let Some(id) = headers.and_then(|headers| headers.get(&header::SESSION_ID)) else { return Ok(()) };
         let id = Bytes::copy_from_slice(id.as_bytes());
         let endpoint = self.endpoint()?;
-        let fields = self.heads.of_session(&id, Revision::LEGACY_LATEST);
+        let fields = self.message_fields.of_session(&id, Revision::LEGACY_LATEST);
         let session = self.worker.sessions.find(&fields, &self.identity, &endpoint)?;
-        let fields = self.heads.of_session(&id, session.claims.revision);
+        let fields = self.message_fields.of_session(&id, session.claims.revision);
         *self.session.borrow_mut() = Some(StreamSession { fields, session });
         Ok(())
     }
@@ -126,7 +129,7 @@ impl FrameContext {
 
     /// Sends a fault to the client, under the id of the request, or with the number of the message if it has
     /// no id.
-    pub fn refuse(&self, fault: Fault, number: u64) {
+    pub fn send_fault(&self, fault: Fault, number: u64) {
         let fault = match (&fault.id, &fault.data) {
             (None, None) => fault.with_data(format!("{{\"frame\":{number}}}")),
             _ => fault,
@@ -136,7 +139,7 @@ impl FrameContext {
     }
 
     /// Sends the reason why the stream ends.
-    pub fn say_last(&self, fault: Fault) {
+    pub fn send_final_fault(&self, fault: Fault) {
         let kind = fault.kind.label();
         let fault = fault.with_data(format!("{{\"last\":true,\"kind\":\"{kind}\"}}"));
         // A shutdown is not a fault to log.
@@ -147,19 +150,19 @@ impl FrameContext {
     }
 
     /// Counts a call that waits for its client.
-    pub fn ask(self: &Rc<Self>) -> AskingGuard {
-        self.asking.set(self.asking.get() + 1);
-        AskingGuard(Rc::clone(self))
+    pub fn begin_input(self: &Rc<Self>) -> InputGuard {
+        self.awaiting_input.set(self.awaiting_input.get() + 1);
+        InputGuard(Rc::clone(self))
     }
 
     /// The number of calls that wait for their client.
-    pub fn asking(&self) -> usize {
-        self.asking.get()
+    pub fn awaiting_input(&self) -> usize {
+        self.awaiting_input.get()
     }
 }
 
-impl Drop for AskingGuard {
+impl Drop for InputGuard {
     fn drop(&mut self) {
-        self.0.asking.set(self.0.asking.get() - 1);
+        self.0.awaiting_input.set(self.0.awaiting_input.get() - 1);
     }
 }

@@ -14,28 +14,28 @@ use metamcp_core::protocol::header_param::{HEADER_ANNOTATION, parse_header_param
 use metamcp_core::protocol::{McpMethod, Revision, header};
 
 /// The header fields from the head of the stream.
-pub struct RequestHeads {
+pub struct MessageFields {
     fields: Fields,
 }
 
 /// The fields of the stream's head that apply to every message: the trace context.
-const LASTING: [(Field, &str); 3] =
+const TRACE_FIELDS: [(Field, &str); 3] =
     [(Field::Traceparent, "traceparent"), (Field::Tracestate, "tracestate"), (Field::Baggage, "baggage")];
 
-impl RequestHeads {
+impl MessageFields {
     /// For a stream with these header fields.
     pub fn new(fields: Fields) -> Self {
         Self { fields }
     }
 
     /// The fields of a message that names neither a session nor a revision.
-    pub fn plain(&self) -> Fields {
+    pub fn of_stream(&self) -> Fields {
         self.fields.clone()
     }
 
     /// The fields of the messages in a session that was opened on the stream.
     pub fn of_session(&self, id: &[u8], revision: Revision) -> Fields {
-        let mut lines = self.lasting();
+        let mut lines = self.trace_fields();
         lines.put(header::SESSION_ID.as_str(), id);
         lines.put(header::PROTOCOL_VERSION.as_str(), revision.as_str().as_bytes());
         lines.into_fields()
@@ -43,7 +43,7 @@ impl RequestHeads {
 
     /// The fields of a Modern request, which repeat parts of its body (MCP 2026-07-28, transports).
     pub fn of_modern(&self, catalog: &Catalog, call: &Call) -> Fields {
-        let mut lines = self.lasting();
+        let mut lines = self.trace_fields();
         let said = [
             (header::PROTOCOL_VERSION, call.envelope.params.meta.protocol_version),
             (header::METHOD, call.envelope.method),
@@ -60,15 +60,15 @@ impl RequestHeads {
             lines.put(header::NAME.as_str(), encode_header_value(&text.decode(&call.body)).as_bytes());
         }
         if call.method == Some(McpMethod::ToolsCall) {
-            mirror(catalog, call, &mut lines);
+            copy_param_headers(catalog, call, &mut lines);
         }
         lines.into_fields()
     }
 
-    fn lasting(&self) -> Lines {
+    fn trace_fields(&self) -> FieldsBuilder {
         let mut lines =
-            Lines { text: BytesMut::with_capacity(TEXT_BYTES_USUAL), places: Vec::with_capacity(4) };
-        for (field, name) in LASTING {
+            FieldsBuilder { text: BytesMut::with_capacity(TEXT_BYTES_USUAL), places: Vec::with_capacity(4) };
+        for (field, name) in TRACE_FIELDS {
             if let Some(value) = self.fields.get(field) {
                 lines.put(name, value);
             }
@@ -79,7 +79,7 @@ impl RequestHeads {
 
 /// Copies the arguments that the tool wants repeated in headers, if the tool's list is cached. Otherwise the
 /// server reports the missing header.
-fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
+fn copy_param_headers(catalog: &Catalog, call: &Call, lines: &mut FieldsBuilder) {
     let Some(merged) = catalog.snapshot(&call.endpoint, View::Modern) else { return };
     let name = call.text(call.envelope.params.name).unwrap_or_default();
     let tool = merged.listing(ListKind::Tools).item(&name);
@@ -101,12 +101,12 @@ fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
 const TEXT_BYTES_USUAL: usize = 160;
 
 /// A head that is being built.
-struct Lines {
+struct FieldsBuilder {
     text: BytesMut,
     places: Vec<(Span, Span)>,
 }
 
-impl Lines {
+impl FieldsBuilder {
     fn put(&mut self, name: &str, value: &[u8]) {
         let (name, value) = (self.part(name.as_bytes()), self.part(value));
         self.places.push((name, value));
@@ -122,7 +122,7 @@ impl Lines {
 
     fn into_fields(self) -> Fields {
         let mut fields = Fields::of(Bytes::from(self.text));
-        self.places.into_iter().for_each(|(name, value)| fields.note(name, value));
+        self.places.into_iter().for_each(|(name, value)| fields.add(name, value));
         fields
     }
 }

@@ -3,7 +3,7 @@
 use super::refuser::ServerRequestRefuser;
 use crate::limits::Permit;
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::tasks::TaskPass;
+use crate::server::mcp::tasks::TaskIdTranslation;
 use crate::session::CallGuard;
 use crate::upstream::UpstreamId;
 use metamcp_store::auth::Identity;
@@ -21,7 +21,7 @@ pub struct RequestResources {
     /// drains.
     pub subscription: Option<UpstreamId>,
     /// The translation of task ids, if the server supports tasks.
-    pub tasks: Option<Box<TaskPass>>,
+    pub tasks: Option<Box<TaskIdTranslation>>,
     /// Refuses requests of the server, if the client cannot be asked.
     pub refuser: Option<Box<ServerRequestRefuser>>,
 }

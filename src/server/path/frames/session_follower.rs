@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::desk::FrameContext;
-use super::exchange::number;
+use super::context::FrameContext;
+use super::exchange::method_number_of;
 use crate::server::streams::event_stream;
 use crate::server::streams::session_stream::SessionStream;
 use crate::session::Session;
@@ -24,22 +24,22 @@ const EVENTS_AT_ONCE: usize = 32;
 
 impl SessionFollower {
     /// Attaches to the session's event stream, and replaces its previous reader.
-    pub fn start(desk: &Rc<FrameContext>, session: Arc<Session>) -> Self {
-        let events = event_stream::follow(&desk.worker, session, desk.identity.clone());
+    pub fn start(context: &Rc<FrameContext>, session: Arc<Session>) -> Self {
+        let events = event_stream::follow(&context.worker, session, context.identity.clone());
         Self { events, reader: EventReader::new() }
     }
 
     /// Forwards the events that have arrived. Ready when no more will come.
-    pub fn poll(&mut self, desk: &FrameContext, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, context: &FrameContext, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..EVENTS_AT_ONCE {
-            if !desk.outbox.has_room() {
+            if !context.outbox.has_room() {
                 // Polled again when the outbox has been read from.
                 return Poll::Pending;
             }
             match self.reader.next() {
                 Ok(Some(event)) => {
                     if let Some(data) = event.data.filter(|data| !data.is_empty()) {
-                        pass(desk, &data);
+                        forward(context, &data);
                     }
                     continue;
                 }
@@ -59,9 +59,9 @@ impl SessionFollower {
 
 /// Forwards requests and notifications. Answers do not come on this stream, and a client could take an
 /// unreadable message for one.
-fn pass(desk: &FrameContext, data: &Bytes) {
-    let Ok(envelope) = desk.worker.scanner.borrow_mut().scan(data) else { return };
+fn forward(context: &FrameContext, data: &Bytes) {
+    let Ok(envelope) = context.worker.scanner.borrow_mut().scan(data) else { return };
     if matches!(envelope.kind, FrameKind::Request | FrameKind::Notification) {
-        desk.outbox.push(std::slice::from_ref(data), 0, number(&envelope, data));
+        context.outbox.push(std::slice::from_ref(data), 0, method_number_of(&envelope, data));
     }
 }
