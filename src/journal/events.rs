@@ -188,7 +188,7 @@ impl EventBlocks {
         let payload = &bytes[..bytes.len().min(block.remaining_bytes())];
         let portion = FragmentKind::of(begins, ends && payload.len() == bytes.len());
         let at = block.number as usize * BLOCK_BYTES + block.used;
-        let words = RecordHeader::new(self.seed, portion.kind(), sequence, payload).words();
+        let words = RecordHeader::new(self.seed, portion.kind(), sequence, payload).to_words();
         for (index, word) in words.into_iter().enumerate() {
             self.map.store(at + index * WORD, word);
         }

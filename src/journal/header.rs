@@ -127,8 +127,8 @@ impl RecordHeader {
     }
 
     /// The words in the order of storage.
-    pub fn words(&self) -> [u64; 3] {
-        bytemuck::cast(*self)
+    pub fn to_words(self) -> [u64; 3] {
+        bytemuck::cast(self)
     }
 }
 

@@ -150,7 +150,7 @@ fn read_record(bytes: &[u8], seed: u32, at: usize, is_complete: bool) -> Result<
         let zeros = rest.iter().all(|byte| *byte == 0);
         return Err(if is_complete && zeros { ScanEnd::End } else { ScanEnd::Damaged(cut) });
     };
-    if header.words()[0] == 0 {
+    if header.to_words()[0] == 0 {
         return Err(match (rest.iter().all(|byte| *byte == 0), has_later_record(rest)) {
             (true, _) if is_complete => ScanEnd::End,
             (true, _) => ScanEnd::Damaged(DamageKind::Truncated),

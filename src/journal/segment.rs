@@ -65,7 +65,7 @@ impl Segment {
         if bytes > map.len() - self.end {
             return false;
         }
-        let words = RecordHeader::new(self.seed, kind, sequence, payload).words();
+        let words = RecordHeader::new(self.seed, kind, sequence, payload).to_words();
         map.write(self.end + RECORD_HEADER_BYTES, payload);
         map.store(self.end + 2 * WORD, words[2]);
         map.store(self.end + WORD, words[1]);

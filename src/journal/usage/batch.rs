@@ -90,8 +90,8 @@ impl BatchBuilder {
         total: CallCounts,
     ) {
         let [key_bytes, server_bytes, tool_bytes] = labels.lengths();
-        let counts = total.since(before).words();
-        let (slot_word, totals) = (slot as u64, total.words());
+        let counts = total.since(before).to_words();
+        let (slot_word, totals) = (slot as u64, total.to_words());
         let entry = RowHeader {
             table,
             slot: slot_word,

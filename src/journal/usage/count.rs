@@ -21,7 +21,7 @@ pub(super) const WORDS: usize = 5;
 impl CallCounts {
     /// The words in the order of storage: `calls` last, so that a call that is counted is counted completely.
     #[inline]
-    pub(super) fn words(self) -> [u64; WORDS] {
+    pub(super) fn to_words(self) -> [u64; WORDS] {
         [self.errors, self.bytes_in, self.bytes_out, self.millis, self.calls]
     }
 
@@ -45,7 +45,7 @@ impl CallCounts {
     }
 
     fn zip(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
-        let (mine, others) = (self.words(), other.words());
+        let (mine, others) = (self.to_words(), other.to_words());
         Self::from_words(std::array::from_fn(|at| with(mine[at], others[at])))
     }
 }

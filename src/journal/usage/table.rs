@@ -137,7 +137,7 @@ impl Table {
     }
 
     /// Claims the table for a worker. `false` when another worker has it.
-    pub fn take(&self) -> bool {
+    pub fn claim(&self) -> bool {
         !self.taken.swap(true, Ordering::Acquire)
     }
 
@@ -175,7 +175,7 @@ impl Table {
     /// Adds to a slot; for the worker that has the table. Plain stores: no other thread writes these words.
     #[inline]
     pub fn add(&self, slot: usize, count: CallCounts) {
-        self.map.add(at(slot) + LIVE, count.words());
+        self.map.add(at(slot) + LIVE, count.to_words());
     }
 
     /// Gives a slot its labels; for the worker that has the table, while `live == base`.
@@ -224,7 +224,7 @@ impl Table {
 
     fn store_if_changed(&self, slot: usize, part: usize, count: CallCounts) {
         if self.count(slot, part) != count {
-            for (word, value) in count.words().into_iter().enumerate() {
+            for (word, value) in count.to_words().into_iter().enumerate() {
                 self.map.store(at(slot) + part + word * WORD, value);
             }
         }

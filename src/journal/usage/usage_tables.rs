@@ -82,7 +82,7 @@ impl UsageTables {
     /// The counters of one worker, numbered from zero. `None` when there is no such worker, or while they are in use: a
     /// counter has a single writer.
     pub fn worker(&self, number: usize) -> Option<WorkerCounters> {
-        WorkerCounters::take(self.tables.get(number)?)
+        WorkerCounters::claim(self.tables.get(number)?)
     }
 }
 

@@ -50,8 +50,8 @@ struct SlotIndex {
 }
 
 impl WorkerCounters {
-    pub(super) fn take(table: &Arc<Table>) -> Option<Self> {
-        if !table.take() {
+    pub(super) fn claim(table: &Arc<Table>) -> Option<Self> {
+        if !table.claim() {
             return None;
         }
         if table.labels(OTHER_SLOT) != Some(CounterLabels::other()) {

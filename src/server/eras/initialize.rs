@@ -16,11 +16,11 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::{ClientCapabilities, Era, Revision, header};
 
 /// Limit of the `initialize` params, which are stored with the session; real ones have about 200 bytes.
-const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
+const PARAMS_BYTES_MAX: usize = 16 << 10;
 
 /// Opens a session and answers with the result of `initialize`.
 pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
-    let introduction = introduction(worker, call)?;
+    let introduction = client_handshake(worker, call)?;
     let view = View::Legacy(introduction.params.capabilities);
     let sessions = &worker.shared.sessions;
     let create = |introduction| {
@@ -70,7 +70,7 @@ fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
 }
 
 /// The client's handshake. `initialize` is rare, so serde parses it.
-fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> {
+fn client_handshake(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
         #[serde(borrow)]
@@ -87,7 +87,7 @@ fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> 
     if let Some(params) = worker.shared.sessions.find_initialize_params(&params) {
         return Ok(ClientHandshake { params, owner, is_isolated: false });
     }
-    if params.len() > INTRODUCTION_BYTES_MAX {
+    if params.len() > PARAMS_BYTES_MAX {
         return Err(Fault::client(FaultKind::MalformedParams, "the params of initialize are over 16 KiB"));
     }
     let asked = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;

@@ -26,12 +26,12 @@ pub struct ConnectionActivity {
     /// Counts heads that began, and requests that began and ended.
     progress: ProgressCounter,
     /// Counts the times that the client stopped reading, and started again: odd while it does not read.
-    stalls: ProgressCounter,
+    blocked: ProgressCounter,
     order: Cell<ConnectionOrder>,
     /// Whether nothing has happened for [`PARK_AFTER`].
     is_quiet: Cell<bool>,
     /// Whether the request in flight is an event stream, which may be silent for days.
-    streams: Cell<bool>,
+    is_streaming: Cell<bool>,
     /// Whether hyper may hold bytes that the socket has not accepted.
     unwritten: Cell<bool>,
     /// The Host of the last request that was admitted.
@@ -53,7 +53,7 @@ pub enum HttpVersion {
 /// The instruction to the connection's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionOrder {
-    GoOn,
+    Continue,
     /// Close after the requests in flight.
     Drain,
     /// Close now.
@@ -74,10 +74,10 @@ impl ConnectionActivity {
             in_flight: Cell::new(0),
             in_head: Cell::new(false),
             progress: ProgressCounter::default(),
-            stalls: ProgressCounter::default(),
-            order: Cell::new(ConnectionOrder::GoOn),
+            blocked: ProgressCounter::default(),
+            order: Cell::new(ConnectionOrder::Continue),
             is_quiet: Cell::new(false),
-            streams: Cell::new(false),
+            is_streaming: Cell::new(false),
             unwritten: Cell::new(false),
             host: RefCell::default(),
             credential: RefCell::new(None),
@@ -116,12 +116,12 @@ impl ConnectionActivity {
     /// Records whether the client accepted bytes.
     pub fn note_write(&self, taken: bool) {
         if taken == self.is_stalled() {
-            self.stalls.note();
+            self.blocked.note();
         }
     }
 
     fn is_stalled(&self) -> bool {
-        self.stalls.count.get() % 2 == 1
+        self.blocked.count.get() % 2 == 1
     }
 
     /// Counts a request as in flight until the guard is dropped, with the last byte of the response.
@@ -135,7 +135,7 @@ impl ConnectionActivity {
 
     /// Sets whether the request in flight is an event stream.
     pub fn note_stream(&self, streams: bool) {
-        self.streams.set(streams);
+        self.is_streaming.set(streams);
         self.note_progress();
     }
 
@@ -172,7 +172,7 @@ impl ConnectionActivity {
     /// in flight. The task is woken when this becomes true. Always false for a connection that is to close,
     /// which its task does.
     pub fn can_park(&self) -> bool {
-        self.is_quiet.get() && self.order.get() == ConnectionOrder::GoOn
+        self.is_quiet.get() && self.order.get() == ConnectionOrder::Continue
     }
 
     /// When the connection was last seen to change.
@@ -182,7 +182,7 @@ impl ConnectionActivity {
 
     /// Checks whether the connection may be parked. Called once per tick.
     fn update_can_park(&self, now: Instant) {
-        let is_silent = (self.in_flight.get() == 0 || self.streams.get()) && !self.in_head.get();
+        let is_silent = (self.in_flight.get() == 0 || self.is_streaming.get()) && !self.in_head.get();
         if is_silent && self.progress.unchanged_for(now) >= PARK_AFTER && !self.is_quiet.replace(true) {
             self.wake();
         }
@@ -190,7 +190,7 @@ impl ConnectionActivity {
 
     /// Whether the client has exceeded a timeout. Called once per tick.
     fn is_overdue(&self, now: Instant, config: &HttpConfig) -> bool {
-        let (still, stalled) = (self.progress.unchanged_for(now), self.stalls.unchanged_for(now));
+        let (still, stalled) = (self.progress.unchanged_for(now), self.blocked.unchanged_for(now));
         let is_idle = self.in_flight.get() == 0 && !self.in_head.get();
         (self.in_head.get() && still >= config.header_timeout)
             || (self.is_stalled() && stalled >= config.idle_timeout)

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_hyper() {
+    fn uncommon_requests_are_left_to_hyper() {
         let usual = head("Content-Length: 2\r\n") + "{}";
         for (from, to) in [
             ("POST", "GET"),

@@ -13,29 +13,30 @@ pub struct ConnectionSlot(Rc<ConnectionSlots>);
 
 /// The open connections of one worker, and the limit over all workers.
 pub struct ConnectionSlots {
-    here: Cell<usize>,
+    /// The open connections of this worker.
+    local: Cell<usize>,
     /// Notified when the last connection of this worker closes.
     emptied: Notify,
     /// The open connections of all workers.
-    all: Arc<CachePadded<AtomicUsize>>,
+    total: Arc<CachePadded<AtomicUsize>>,
     max: usize,
 }
 
 impl ConnectionSlots {
-    pub fn new(all: Arc<CachePadded<AtomicUsize>>, max: usize) -> Rc<Self> {
-        Rc::new(Self { here: Cell::new(0), emptied: Notify::new(), all, max })
+    pub fn new(total: Arc<CachePadded<AtomicUsize>>, max: usize) -> Rc<Self> {
+        Rc::new(Self { local: Cell::new(0), emptied: Notify::new(), total, max })
     }
 
     /// Takes a slot. Returns `None` at the limit.
     pub fn acquire(self: &Rc<Self>) -> Option<ConnectionSlot> {
-        self.here.set(self.here.get() + 1);
+        self.local.set(self.local.get() + 1);
         let place = ConnectionSlot(Rc::clone(self));
-        (self.all.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+        (self.total.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
     }
 
     /// Waits until this worker has no connection. Cancel safe.
     pub async fn emptied(&self) {
-        while self.here.get() > 0 {
+        while self.local.get() > 0 {
             self.emptied.notified().await;
         }
     }
@@ -44,9 +45,9 @@ impl ConnectionSlots {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let Self(places) = self;
-        places.all.fetch_sub(1, Ordering::Relaxed);
-        places.here.set(places.here.get() - 1);
-        if places.here.get() == 0 {
+        places.total.fetch_sub(1, Ordering::Relaxed);
+        places.local.set(places.local.get() - 1);
+        if places.local.get() == 0 {
             places.emptied.notify_waiters();
         }
     }

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_what_was_put_there() {
+    fn a_body_is_read_back_as_written() {
         for bytes in [0, 1, STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1] {
             assert!(body(bytes, b'a') == vec![b'a'; bytes], "{bytes}");
         }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_an_earlier_body_is_seen() {
+    fn a_reused_map_shows_nothing_of_the_earlier_body() {
         sweep();
         drop(body(STEP_BYTES, b'a'));
         assert_eq!(kept_bytes(), STEP_BYTES);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_one_for_a_while() {
+    fn one_map_is_kept_for_reuse_until_two_sweeps() {
         drop(body(1, b'a'));
         assert_eq!(kept_bytes(), 0, "nobody would give it back");
         sweep();

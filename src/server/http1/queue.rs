@@ -31,7 +31,7 @@ struct EventQueue {
 struct QueueState {
     events: VecDeque<Bytes>,
     waker: Option<Waker>,
-    is_left: bool,
+    is_receiver_dropped: bool,
 }
 
 /// The receiver was dropped.
@@ -51,7 +51,7 @@ impl EventSender {
         loop {
             {
                 let mut state = self.0.state.borrow_mut();
-                if state.is_left {
+                if state.is_receiver_dropped {
                     return Err(ReceiverDropped);
                 }
                 if state.events.len() < EVENTS_MAX {
@@ -94,7 +94,7 @@ impl EventReceiver {
 impl Drop for EventReceiver {
     fn drop(&mut self) {
         let mut state = self.0.state.borrow_mut();
-        state.is_left = true;
+        state.is_receiver_dropped = true;
         state.events = VecDeque::new();
         drop(state);
         self.0.room.notify_waiters();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_makes_too_many_waits() {
+    fn a_sender_waits_while_the_queue_is_full() {
         let (sender, mut receiver) = queue();
         check(&mut receiver, None);
         let event = |number| Bytes::from(vec![number]);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_learns_that_nobody_takes_any_more() {
+    fn a_waiting_sender_fails_when_the_receiver_is_dropped() {
         let (sender, receiver) = queue();
         for _ in 0..64 {
             assert_eq!(sender.send(Bytes::new()).now_or_never(), Some(Ok(())));

@@ -45,7 +45,7 @@ impl Socket {
     }
 
     /// Whether the socket can be detached from the runtime. TLS state cannot be separated from its socket.
-    pub fn can_be_still(&self) -> bool {
+    pub fn can_be_parked(&self) -> bool {
         matches!(self, Self::Tcp(_))
     }
 
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_on_goes_out_with_what_follows() {
+    async fn write_more_is_sent_with_the_next_write() {
         // The kernel waits for at most 200 ms. If the test does not run for that long, it proves nothing, so
         // it tries again.
         for _ in 0..10 {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_kernel_takes_in_parts_arrives_whole() {
+    async fn partial_writes_arrive_complete() {
         let (mut socket, mut client) = pair();
         let Socket::Tcp(tcp) = &socket else { panic!("it is one") };
         SockRef::from(tcp).set_send_buffer_size(16 << 10).expect("it is a socket");

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// The registered event streams of one worker.
 pub struct StreamWakeups {
-    ropes: RefCell<HashMap<u32, Slot, RandomState>>,
+    registrations: RefCell<HashMap<u32, Slot, RandomState>>,
     next: Cell<u32>,
     /// The number of changes so far.
     rings: Cell<u64>,
@@ -58,7 +58,7 @@ impl StreamWakeups {
     /// `period`: how long a stream may be silent.
     pub fn new(period: Duration) -> Rc<Self> {
         Rc::new(Self {
-            ropes: RefCell::default(),
+            registrations: RefCell::default(),
             next: Cell::new(0),
             rings: Cell::new(0),
             start: Instant::now(),
@@ -69,15 +69,15 @@ impl StreamWakeups {
 
     /// Registers a stream. It is only notified of later changes.
     pub fn register(self: &Rc<Self>) -> WakeupRegistration {
-        let mut ropes = self.ropes.borrow_mut();
+        let mut registrations = self.registrations.borrow_mut();
         // No worker has as many streams as there are numbers, so this terminates.
-        while ropes.contains_key(&self.next.get()) {
+        while registrations.contains_key(&self.next.get()) {
             self.next.set(self.next.get().wrapping_add(1));
         }
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        ropes.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
-        drop(ropes);
+        registrations.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
+        drop(registrations);
         WakeupRegistration { stream_wakeups: Rc::clone(self), number, heard: self.rings.get() }
     }
 
@@ -92,9 +92,9 @@ impl StreamWakeups {
         let now = tenths(self.start.elapsed());
         self.now.set(now);
         self.wake(|slot| slot.due <= now);
-        let mut ropes = self.ropes.borrow_mut();
-        if ropes.capacity() > ROOM_MIN && ropes.len() < ropes.capacity() / 4 {
-            ropes.shrink_to_fit();
+        let mut registrations = self.registrations.borrow_mut();
+        if registrations.capacity() > ROOM_MIN && registrations.len() < registrations.capacity() / 4 {
+            registrations.shrink_to_fit();
         }
     }
 
@@ -104,11 +104,11 @@ impl StreamWakeups {
     }
 
     fn wake(&self, is_meant: impl Fn(&Slot) -> bool) {
-        let mut ropes = self.ropes.borrow_mut();
-        let meant = ropes.values_mut().filter(|slot| is_meant(slot));
+        let mut registrations = self.registrations.borrow_mut();
+        let meant = registrations.values_mut().filter(|slot| is_meant(slot));
         let wakers: Vec<Waker> = meant.filter_map(|slot| slot.waker.take()).collect();
         // Waking may drop a registration, which borrows the table.
-        drop(ropes);
+        drop(registrations);
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -120,8 +120,8 @@ impl WakeupRegistration {
         if std::mem::replace(&mut self.heard, rings) != rings {
             return Poll::Ready(WakeReason::Changed);
         }
-        let mut ropes = self.stream_wakeups.ropes.borrow_mut();
-        let Some(slot) = ropes.get_mut(&self.number) else { return Poll::Pending };
+        let mut registrations = self.stream_wakeups.registrations.borrow_mut();
+        let Some(slot) = registrations.get_mut(&self.number) else { return Poll::Pending };
         if slot.due <= self.stream_wakeups.now.get() {
             slot.due = self.stream_wakeups.now.get().saturating_add(self.stream_wakeups.period);
             return Poll::Ready(WakeReason::Due);
@@ -134,7 +134,7 @@ impl WakeupRegistration {
 
     /// Postpones the keep-alive to one period after `last`.
     pub fn defer(&self, last: Instant) {
-        if let Some(slot) = self.stream_wakeups.ropes.borrow_mut().get_mut(&self.number) {
+        if let Some(slot) = self.stream_wakeups.registrations.borrow_mut().get_mut(&self.number) {
             slot.due = slot.due.max(self.stream_wakeups.after(last));
         }
     }
@@ -146,7 +146,7 @@ fn tenths(duration: Duration) -> u32 {
 
 impl Drop for WakeupRegistration {
     fn drop(&mut self) {
-        self.stream_wakeups.ropes.borrow_mut().remove(&self.number);
+        self.stream_wakeups.registrations.borrow_mut().remove(&self.number);
     }
 }
 
@@ -169,54 +169,54 @@ mod tests {
 
     /// Checks the stream's next wake reason, and how often it was woken so far.
     #[track_caller]
-    fn check(rope: &mut WakeupRegistration, count: &Arc<Count>, expected: (Poll<WakeReason>, usize)) {
+    fn check(registration: &mut WakeupRegistration, count: &Arc<Count>, expected: (Poll<WakeReason>, usize)) {
         let waker = Waker::from(Arc::clone(count));
         let woken = count.0.load(Ordering::Relaxed);
-        assert_eq!((rope.poll(&Context::from_waker(&waker)), woken), expected);
+        assert_eq!((registration.poll(&Context::from_waker(&waker)), woken), expected);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn streams_are_told_of_changes_and_of_their_silence() {
+    async fn streams_are_woken_by_changes_and_when_keep_alive_is_due() {
         let stream_wakeups = StreamWakeups::new(Duration::from_secs(15));
-        let (mut rope, count) = (stream_wakeups.register(), Arc::<Count>::default());
-        check(&mut rope, &count, (Poll::Pending, 0));
+        let (mut registration, count) = (stream_wakeups.register(), Arc::<Count>::default());
+        check(&mut registration, &count, (Poll::Pending, 0));
         stream_wakeups.notify_all();
         stream_wakeups.notify_all();
-        check(&mut rope, &count, (Poll::Ready(WakeReason::Changed), 1));
-        check(&mut rope, &count, (Poll::Pending, 1));
+        check(&mut registration, &count, (Poll::Ready(WakeReason::Changed), 1));
+        check(&mut registration, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(14)).await;
         stream_wakeups.tick();
-        check(&mut rope, &count, (Poll::Pending, 1));
+        check(&mut registration, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(1)).await;
         stream_wakeups.tick();
-        check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 2));
-        check(&mut rope, &count, (Poll::Pending, 2));
+        check(&mut registration, &count, (Poll::Ready(WakeReason::Due), 2));
+        check(&mut registration, &count, (Poll::Pending, 2));
         tokio::time::advance(Duration::from_secs(10)).await;
-        rope.defer(Instant::now());
+        registration.defer(Instant::now());
         tokio::time::advance(Duration::from_secs(14)).await;
         stream_wakeups.tick();
-        check(&mut rope, &count, (Poll::Pending, 2));
+        check(&mut registration, &count, (Poll::Pending, 2));
         let other = stream_wakeups.register();
-        assert_eq!(stream_wakeups.ropes.borrow().len(), 2);
-        drop((rope, other));
-        assert_eq!(stream_wakeups.ropes.borrow().len(), 0);
+        assert_eq!(stream_wakeups.registrations.borrow().len(), 2);
+        drop((registration, other));
+        assert_eq!(stream_wakeups.registrations.borrow().len(), 0);
     }
 
     /// However short the period is, a due stream is notified once per period.
     #[tokio::test(start_paused = true)]
-    async fn a_short_silence_is_a_tenth_of_a_second() {
+    async fn the_shortest_period_is_a_tenth_of_a_second() {
         let stream_wakeups = StreamWakeups::new(Duration::from_millis(1));
         // Numbers are reused, except those of registered streams.
         stream_wakeups.next.set(u32::MAX);
-        let (mut rope, count) = (stream_wakeups.register(), Arc::<Count>::default());
+        let (mut registration, count) = (stream_wakeups.register(), Arc::<Count>::default());
         let other = stream_wakeups.register();
         stream_wakeups.next.set(u32::MAX);
         let third = stream_wakeups.register();
-        assert_eq!([rope.number, other.number, third.number], [u32::MAX, 0, 1]);
-        check(&mut rope, &count, (Poll::Pending, 0));
+        assert_eq!([registration.number, other.number, third.number], [u32::MAX, 0, 1]);
+        check(&mut registration, &count, (Poll::Pending, 0));
         tokio::time::advance(Duration::from_millis(100)).await;
         stream_wakeups.tick();
-        check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 1));
-        check(&mut rope, &count, (Poll::Pending, 1));
+        check(&mut registration, &count, (Poll::Ready(WakeReason::Due), 1));
+        check(&mut registration, &count, (Poll::Pending, 1));
     }
 }

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_and_tags() {
+    fn events_are_forwarded_with_prefixed_ids() {
         let answer = "data: {\"jsonrpc\":\"2.0\", \"id\":1,\"result\":{}}\n\n";
         check(answer, Some(answer));
         check(
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_leads_back() {
+    fn a_prefixed_id_is_parsed_back() {
         for raw in ["0", "\"x\"", "\"ä\\\"\"", "12345678901234567890123"] {
             let tagged = prefix_id(&ServerName::new("b").unwrap(), raw.as_bytes());
             let text: String = serde_json::from_slice(&tagged).unwrap();

@@ -91,12 +91,12 @@ pub async fn relay(
     // cancellation.
     let mut held = held;
     let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
-    let begun = match begin(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
+    let begun = match read_start(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
         Ok(begun) => begun,
         Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
     };
     match begun {
-        ResponseStart::Taken => Ok(RelayedResponse::Reply(reply::accepted())),
+        ResponseStart::Accepted => Ok(RelayedResponse::Reply(reply::accepted())),
         ResponseStart::Refused(said) => {
             let passed = relay_refusal(&worker.scanner, &place.name, head.status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
@@ -122,7 +122,7 @@ pub async fn relay(
             };
             Ok(RelayedResponse::Reply(whole(&head, bytes, held)))
         }
-        ResponseStart::Partly(first) => {
+        ResponseStart::Partial(first) => {
             held.meter.iter_mut().for_each(Meter::start);
             let relay = Box::new(Relay::bytes(first, answer, held));
             Ok(RelayedResponse::Reply(with_type(&head, ResponseBody::source(relay))))
@@ -133,7 +133,7 @@ pub async fn relay(
 /// The start of a response.
 enum ResponseStart {
     /// The server accepted a notification or a response; there is no body.
-    Taken,
+    Accepted,
     /// The server rejected the message by its status; this is the body.
     Refused(Bytes),
     /// An event stream.
@@ -141,12 +141,12 @@ enum ResponseStart {
     /// A complete body.
     Whole(Bytes),
     /// The first bytes of a body whose rest is still to come.
-    Partly(Bytes),
+    Partial(Bytes),
 }
 
 /// Reads as much of a response as must arrive before any of it is passed on: all of it if it is to be
 /// changed.
-async fn begin(
+async fn read_start(
     server: &ServerName,
     head: &ResponseHead,
     answer: &mut UpstreamBody,
@@ -169,7 +169,7 @@ async fn begin(
     let broken = |error: UpstreamError| error.into_fault(server);
     if !is_awaited {
         answer.collect(ERROR_BYTES_MAX).await.map_err(broken)?;
-        return Ok(ResponseStart::Taken);
+        return Ok(ResponseStart::Accepted);
     }
     if length == Some(0) {
         return Err(UpstreamError::from_stage(FailureStage::InvalidResponse).into_fault(server));
@@ -184,7 +184,7 @@ async fn begin(
     // error.
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.collect_prefix(awaited).await.map_err(broken)?;
-    Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partly(first) })
+    Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partial(first) })
 }
 
 /// Counts a call as failed.

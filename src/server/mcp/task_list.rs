@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_says_where_to_go_on() {
+    fn a_cursor_is_read_back_as_written() {
         for (server, own) in [("a", None), ("b", Some("")), ("c", Some("x~\u{e9}\""))] {
             let text = Cursor(server.to_owned(), own.map(str::to_owned)).write();
             let Cursor(found, behind) = Cursor::read(&text).expect("one of ours");

@@ -41,7 +41,7 @@ const TEXT_BYTES_MAX: usize = 2 * ID_BYTES_MAX;
 pub struct TaskIds {
     sealer: Arc<Sealer>,
     /// The key, the session and the endpoint: input of every MAC.
-    holder: Bytes,
+    owner: Bytes,
 }
 
 /// The translation of task ids in the response to one request.
@@ -69,7 +69,7 @@ impl TaskIds {
             None => holder.push(0),
         }
         holder.extend_from_slice(endpoint.scope.as_bytes());
-        Self { sealer: Arc::clone(sealer), holder: holder.into() }
+        Self { sealer: Arc::clone(sealer), owner: holder.into() }
     }
 
     /// The id that the client sees for a server's task.
@@ -82,7 +82,7 @@ impl TaskIds {
     /// The MAC's input. Each part is of fixed length or ends with a NUL, which no name contains, so the
     /// encoding is unambiguous.
     fn mac_input(&self, server: &ServerName, raw: &str) -> Vec<u8> {
-        [&self.holder, &b"\0"[..], server.as_str().as_bytes(), b"\0", raw.as_bytes()].concat()
+        [&self.owner, &b"\0"[..], server.as_str().as_bytes(), b"\0", raw.as_bytes()].concat()
     }
 
     /// The server's index, and its own id of the task.

@@ -26,7 +26,7 @@ pub struct Acceptor {
     /// Connections accepted since the last yield.
     at_once: usize,
     /// When to continue after an error.
-    goes_on: Option<Instant>,
+    resumes_at: Option<Instant>,
     /// When an error was last logged.
     logged_at: Option<Instant>,
     /// A spare descriptor. It is released while no other is left, to accept and close waiting connections.
@@ -46,15 +46,15 @@ impl Acceptor {
     /// # Errors The runtime cannot register the socket.
     pub fn new(listening: ListeningSocket) -> io::Result<Self> {
         let listener = Listener::of(listening)?;
-        Ok(Self { listener, at_once: 0, goes_on: None, logged_at: None, spare: spare() })
+        Ok(Self { listener, at_once: 0, resumes_at: None, logged_at: None, spare: spare() })
     }
 
     /// The next connection. Cancel safe.
     pub async fn next(&mut self) -> Socket {
         loop {
-            if let Some(goes_on) = self.goes_on {
-                sleep_until(goes_on).await;
-                self.goes_on = None;
+            if let Some(resumes_at) = self.resumes_at {
+                sleep_until(resumes_at).await;
+                self.resumes_at = None;
             }
             if self.at_once >= AT_ONCE_MAX {
                 self.at_once = 0;
@@ -69,9 +69,9 @@ impl Acceptor {
                 Err(error) => {
                     self.log_error(&error);
                     if lacks_files(&error) {
-                        self.turn_away();
+                        self.close_waiting();
                     }
-                    self.goes_on = Some(Instant::now() + PAUSE);
+                    self.resumes_at = Some(Instant::now() + PAUSE);
                 }
             }
         }
@@ -90,7 +90,7 @@ impl Acceptor {
     }
 
     /// Closes some of the connections that wait in the kernel's queue, where they would otherwise stay.
-    fn turn_away(&mut self) {
+    fn close_waiting(&mut self) {
         for _ in 0..AT_ONCE_MAX {
             self.spare = None;
             let accepted = self.listener.accept().now_or_never();
@@ -195,12 +195,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_without_a_descriptor_are_closed() {
+    async fn turn_away_closes_a_bounded_number_of_waiting_connections() {
         let (mut intake, address) = intake();
         let clients = connect(address, AT_ONCE_MAX + 3);
         // Lets the runtime poll the kernel for new connections.
         yield_now().await;
-        intake.turn_away();
+        intake.close_waiting();
         for (number, mut client) in clients.into_iter().enumerate() {
             client.set_nonblocking(true).expect("it is a socket");
             let is_closed = client.read(&mut [0]).is_ok_and(|count| count == 0);
@@ -209,11 +209,11 @@ mod tests {
         assert!(intake.spare.is_some());
         // The loop ends when no connection is waiting.
         while intake.next().now_or_never().is_some() {}
-        intake.turn_away();
+        intake.close_waiting();
     }
 
     #[tokio::test]
-    async fn a_flood_leaves_others_their_turn() {
+    async fn accepting_yields_after_a_batch() {
         let (mut intake, address) = intake();
         let _clients = connect(address, 3 * AT_ONCE_MAX);
         yield_now().await;

@@ -20,8 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::fast_lane::{self, FastLaneExit};
+use super::handover::{ConnectionHandover, DetachedStream};
 use super::hyper_connection::{self, HyperExit};
-use super::link::{DetachedStream, Link};
 use crate::runtime::await_socket_polls;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::connection_slots::ConnectionSlot;
@@ -44,16 +44,28 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot, tl
         },
         (_, plain) => plain,
     };
-    run_connection(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place, None).await;
+    run_connection(
+        worker,
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None },
+        place,
+        None,
+    )
+    .await;
 }
 
 /// Serves a connection that was parked.
 pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     let writing = woken.take_stream();
-    let ParkedConnection { socket, place, speaks, .. } = woken.parked;
+    let ParkedConnection { socket, slot: place, protocol: speaks, .. } = woken.parked;
     // A socket that cannot be registered is closed.
     let Some(socket) = Socket::from_std(socket) else { return };
-    run_connection(worker, Link { socket, ahead: BytesMut::new(), speaks }, place, writing).await;
+    run_connection(
+        worker,
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks },
+        place,
+        writing,
+    )
+    .await;
 }
 
 async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
@@ -63,7 +75,7 @@ async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStr
 /// Serves a connection until it ends or is parked.
 async fn run_connection(
     worker: Rc<Worker>,
-    mut link: Link,
+    mut link: ConnectionHandover,
     place: ConnectionSlot,
     stream: Option<ResponseWriter>,
 ) {
@@ -101,8 +113,8 @@ async fn run_connection(
     worker.parking.park(ParkedConnection {
         socket,
         since: activity.last_changed_at(),
-        place,
-        speaks: link.speaks,
+        slot: place,
+        protocol: link.protocol,
         stream,
     });
 }

@@ -14,7 +14,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::link::{DetachedStream, Link};
+use super::handover::{ConnectionHandover, DetachedStream};
 use crate::runtime::yield_once;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
 use crate::server::http1::codec::{ParseOutcome, read_request};
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub async fn serve(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
-    link: &mut Link,
+    link: &mut ConnectionHandover,
     stream: Option<Box<DetachedStream>>,
 ) -> FastLaneExit {
     let mut lane = FastLane { worker, activity, link };
@@ -59,10 +59,10 @@ pub async fn serve(
             pause => return pause.end(),
         }
     }
-    let can_be_parked = lane.link.socket.can_be_still();
+    let can_be_parked = lane.link.socket.can_be_parked();
     loop {
         if !worker.shared.config.fast_lane {
-            let is_at_rest = can_be_parked && activity.can_park() && lane.link.ahead.is_empty();
+            let is_at_rest = can_be_parked && activity.can_park() && lane.link.unprocessed.is_empty();
             return if is_at_rest { FastLaneExit::Rest } else { FastLaneExit::Unusual };
         }
         let pause = match lane.next(can_be_parked).await {
@@ -82,7 +82,7 @@ pub async fn serve(
 struct FastLane<'a> {
     worker: &'a Rc<Worker>,
     activity: &'a Rc<ConnectionActivity>,
-    link: &'a mut Link,
+    link: &'a mut ConnectionHandover,
 }
 
 /// Why no request is served next.
@@ -110,7 +110,7 @@ impl ReadOutcome {
 impl FastLane<'_> {
     /// Answers a request and those that follow it.
     async fn serve_busy(&mut self, first: EndpointRequest) -> ReadOutcome {
-        self.link.speaks = Some(HttpVersion::Http1);
+        self.link.protocol = Some(HttpVersion::Http1);
         let mut asked = first;
         loop {
             let active = self.activity.begin_request();
@@ -135,7 +135,7 @@ impl FastLane<'_> {
     /// parked.
     async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, ReadOutcome> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
-        if !self.link.ahead.is_empty() {
+        if !self.link.unprocessed.is_empty() {
             self.activity.note_read();
             if let Some(next) = self.read_ahead() {
                 return next;
@@ -151,13 +151,15 @@ impl FastLane<'_> {
                     Poll::Ready(Some(next)) => return Poll::Ready(next),
                     Poll::Ready(None) => {}
                     // Checked only here, since a request that has begun is answered.
-                    Poll::Pending if self.link.ahead.is_empty() && order == ConnectionOrder::Drain => {
+                    Poll::Pending if self.link.unprocessed.is_empty() && order == ConnectionOrder::Drain => {
                         return Poll::Ready(Err(ReadOutcome::Gone));
                     }
-                    Poll::Pending if self.link.ahead.is_empty() && until_rest && self.activity.can_park() => {
+                    Poll::Pending
+                        if self.link.unprocessed.is_empty() && until_rest && self.activity.can_park() =>
+                    {
                         return Poll::Ready(Err(ReadOutcome::Rest));
                     }
-                    Poll::Pending if self.link.ahead.is_empty() => return Poll::Pending,
+                    Poll::Pending if self.link.unprocessed.is_empty() => return Poll::Pending,
                     Poll::Pending => {
                         let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
                         return patience.as_mut().poll(cx).map(|()| Err(ReadOutcome::Unusual));
@@ -179,14 +181,14 @@ impl FastLane<'_> {
                 return Poll::Ready(Some(Err(ReadOutcome::Gone)));
             }
             self.activity.note_read();
-            if self.link.ahead.is_empty()
+            if self.link.unprocessed.is_empty()
                 && let ParseOutcome::Usual(asked, bytes) =
                     read_request(&shared.config, &pools.topology().table, came)
             {
-                self.link.ahead.extend_from_slice(&came[bytes..]);
+                self.link.unprocessed.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Ok(asked)));
             }
-            self.link.ahead.extend_from_slice(came);
+            self.link.unprocessed.extend_from_slice(came);
             Poll::Ready(self.read_ahead())
         })
     }
@@ -194,13 +196,13 @@ impl FastLane<'_> {
     /// Parses the bytes that were received before.
     fn read_ahead(&mut self) -> Option<Result<EndpointRequest, ReadOutcome>> {
         let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
-        match read_request(&shared.config, &pools.topology().table, &self.link.ahead) {
+        match read_request(&shared.config, &pools.topology().table, &self.link.unprocessed) {
             ParseOutcome::Partial => None,
             ParseOutcome::Unusual => Some(Err(ReadOutcome::Unusual)),
             ParseOutcome::Usual(asked, bytes) => {
-                self.link.ahead.advance(bytes);
-                if self.link.ahead.is_empty() {
-                    self.link.ahead = BytesMut::new();
+                self.link.unprocessed.advance(bytes);
+                if self.link.unprocessed.is_empty() {
+                    self.link.unprocessed = BytesMut::new();
                 }
                 Some(Ok(asked))
             }
@@ -231,14 +233,14 @@ impl FastLane<'_> {
     async fn write_stream(&mut self, detached: Box<DetachedStream>) -> ReadOutcome {
         let DetachedStream { mut writing, active } = *detached;
         self.activity.note_stream(true);
-        let can_be_parked = self.link.socket.can_be_still();
+        let can_be_parked = self.link.socket.can_be_parked();
         let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
             Poll::Ready(true) => Poll::Ready(Some(ReadOutcome::Rest)),
             Poll::Ready(false) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending if self.is_over(cx) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending => {
                 let is_at_rest = can_be_parked && self.activity.can_park() && writing.is_silent();
-                if is_at_rest && self.link.ahead.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+                if is_at_rest && self.link.unprocessed.is_empty() { Poll::Ready(None) } else { Poll::Pending }
             }
         })
         .await;
@@ -262,11 +264,11 @@ impl FastLane<'_> {
             return true;
         }
         // Pipelined requests are received too, up to a bound, since the disconnect may follow them.
-        while self.link.ahead.len() < AHEAD_BYTES_MAX && !self.link.socket.is_silent(cx) {
+        while self.link.unprocessed.len() < AHEAD_BYTES_MAX && !self.link.socket.is_silent(cx) {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer);
-                self.link.ahead.extend_from_slice(buffer.filled());
+                self.link.unprocessed.extend_from_slice(buffer.filled());
                 read.map(|read| read.is_ok() && !buffer.filled().is_empty())
             });
             match read {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::link::{DetachedStream, Link};
+use super::handover::{ConnectionHandover, DetachedStream};
 use super::rewind::RewoundSocket;
 use crate::runtime::{await_socket_polls, yield_once};
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
@@ -51,13 +51,17 @@ pub enum HyperExit {
     /// The connection has ended.
     Gone,
     /// No request is in flight.
-    Rest(Link),
+    Rest(ConnectionHandover),
     /// An event stream that has not been written to yet.
-    Stream(Link, Box<DetachedStream>),
+    Stream(ConnectionHandover, Box<DetachedStream>),
 }
 
 /// Serves a connection with hyper as long as necessary.
-pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link: Link) -> HyperExit {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    activity: &Rc<ConnectionActivity>,
+    link: ConnectionHandover,
+) -> HyperExit {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
         // Requests that have arrived are answered, even during shutdown.
@@ -67,7 +71,7 @@ pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link:
     };
     let Some((link, speaks)) = opened else { return HyperExit::Gone };
     activity.set_protocol(speaks);
-    let stream = RewoundSocket::new(link.ahead, link.socket, Rc::clone(activity));
+    let stream = RewoundSocket::new(link.unprocessed, link.socket, Rc::clone(activity));
     match speaks {
         HttpVersion::Http1 => serve_http1(worker, stream, activity).await,
         HttpVersion::Http2 => {
@@ -84,8 +88,11 @@ async fn draining(phase: &mut watch::Receiver<ShutdownPhase>, connections: &Conn
 }
 
 /// Reads enough bytes to detect the protocol. `None` if they do not arrive.
-async fn open(config: &HttpConfig, mut link: Link) -> Option<(Link, HttpVersion)> {
-    let first = &mut link.ahead;
+async fn open(
+    config: &HttpConfig,
+    mut link: ConnectionHandover,
+) -> Option<(ConnectionHandover, HttpVersion)> {
+    let first = &mut link.unprocessed;
     match &mut link.socket {
         _ if !first.is_empty() => {}
         // No buffer is allocated yet: an idle connection only costs its socket.
@@ -97,7 +104,7 @@ async fn open(config: &HttpConfig, mut link: Link) -> Option<(Link, HttpVersion)
             timeout(config.idle_timeout, tls.read_buf(first)).await.ok()?.ok().filter(|count| *count > 0)?;
         }
     }
-    if let Some(speaks) = link.speaks {
+    if let Some(speaks) = link.protocol {
         return Some((link, speaks));
     }
     let speaks = timeout(config.header_timeout, async {
@@ -136,7 +143,7 @@ async fn serve_http1(
     let (mut is_draining, mut has_begun) = (false, false);
     let is_over = poll_fn(|cx| {
         match activity.current_order(cx.waker()) {
-            ConnectionOrder::GoOn => {}
+            ConnectionOrder::Continue => {}
             // hyper must first see the bytes that were read before, or it would close the connection as idle.
             ConnectionOrder::Drain if is_draining || !has_begun => {}
             ConnectionOrder::Drain => {
@@ -150,7 +157,7 @@ async fn serve_http1(
         }
         let polled = Pin::new(&mut connection).poll(cx).map(|_ended| true);
         if !std::mem::replace(&mut has_begun, true)
-            && activity.current_order(cx.waker()) != ConnectionOrder::GoOn
+            && activity.current_order(cx.waker()) != ConnectionOrder::Continue
         {
             cx.waker().wake_by_ref();
         }
@@ -167,7 +174,7 @@ async fn serve_http1(
     let RewoundSocket { first, socket, .. } = parts.io.into_inner();
     let mut ahead = BytesMut::from(parts.read_buf);
     ahead.unsplit(first);
-    let link = Link { socket, ahead, speaks: Some(HttpVersion::Http1) };
+    let link = ConnectionHandover { socket, unprocessed: ahead, protocol: Some(HttpVersion::Http1) };
     match exit.take() {
         None => HyperExit::Rest(link),
         Some(detached) => HyperExit::Stream(link, detached),
@@ -190,7 +197,7 @@ async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<C
     let mut is_draining = false;
     poll_fn(|cx| {
         match activity.current_order(cx.waker()) {
-            ConnectionOrder::GoOn => {}
+            ConnectionOrder::Continue => {}
             _ if is_draining => {}
             // An idle connection is closed gracefully too, as HTTP/2 supports it.
             ConnectionOrder::Drain | ConnectionOrder::Close => {

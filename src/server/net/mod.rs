@@ -11,6 +11,6 @@ pub mod accept;
 pub mod connection;
 pub mod fast_lane;
 pub mod hyper_connection;
-pub mod link;
+pub mod handover;
 pub mod listener;
 pub mod rewind;

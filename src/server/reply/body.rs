@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_holds_the_keys_place() {
+    fn the_permit_is_held_until_the_last_part_is_taken() {
         check(0, 0);
         check(1, 1);
         check(PART_BYTES, 1);

@@ -120,7 +120,7 @@ impl ResponseWriter {
     }
 
     /// Reduces a silent response to less memory. Unwritten bytes would be lost.
-    pub fn silence(self) -> KeepAliveTimer {
+    pub fn keep_alive_timer(self) -> KeepAliveTimer {
         KeepAliveTimer { body: self.body, closes: self.closes }
     }
 
@@ -146,7 +146,7 @@ impl ResponseWriter {
                 return match flushed {
                     Poll::Ready(Err(_)) => Poll::Ready(false),
                     Poll::Ready(Ok(())) if self.ended => Poll::Ready(
-                        !self.closes && activity.current_order(cx.waker()) == ConnectionOrder::GoOn,
+                        !self.closes && activity.current_order(cx.waker()) == ConnectionOrder::Continue,
                     ),
                     _ => Poll::Pending,
                 };
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn any_cut_of_a_write_gives_the_same_bytes() {
+    fn partial_writes_give_the_same_bytes() {
         for first in SIZES {
             for second in SIZES {
                 let piece = |byte: u8, bytes: usize| Bytes::from(vec![byte; bytes]);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_much_is_known_to_follow_waits() {
+    fn only_a_long_known_rest_is_announced() {
         let check = |left: u64, expected: bool| {
             assert_eq!(
                 writing(&[const { Bytes::new() }; 3], Framing::Length(left)).has_more(),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_large_answer_waits_for_nothing() {
+    fn the_last_write_announces_no_more() {
         let (half, more) = (512 << 10, usize::try_from(MORE_BYTES_MIN).expect("it is small"));
         check_waits([half, half, 0], usize::MAX, (1, 1));
         check_waits([half, half - 1, 1], usize::MAX, (1, 2));
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_gathered_is_one_write() {
+    fn small_pieces_are_one_write() {
         let check = |sizes: [usize; 3], expected: usize| {
             let mut writing = writing(&sizes.map(|bytes| Bytes::from(vec![b'x'; bytes])), Framing::Chunked);
             let mut socket = Noting { at_a_time: usize::MAX, taken: Vec::new(), waits: Vec::new() };
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_makes_room_for_more() {
+    fn a_full_buffer_is_written_before_more_is_added() {
         for at_a_time in [1000, usize::MAX] {
             let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
             let mut full = writing(&pieces, Framing::Chunked);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_another_length_than_was_said_breaks_off() {
+    fn a_body_of_the_wrong_length_fails() {
         let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
         for length in [0, 1, 10, 12, 1 << 40] {
             assert_eq!(take_all(writing(&pieces, Framing::Length(length)), 7), None, "{length} said");

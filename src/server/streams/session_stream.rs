@@ -365,7 +365,7 @@ mod tests {
 
     /// Pairs of a server and how many of its events come in a row.
     #[test]
-    fn nobody_is_kept_from_being_heard() {
+    fn servers_take_turns() {
         check(vec![0, 0, 0], &[]);
         check(vec![0, 3, 0], &[1, 3]);
         check(vec![40, 1, 0], &[0, 16, 1, 1, 0, 24]);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_heard_once() {
+    fn the_end_of_a_feed_is_returned_once() {
         check_ends([None, None, None], &[]);
         check_ends([None, Some(0), None], &[(1, None)]);
         check_ends(

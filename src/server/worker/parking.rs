@@ -46,16 +46,16 @@ pub struct ParkedConnection {
     pub socket: TcpStream,
     /// When the connection became idle.
     pub since: Instant,
-    pub place: ConnectionSlot,
+    pub slot: ConnectionSlot,
     /// The protocol, if it is known.
-    pub speaks: Option<HttpVersion>,
+    pub protocol: Option<HttpVersion>,
     /// The event stream that the connection carries.
     pub stream: Option<Box<ParkedStream>>,
 }
 
 /// An event stream whose received events are all written.
 pub struct ParkedStream {
-    left: KeepAliveTimer,
+    timer: KeepAliveTimer,
     /// Notifies the worker that the stream has events.
     alarm: Option<Waker>,
 }
@@ -64,13 +64,13 @@ pub struct ParkedStream {
 pub struct WokenConnection {
     pub parked: ParkedConnection,
     /// The response, if it has bytes that are not written.
-    said: Option<Box<ResponseWriter>>,
+    response: Option<Box<ResponseWriter>>,
 }
 
 impl ParkedStream {
     /// Prepares a response for parking with its connection.
     pub fn new(writing: ResponseWriter) -> Self {
-        Self { left: writing.silence(), alarm: None }
+        Self { timer: writing.keep_alive_timer(), alarm: None }
     }
 }
 
@@ -78,7 +78,7 @@ impl WokenConnection {
     /// Takes the event stream that the connection carries.
     pub fn take_stream(&mut self) -> Option<ResponseWriter> {
         let silent = self.parked.stream.take()?;
-        Some(self.said.take().map_or_else(|| silent.left.into(), |said| *said))
+        Some(self.response.take().map_or_else(|| silent.timer.into(), |said| *said))
     }
 }
 
@@ -164,12 +164,14 @@ impl Parking {
     fn poll_stream(&self, number: u64, woken: &mut Vec<WokenConnection>) {
         // The connection was closed or has a task.
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
-        let Some(ParkedStream { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
+        let Some(ParkedStream { timer: left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else {
+            return;
+        };
         let (mut writing, mut still) =
             (ResponseWriter::from(std::mem::take(left)), UnwatchedSocket(&one.socket));
         match writing.poll(&mut still, &self.activity, &mut Context::from_waker(alarm)) {
             Poll::Pending if writing.is_silent() => {
-                *left = writing.silence();
+                *left = writing.keep_alive_timer();
                 self.parked.borrow_mut().insert(number, one);
             }
             Poll::Pending | Poll::Ready(true) => self.leave(one, Some(writing), woken),
@@ -201,7 +203,7 @@ impl Parking {
         woken: &mut Vec<WokenConnection>,
     ) {
         if epoll::delete(self.set.get_ref(), &parked.socket).is_ok() {
-            woken.push(WokenConnection { parked, said: said.map(Box::new) });
+            woken.push(WokenConnection { parked, response: said.map(Box::new) });
         }
     }
 
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn alarms_are_heard_in_their_order_and_each_once() {
+    fn alarms_are_taken_in_order_and_once_each() {
         check(&[], &[]);
         check(&[3, 1, 3, 2, 1], &[&[3, 1, 2]]);
         let many: Vec<u64> = (0..3 * AT_ONCE as u64).rev().collect();
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_rings_while_others_wait_is_behind_them() {
+    fn a_repeated_alarm_is_queued_behind_waiting_ones() {
         let alarms = StreamAlarms::default();
         let ring = |numbers: std::ops::Range<u64>| numbers.for_each(|number| alarms.ring(number));
         ring(0..AT_ONCE as u64 + 1);

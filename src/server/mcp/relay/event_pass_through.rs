@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::stream::Stream;
+use super::relayed_stream::RelayedStream;
 use crate::server::reply::body::BodyError;
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
 use metamcp_core::protocol::is_same_id;
@@ -50,7 +50,7 @@ impl EventPassThrough {
     /// Polls for the next bytes for the client.
     pub fn poll(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut RelayedStream,
         answer: &mut UpstreamBody,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -90,7 +90,7 @@ impl EventPassThrough {
     }
 
     /// Whether the stream ended without the answer, as far as that can be known.
-    fn is_awaited(&self, stream: &Stream) -> bool {
+    fn is_awaited(&self, stream: &RelayedStream) -> bool {
         let answers = stream.again.is_some() || (stream.subscription.is_none() && stream.id.is_some());
         answers && matches!(self.outcome(stream), Outcome::Awaited)
     }
@@ -100,7 +100,7 @@ impl EventPassThrough {
     #[cold]
     fn break_off(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut RelayedStream,
         error: UpstreamError,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.kept.clear();
@@ -121,7 +121,7 @@ impl EventPassThrough {
     /// Ends a stream that is cut. Inside an event no error can be inserted, nor if it is unknown whether the
     /// client has its answer; the stream then breaks visibly. A subscription has no answer.
     #[cold]
-    fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
+    fn end_cut(&mut self, stream: &mut RelayedStream) -> Option<Result<Bytes, BodyError>> {
         match self.outcome(stream) {
             Outcome::Unseen if self.torn || stream.subscription.is_none() => {
                 Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
@@ -132,7 +132,7 @@ impl EventPassThrough {
     }
 
     /// Whether the call was answered before its stream ended or broke off.
-    fn outcome(&self, stream: &Stream) -> Outcome {
+    fn outcome(&self, stream: &RelayedStream) -> Outcome {
         if let Some(settled) = self.settled {
             return settled;
         }
@@ -150,7 +150,7 @@ impl EventPassThrough {
     }
 
     /// Passes on complete events and holds back the rest.
-    fn push(&mut self, mut chunk: Bytes, stream: &mut Stream) {
+    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
@@ -182,7 +182,7 @@ impl EventPassThrough {
 }
 
 /// Whether the answer is among these events.
-fn outcome_of(passed: &[Bytes], stream: &Stream) -> Outcome {
+fn outcome_of(passed: &[Bytes], stream: &RelayedStream) -> Outcome {
     let (mut reader, mut scanner) = (EventReader::new(), stream.worker.scanner.borrow_mut());
     for bytes in passed {
         reader.push(bytes.clone());

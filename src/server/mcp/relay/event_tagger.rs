@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::refuser::ServerRequestRefuser;
-use super::stream::Stream;
+use super::relayed_stream::RelayedStream;
 use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
 use crate::server::mcp::tasks::TaskIdTranslation;
 use crate::upstream::UpstreamId;
@@ -44,7 +44,7 @@ impl EventTagger {
     /// Polls for the next event for the client.
     pub fn poll(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut RelayedStream,
         answer: &mut UpstreamBody,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Bytes>> {
@@ -94,7 +94,7 @@ impl EventTagger {
     }
 
     /// Rewrites an event for the client. `None` if it is not forwarded.
-    fn forward(&mut self, event: Event, stream: &mut Stream) -> Option<Bytes> {
+    fn forward(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
         if let Some(again) = &mut stream.again {
             event.id.iter().for_each(|id| again.note_id(id));
             event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
@@ -118,7 +118,7 @@ impl EventTagger {
 
     /// Asks the server for the rest while the answer is awaited.
     #[cold]
-    fn ask_again(&mut self, stream: &mut Stream, error: UpstreamError) -> Result<(), UpstreamError> {
+    fn ask_again(&mut self, stream: &mut RelayedStream, error: UpstreamError) -> Result<(), UpstreamError> {
         if self.awaited.is_none() {
             return Err(error);
         }
@@ -129,7 +129,7 @@ impl EventTagger {
     }
 
     /// Ends the stream. That is a fault while the answer is awaited.
-    fn end(&mut self, stream: &mut Stream, error: UpstreamError) -> Poll<Option<Bytes>> {
+    fn end(&mut self, stream: &mut RelayedStream, error: UpstreamError) -> Poll<Option<Bytes>> {
         if self.awaited.take().is_none() {
             stream.ended = true;
             return Poll::Ready(None);

@@ -4,11 +4,11 @@
 mod request_resources;
 mod refuser;
 mod response_relay;
-mod stream;
+mod relayed_stream;
 mod event_tagger;
 mod event_pass_through;
 
 pub use refuser::ServerRequestRefuser;
+pub use relayed_stream::COMMENT;
 pub use request_resources::RequestResources;
 pub use response_relay::Relay;
-pub use stream::COMMENT;

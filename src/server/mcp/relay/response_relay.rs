@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::event_pass_through::EventPassThrough;
 use super::event_tagger::EventTagger;
+use super::relayed_stream::RelayedStream;
 use super::request_resources::RequestResources;
-use super::stream::Stream;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
@@ -36,9 +36,9 @@ enum RelayPace {
     /// As they arrive, after this prefix.
     Bytes(Bytes),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
-    Events(Stream, EventPassThrough),
+    Events(RelayedStream, EventPassThrough),
     /// Event by event, so that ids can carry their server.
-    Tagged(Stream, Box<EventTagger>),
+    Tagged(RelayedStream, Box<EventTagger>),
 }
 
 impl Relay {
@@ -55,7 +55,7 @@ impl Relay {
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
-        let stream = Stream::new(worker, server, id, &held);
+        let stream = RelayedStream::new(worker, server, id, &held);
         Self {
             held,
             answer,
@@ -73,7 +73,7 @@ impl Relay {
         server: (&ServerName, UpstreamId),
         id: Option<Bytes>,
     ) -> Self {
-        let stream = Stream::new(worker, server.0, id, &held);
+        let stream = RelayedStream::new(worker, server.0, id, &held);
         let mut held = held;
         let (tasks, refuser) = (held.tasks.take(), held.refuser.take());
         let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), tasks, refuser));
@@ -114,7 +114,7 @@ impl Relay {
         self.stream()?.again.as_deref_mut()
     }
 
-    fn stream(&mut self) -> Option<&mut Stream> {
+    fn stream(&mut self) -> Option<&mut RelayedStream> {
         match &mut self.pace {
             RelayPace::Bytes(_) => None,
             RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => Some(stream),

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_requests_in_flight() {
+    fn requests_in_flight_are_counted_by_lifecycle() {
         check(&[], &["1"], (0, true, false));
         check(&[("1", RequestLifecycle::Legacy), ("2", RequestLifecycle::Modern)], &[], (2, false, false));
         check(&[("1", RequestLifecycle::Legacy), ("2", RequestLifecycle::Endless)], &["1"], (1, true, false));

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_message_is_one() {
+    fn a_message_is_written_as_one_line() {
         let long = "x".repeat(SHARED_BYTES_MIN);
         let broken = "{\n \"x\":\r\n 1}\n".repeat(4096);
         check(&["{}"], "{}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_one_has_no_room_until_something_is_taken() {
+    fn a_full_outbox_has_room_after_take() {
         let outbox = Outbox::new(MessageFraming::Lines);
         while outbox.has_room() {
             outbox.push(&[Bytes::from(vec![b'x'; 1000])], 0, 0);

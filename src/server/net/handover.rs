@@ -7,12 +7,12 @@ use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::ResponseWriter;
 
 /// A connection between two readers.
-pub struct Link {
+pub struct ConnectionHandover {
     pub socket: Socket,
     /// Bytes that were read and not processed.
-    pub ahead: BytesMut,
+    pub unprocessed: BytesMut,
     /// The protocol, if it is known.
-    pub speaks: Option<HttpVersion>,
+    pub protocol: Option<HttpVersion>,
 }
 
 /// An event stream that its connection carries until it ends.

@@ -27,7 +27,7 @@ use metamcp_store::auth::Identity;
 pub const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// The shared state of a relayed event stream.
-pub struct Stream {
+pub struct RelayedStream {
     pub worker: Rc<Worker>,
     _streaming: Option<OpenStreamGuard>,
     pub server: ServerName,
@@ -52,7 +52,7 @@ pub struct Stream {
     pub again: Option<Box<UpstreamReconnect>>,
 }
 
-impl Stream {
+impl RelayedStream {
     pub fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &RequestResources) -> Self {
         Self {
             worker: Rc::clone(worker),
