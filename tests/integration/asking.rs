@@ -419,7 +419,7 @@ impl Row {
 }
 
 #[test]
-fn questions_are_answered_round_by_round() {
+fn input_requests_are_answered_round_by_round() {
     each(&SERVERS, "", |gateway, row| {
         let mut dialogue = row.dialogue(gateway);
         let mut turn = dialogue.call(gateway, &row.arguments(2));
@@ -439,7 +439,7 @@ fn questions_are_answered_round_by_round() {
 /// A person who says no to a form or page says so in the answer. Only a Legacy client can refuse to sample; a
 /// Modern one does not come back, or answers what is no answer, and is asked again.
 #[test]
-fn a_refusal_reaches_the_server() {
+fn a_declined_request_reaches_the_server() {
     each(&SERVERS, "", |gateway, row| {
         let mut dialogue = row.dialogue(gateway);
         let reply = row.asked(dialogue.call(gateway, &row.arguments(1)));
@@ -547,7 +547,7 @@ fn answer_for(gateway: &Gateway, (mut dialogue, mut turn): (Dialogue, Turn), wor
 }
 
 #[test]
-fn calls_that_ask_at_once_are_told_apart() {
+fn concurrent_calls_get_their_own_input_requests() {
     thread::scope(|scope| {
         for transport in ONE_CHANNEL {
             scope.spawn(move || {
@@ -567,7 +567,7 @@ fn calls_that_ask_at_once_are_told_apart() {
 
 /// Neither a call that nobody comes back to, nor one whose client has gone, is in the way of the next.
 #[test]
-fn a_call_that_was_left_is_in_nobodys_way() {
+fn an_abandoned_call_does_not_affect_others() {
     thread::scope(|scope| {
         for transport in ONE_CHANNEL {
             scope.spawn(move || {
@@ -658,7 +658,7 @@ fn processes_of_calls_that_ask_end() {
 /// Whose call waits in the gateway is told that it is over; a Modern server keeps nothing, so its Modern
 /// client goes on.
 #[test]
-fn a_restart_in_between_is_told() {
+fn a_restart_between_rounds_is_an_error() {
     thread::scope(|scope| {
         for server in SERVERS {
             for client in ERAS {

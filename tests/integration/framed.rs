@@ -105,7 +105,7 @@ fn sessions_in_a_stream() {
 }
 
 #[test]
-fn a_client_that_sends_empty_messages_is_there() {
+fn empty_messages_keep_a_stream_alive() {
     let peer = Peer::script([]);
     let setup = Setup::new().server("a", peer.address);
     let gateway = setup.with("[server]\nidle_timeout = \"1s\"").start();
@@ -127,7 +127,7 @@ fn a_client_that_sends_empty_messages_is_there() {
 }
 
 #[test]
-fn a_session_from_elsewhere() {
+fn a_stream_uses_a_session_opened_elsewhere() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let session = open_session(&gateway, "/mcp", None);
@@ -141,7 +141,7 @@ fn a_session_from_elsewhere() {
 }
 
 #[test]
-fn requests_that_stand_alone() {
+fn modern_requests_in_a_stream() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for (path, prefix) in WAYS {
@@ -174,7 +174,7 @@ fn requests_that_stand_alone() {
 }
 
 #[test]
-fn arguments_that_a_tool_wants_in_headers() {
+fn arguments_are_copied_to_param_headers() {
     let peer = Peer::script([]);
     let tool = json!({"name": "echo", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}});
     peer.list_tools(
@@ -191,7 +191,7 @@ fn arguments_that_a_tool_wants_in_headers() {
 }
 
 #[test]
-fn however_the_bytes_come() {
+fn chunking_of_the_request_does_not_matter() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let session = open_session(&gateway, "/mcp", None);
@@ -224,7 +224,7 @@ fn however_the_bytes_come() {
 }
 
 #[test]
-fn many_in_one_segment() {
+fn many_messages_in_one_segment_are_answered() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for form in Form::BOTH {
@@ -241,7 +241,7 @@ fn many_in_one_segment() {
 }
 
 #[test]
-fn a_header_that_is_none_ends_the_stream() {
+fn an_invalid_frame_header_ends_the_stream() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let payload = call("1", "tools/list", "");
@@ -268,7 +268,7 @@ fn a_header_that_is_none_ends_the_stream() {
 }
 
 #[test]
-fn what_is_wrong_with_one_message_is_told_of_it_alone() {
+fn an_invalid_message_affects_only_itself() {
     let setup = Setup::new().server("a", Peer::script([]).address).with("[server]\nbody_bytes_max = 2048");
     let gateway = setup.start();
     for form in Form::BOTH {
@@ -302,7 +302,7 @@ fn what_is_wrong_with_one_message_is_told_of_it_alone() {
 }
 
 #[test]
-fn half_a_message_at_the_end() {
+fn a_truncated_last_message_is_reported() {
     let gateway = Gateway::open(&[("a", Peer::script([]).address)]);
     for form in Form::BOTH {
         let mut stream = Stream::open(&gateway, Stream::PATH, form);
@@ -317,7 +317,7 @@ fn half_a_message_at_the_end() {
 }
 
 #[test]
-fn answers_come_as_they_are_ready() {
+fn answers_arrive_in_the_order_they_are_ready() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for form in Form::BOTH {
@@ -338,7 +338,7 @@ fn answers_come_as_they_are_ready() {
 }
 
 #[test]
-fn what_is_cancelled_is_not_answered() {
+fn a_cancelled_request_is_not_answered() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let mut stream = Stream::open(&gateway, Stream::PATH, Form::Frames);
@@ -359,7 +359,7 @@ fn what_is_cancelled_is_not_answered() {
 }
 
 #[test]
-fn a_client_that_is_gone_cancels_all() {
+fn a_disconnected_client_cancels_all_its_requests() {
     let peer = Peer::script([vec![Step::Hold], vec![Step::Hold]]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let mut stream = Stream::open(&gateway, Stream::PATH, Form::Lines);
@@ -372,7 +372,7 @@ fn a_client_that_is_gone_cancels_all() {
 }
 
 #[test]
-fn a_server_that_breaks_off_breaks_one_call() {
+fn a_broken_server_response_fails_one_call() {
     let broken = [
         vec![Step::Reset],
         vec![Step::Send(answer("200 OK", r#"{"jsonrpc":"2.0","id":99,"result":{}}"#))],
@@ -403,7 +403,7 @@ fn a_server_that_breaks_off_breaks_one_call() {
 }
 
 #[test]
-fn every_form_of_an_answer() {
+fn answers_of_every_form_are_forwarded() {
     let pretty = "{\n  \"jsonrpc\": \"2.0\",\r\n  \"id\": 1,\n  \"result\": {\"content\": [\n]}\n}\n";
     let progress =
         r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":5}}"#;
@@ -444,7 +444,7 @@ fn every_form_of_an_answer() {
 }
 
 #[test]
-fn servers_ask_clients_in_the_stream() {
+fn server_requests_arrive_on_the_stream() {
     let question = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Who?","requestedSchema":{"type":"object","properties":{}}}}"#;
     for form in Form::BOTH {
         for (path, prefix) in WAYS {
@@ -479,7 +479,7 @@ fn servers_ask_clients_in_the_stream() {
 }
 
 #[test]
-fn what_servers_say_by_themselves() {
+fn server_messages_outside_calls_arrive_on_the_stream() {
     let said = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"so"}}"#;
     for (path, prefix) in WAYS {
         let peer = Peer::script([]);
@@ -499,7 +499,7 @@ fn what_servers_say_by_themselves() {
 }
 
 #[test]
-fn each_message_takes_a_place_of_its_key() {
+fn each_message_takes_a_permit_of_its_key() {
     let gate = Gate::default();
     let peer =
         Peer::script([vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("1", "late")))]]);
@@ -529,7 +529,7 @@ fn calls_are_counted() {
 }
 
 #[test]
-fn a_key_that_is_switched_off_ends_the_stream() {
+fn a_revoked_key_ends_the_stream() {
     let peer = Peer::script([vec![Step::Hold]]);
     let gateway = Setup::new().server("a", peer.address).keys().start();
     let (id, key) = gateway.keys().create("one");
@@ -543,7 +543,7 @@ fn a_key_that_is_switched_off_ends_the_stream() {
 }
 
 #[test]
-fn a_gateway_that_stops_answers_what_is_under_way() {
+fn a_draining_gateway_answers_requests_in_flight() {
     let gate = Gate::default();
     let peer =
         Peer::script([vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("1", "late")))]]);
@@ -593,7 +593,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
 }
 
 #[test]
-fn heads_that_are_refused() {
+fn invalid_stream_heads_are_rejected() {
     let peer = Peer::script([]);
     let gateway = Setup::new().server("a", peer.address).keys().start();
     let key = gateway.key.clone().unwrap();
@@ -626,7 +626,7 @@ fn heads_that_are_refused() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_told_to_go_on() {
+fn expect_100_continue_is_answered() {
     let gateway = Gateway::open(&[("a", Peer::script([]).address)]);
     let head = Request::new("POST", Stream::PATH).with("Expect", "100-continue");
     let request = head.with("Content-Type", Form::Lines.media_type()).with("Transfer-Encoding", "chunked");
@@ -637,7 +637,7 @@ fn a_client_that_waits_to_be_told_to_go_on() {
 }
 
 #[test]
-fn the_example_does_what_it_says() {
+fn the_documented_example_works() {
     let gateway = Setup::new().start();
     let told = example::tour(&gateway.address.to_string(), Stream::PATH, None).unwrap();
     assert!(told.contains("100 calls of"), "{told}");

@@ -52,7 +52,7 @@ fn check_call(client: &mut Client, request: &Request, text: &str) {
 }
 
 #[test]
-fn a_parked_connection_is_as_it_was() {
+fn a_parked_connection_behaves_as_before() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let mut clients: Vec<_> = (0..4).map(|_| Client::connect(gateway.address)).collect();
@@ -101,7 +101,7 @@ fn a_parked_connection_may_begin_with_http2() {
 }
 
 #[test]
-fn parked_connections_have_their_time_too() {
+fn parked_connections_time_out() {
     let peer = Peer::script([]);
     let setup = Setup::new().server("a", peer.address);
     let gateway = setup.with("[server]\nidle_timeout = \"4s\"\nheader_timeout = \"2s\"").start();
@@ -117,7 +117,7 @@ fn parked_connections_have_their_time_too() {
 }
 
 #[test]
-fn parked_connections_end_with_the_gateway() {
+fn parked_connections_close_at_shutdown() {
     let peer = Peer::script([]);
     let mut gateway = Gateway::open(&[("a", peer.address)]);
     let mut clients: Vec<_> = (0..8).map(|_| Client::connect(gateway.address)).collect();
@@ -136,7 +136,7 @@ fn parked_connections_end_with_the_gateway() {
 }
 
 #[test]
-fn what_came_before_the_signal_is_answered() {
+fn requests_received_before_the_signal_are_answered() {
     let peer = Peer::script([]);
     let mut gateway = Gateway::open(&[("a", peer.address)]);
     let requests = [call("echoed"), by_hyper(call("echoed"))];
@@ -180,7 +180,7 @@ fn silent_call(gateway: &Gateway, peer: &Peer, script: Vec<Step>) -> Client {
 }
 
 #[test]
-fn what_is_silent_while_the_gateway_drains_is_heard_at_last() {
+fn silent_streams_are_answered_during_drain() {
     let peer = Peer::script([]);
     let setup = Setup::new().server("a", peer.address);
     let mut gateway = setup.with("[server]\ndrain_deadline = \"1m\"").start();
@@ -218,7 +218,7 @@ fn what_is_silent_while_the_gateway_drains_is_heard_at_last() {
 }
 
 #[test]
-fn a_stream_that_breaks_while_it_is_parked_is_not_whole() {
+fn a_stream_that_breaks_while_parked_ends_visibly() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for is_parked in [false, true] {
@@ -246,7 +246,7 @@ fn a_stream_that_breaks_while_it_is_parked_is_not_whole() {
 }
 
 #[test]
-fn a_parked_stream_says_what_it_has_to_say() {
+fn a_parked_stream_still_sends_events() {
     let peer = Peer::script([]);
     let setup = Setup::new().server("a", peer.address).keys();
     let gateway = setup.with("[server]\nkeep_alive = \"4s\"").start();
@@ -291,7 +291,7 @@ fn a_parked_stream_says_what_it_has_to_say() {
 const SESSIONS: usize = 5000;
 
 #[test]
-fn memory_goes_back_to_the_system() {
+fn memory_returns_to_the_system() {
     let peer = Peer::script([]);
     let without = Setup::new().workers(1).server("b", peer.address);
     let with = || Setup::new().workers(1).server("b", peer.address).server("a", peer.address);

@@ -72,7 +72,7 @@ fn run(number: usize, way: &Way, gateway: SocketAddr) -> usize {
 }
 
 #[test]
-fn no_client_sees_anothers_answer() {
+fn no_client_receives_the_answer_of_another() {
     let setup = Setup::new().server("a", demo()).server("b", demo());
     let gateway = setup.with("[limits]\nkey_in_flight_max = 1000").start();
     let answered = AtomicUsize::new(0);

@@ -199,7 +199,7 @@ fn every_call_is_counted_once() {
 }
 
 #[test]
-fn what_goes_wrong_is_counted_by_what_it_is() {
+fn faults_are_counted_by_kind() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let address = gateway.address;
@@ -306,7 +306,7 @@ fn sessions_streams_and_calls_over_rest() {
 }
 
 #[test]
-fn whoever_may_look_gets_the_form_it_asks_for() {
+fn metrics_are_served_in_the_requested_format() {
     let peer = Peer::script([]);
     let start = |word: &str| {
         let setup = Setup::new().server("a", peer.address).keys();

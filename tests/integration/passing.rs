@@ -56,7 +56,7 @@ const ODD: [&str; 12] = [
 ];
 
 #[test]
-fn json_answers_pass_untouched() {
+fn json_answers_are_forwarded_unchanged() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for way in Way::all(&gateway) {
@@ -82,7 +82,7 @@ fn json_answers_pass_untouched() {
 }
 
 #[test]
-fn event_streams_pass_untouched() {
+fn event_streams_are_forwarded_unchanged() {
     let peer = Peer::script([]);
     let (kept, gateway) = (Gateway::open(&[("a", peer.address)]), unkept(&peer));
     let notice = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1.0}}"#;
@@ -163,7 +163,7 @@ const ARGUMENTS: [&str; 6] = [
 ];
 
 #[test]
-fn requests_pass_with_nothing_changed_but_the_name() {
+fn only_the_name_of_a_request_changes() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for way in Way::all(&gateway) {
@@ -239,7 +239,7 @@ fn names_that_need_base64_are_rewritten_in_it() {
 }
 
 #[test]
-fn headers_that_pass_and_headers_that_do_not() {
+fn only_listed_headers_are_forwarded() {
     let peer = Peer::script([]);
     let servers = Setup::new().server_with(
         "a",
@@ -312,7 +312,7 @@ fn headers_that_pass_and_headers_that_do_not() {
 }
 
 #[test]
-fn a_session_id_is_the_servers_own() {
+fn each_server_sees_its_own_session_id() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for path in [SINGLE, AGGREGATED] {
@@ -333,7 +333,7 @@ fn a_session_id_is_the_servers_own() {
 }
 
 #[test]
-fn statuses_of_a_server() {
+fn server_statuses_are_translated() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let own = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32021,"message":"needs \u0061 thing","data":1.0}}"#;
@@ -388,7 +388,7 @@ fn statuses_of_a_server() {
 }
 
 #[test]
-fn a_request_for_input_and_its_answer_pass_untouched() {
+fn input_required_and_its_retry_are_forwarded_unchanged() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let asked = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required","inputRequests":{"k\u0065y":{"method":"elicitation/create","params":{"message":"who?","requestedSchema":{"type":"object","properties":{}}}}},"requestState":"c2VhbGVk\/\u002b=="}}"#;
@@ -412,7 +412,7 @@ fn a_request_for_input_and_its_answer_pass_untouched() {
 }
 
 #[test]
-fn ids_come_back_as_they_were_written() {
+fn ids_are_returned_as_written() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let session = open_session(&gateway, AGGREGATED, None);
@@ -449,7 +449,7 @@ fn ids_come_back_as_they_were_written() {
 }
 
 #[test]
-fn requests_of_servers_find_their_way_back() {
+fn responses_reach_the_server_that_asked() {
     let (peer, other) = (Peer::script([]), Peer::script([]));
     let gateway = Gateway::open(&[("a", peer.address), ("b", other.address)]);
     let session = open_session(&gateway, AGGREGATED, None);

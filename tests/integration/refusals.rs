@@ -65,7 +65,7 @@ fn good(path: &str) -> Request {
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
 #[test]
-fn messages_that_are_none() {
+fn malformed_messages_are_rejected() {
     let deep = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{}1{}}}"#,
         "[".repeat(100),
@@ -130,7 +130,7 @@ fn messages_that_are_none() {
 }
 
 #[test]
-fn headers_of_the_modern_era() {
+fn modern_headers_must_match_the_body() {
     let unknown = call("1", "tools/call", r#""name":"echo","arguments":{},"#).replace(MODERN, "2099-01-01");
     let bare = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{}}}"#;
     let mut world = World::new();
@@ -180,7 +180,7 @@ fn headers_of_the_modern_era() {
 }
 
 #[test]
-fn what_is_not_there() {
+fn unknown_names_and_methods_are_errors() {
     let mut world = World::new();
     let session = open_session(&world.gateway, AGGREGATED, None);
     let in_session = |method| legacy(AGGREGATED, &session, "1", method, "");
@@ -207,7 +207,7 @@ fn what_is_not_there() {
 }
 
 #[test]
-fn http_that_is_not_for_here() {
+fn foreign_methods_and_media_types_are_rejected() {
     let mut world = World::new();
     for path in [SINGLE, AGGREGATED] {
         let good = || good(path);
@@ -238,7 +238,7 @@ fn http_that_is_not_for_here() {
 }
 
 #[test]
-fn paths_that_lead_nowhere() {
+fn unknown_paths_are_404() {
     let mut world = World::new();
     let long = format!("/mcp/{}", "x".repeat(10 << 10));
     let paths = [
@@ -272,7 +272,7 @@ fn paths_that_lead_nowhere() {
 }
 
 #[test]
-fn bodies_over_the_cap() {
+fn bodies_over_the_limit_are_413() {
     let mut world = World::new();
     for path in [SINGLE, AGGREGATED] {
         // Refused by its head alone: not a byte of the body is sent.
@@ -309,7 +309,7 @@ fn bodies_over_the_cap() {
 }
 
 #[test]
-fn an_endless_body_is_answered_by_413() {
+fn an_endless_body_is_413() {
     let world = World::new();
     let mut client = Client::connect(world.gateway.address);
     client.send(&good(SINGLE).body("").with("Transfer-Encoding", "chunked").bytes());
@@ -455,7 +455,7 @@ fn an_expired_session_is_unknown() {
 }
 
 #[test]
-fn an_initialize_that_is_none() {
+fn a_malformed_initialize_is_rejected() {
     let mut world = World::new();
     let rows = [
         r#""params":{}"#,

@@ -180,7 +180,7 @@ fn check_broken(gateway: &Gateway, peer: &Peer, path: &str, session: &str, cut: 
 }
 
 #[test]
-fn an_answer_broken_off_anywhere_is_taken_up() {
+fn a_broken_stream_resumes_at_every_event() {
     let peer = Peer::script([]);
     let gateway = setup(&peer).with("[limits]\nkey_in_flight_max = 100000").start();
     let step = if is_long() { 97 } else { 2311 };
@@ -278,7 +278,7 @@ fn check_cut(
 }
 
 #[test]
-fn an_answer_broken_off_at_every_byte() {
+fn a_broken_stream_resumes_at_every_byte() {
     let folder = Setup::new().place();
     let config = StreamsConfig {
         bytes_max: 1 << 20,
@@ -311,7 +311,7 @@ fn an_answer_broken_off_at_every_byte() {
 
 /// A client of an older revision is not told an id before an event comes, and then each event has one.
 #[test]
-fn what_each_revision_is_told() {
+fn event_ids_depend_on_the_revision() {
     let peer = Peer::script([]);
     let gateway = setup(&peer).start();
     let off = setup(&peer).with("[session]\nresume = false").start();
@@ -347,7 +347,7 @@ fn what_each_revision_is_told() {
 
 /// A call outlives its connection when its client can come back, and else ends with it.
 #[test]
-fn a_call_waits_for_its_client() {
+fn a_call_continues_without_its_client() {
     let peer = Peer::script([]);
     let gateway = setup(&peer).start();
     for path in [SINGLE, AGGREGATED] {
@@ -451,7 +451,7 @@ fn check_gone(gateway: &Gateway, path: &str, session: &str, id: &str) {
 }
 
 #[test]
-fn nobody_gets_what_is_anothers() {
+fn an_event_id_is_valid_for_its_own_session_only() {
     let peer = Peer::script([]);
     let gateway = setup(&peer).keys().start();
     let keys: Vec<(String, String)> = ["one", "two"].map(|name| gateway.keys().create(name)).into();
@@ -504,7 +504,7 @@ fn nobody_gets_what_is_anothers() {
 }
 
 #[test]
-fn what_is_gone_is_told() {
+fn a_lost_stream_is_an_error_of_its_call() {
     let peer = Peer::script([]);
     let gateway = setup(&peer).start();
     let session = open_session(&gateway, AGGREGATED, None);
@@ -541,7 +541,7 @@ fn what_is_gone_is_told() {
 
 /// Far more than is kept passes to a client that reads it.
 #[test]
-fn a_long_answer_passes_with_little_room() {
+fn a_long_answer_passes_through_little_storage() {
     let peer = Peer::script([]);
     let bounds = "[session]\nresume_bytes_max = \"1MiB\"\nresume_stream_bytes_max = \"64KiB\"";
     let gateway = setup(&peer).with(bounds).start();
@@ -562,7 +562,7 @@ fn a_long_answer_passes_with_little_room() {
 
 /// What a server says outside of calls, and asks.
 #[test]
-fn the_stream_of_a_session_is_taken_up() {
+fn the_session_stream_resumes() {
     for path in [SINGLE, AGGREGATED] {
         let peer = Peer::script([]);
         let gateway = setup(&peer).with(SILENT).start();
@@ -631,7 +631,7 @@ fn the_stream_of_a_session_is_taken_up() {
 
 /// The server's stream breaks before the answer: it is asked once for what followed, if it gave an id.
 #[test]
-fn a_server_is_asked_to_go_on() {
+fn a_broken_server_stream_is_resumed_at_the_server() {
     // These events, of the answer, and what is at their end.
     let some = |from: usize, to: usize, end: Vec<Step>| -> Vec<Step> {
         let events_of = (from..=to).map(|number| Step::Send(chunk(&event(number))));
@@ -690,7 +690,7 @@ fn a_server_is_asked_to_go_on() {
 
 /// A client that comes back is sent away from a call that takes long, where that is asked for.
 #[test]
-fn a_client_may_poll() {
+fn a_client_may_poll_for_its_answer() {
     let peer = Peer::script([]);
     let polled = "[server]\nkeep_alive = \"1s\"\n[session]\npoll_after = \"1s\"";
     let gateway = setup(&peer).with(polled).start();

@@ -46,7 +46,7 @@ fn check_batch(session: &str, gateway: &Gateway, batch: &str, status: u16, expec
 }
 
 #[test]
-fn batches_of_the_one_revision_that_has_them() {
+fn batches_are_accepted_in_2025_03_26_only() {
     let gateway = two_demos();
     let session = open_march(&gateway);
     let ping = |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
@@ -102,7 +102,7 @@ fn a_batch_is_as_many_requests_as_it_has_messages() {
 }
 
 #[test]
-fn a_resource_nobody_lists_is_asked_for_everywhere() {
+fn an_unlisted_resource_is_looked_up_at_every_server() {
     let gateway = two_demos();
     let session = open_session(&gateway, AGGREGATED, None);
     for uri in ["nobody://has/this", "demo://readme"] {
@@ -172,7 +172,7 @@ fn a_client_that_does_not_read_holds_no_connection_that_others_could_use() {
 }
 
 #[test]
-fn a_key_takes_its_streams_with_it() {
+fn a_revoked_key_ends_its_streams() {
     let gateway = Setup::new().server("a", demo()).keys().start();
     let keys = gateway.keys();
     let (id, key) = keys.create("to be taken back");
@@ -205,7 +205,7 @@ fn a_key_takes_its_streams_with_it() {
 }
 
 #[test]
-fn a_slow_head_is_cut_off_and_a_slow_thinker_is_not() {
+fn a_slow_request_head_times_out_and_an_idle_client_does_not() {
     let gateway = Setup::new()
         .server("a", demo())
         .with("[server]\nheader_timeout = \"1s\"\nidle_timeout = \"30s\"")
@@ -223,7 +223,7 @@ fn a_slow_head_is_cut_off_and_a_slow_thinker_is_not() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said() {
+fn a_port_in_use_is_reported() {
     let gateway = Gateway::open(&[("a", demo())]);
     let port = gateway.address.port().to_string();
     let second = Command::new(env!("CARGO_BIN_EXE_metamcp"))
@@ -239,7 +239,7 @@ fn a_port_that_is_taken_is_said() {
 }
 
 #[test]
-fn a_second_stream_takes_over_from_the_first() {
+fn a_second_stream_replaces_the_first() {
     let gateway = two_demos();
     let session = open_session(&gateway, AGGREGATED, None);
     let get =
@@ -261,7 +261,7 @@ fn a_second_stream_takes_over_from_the_first() {
 
 /// What one request proved says nothing about the next one on the connection.
 #[test]
-fn a_credential_is_remembered_for_itself_only() {
+fn each_request_needs_its_own_credential() {
     let gateway = Setup::new().server("a", demo()).keys().start();
     let (_, key) = gateway.keys().create("good");
     let ping = initialize(AGGREGATED);
@@ -285,7 +285,7 @@ fn a_credential_is_remembered_for_itself_only() {
 
 /// Who has no key cannot make the gateway hold what it sends.
 #[test]
-fn a_path_that_takes_no_body_is_sent_none() {
+fn bodies_are_rejected_before_they_are_read() {
     let gateway = Setup::new().server("a", demo()).keys().start();
     for (path, length, expected) in
         [("/nothing", "1000000", 404), ("/health", "1000000", 405), ("/api/v1/auth/token", "5000", 413)]
@@ -297,7 +297,7 @@ fn a_path_that_takes_no_body_is_sent_none() {
 }
 
 #[test]
-fn a_first_key_is_not_lost_when_the_start_fails() {
+fn the_first_key_survives_a_failed_start() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let gateway = Gateway::open(&[("a", demo())]);
     let start = |port: &str| {

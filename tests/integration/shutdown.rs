@@ -72,7 +72,7 @@ fn streams_end_and_calls_are_finished() {
 }
 
 #[test]
-fn what_does_not_end_is_cut_at_the_deadline() {
+fn calls_in_flight_are_cut_at_the_drain_deadline() {
     let peer = Peer::script([vec![Step::Hold]]);
     let setup = Setup::new().server("a", peer.address);
     let mut gateway = setup.with("[server]\ndrain_deadline = \"1s\"").start();
@@ -105,7 +105,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn a_session_goes_on_after_a_restart() {
+fn a_session_continues_after_a_restart() {
     let peer = Peer::script([]);
     let gateway = Setup::new().server("a", peer.address).keys().start();
     let key = gateway.key.clone().unwrap();

@@ -30,7 +30,7 @@ fn run(client: &mut Client, request: &Request) -> (u64, u64) {
 }
 
 #[test]
-fn what_was_answered_is_counted_to_the_byte() {
+fn answered_bytes_are_counted_exactly() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let mut client = Client::connect(gateway.address);
@@ -66,7 +66,7 @@ fn what_was_answered_is_counted_to_the_byte() {
 
 /// One call, whoever had to be asked: counted with the server that has it, or that was asked last.
 #[test]
-fn a_read_that_asks_several_is_counted_once() {
+fn a_read_tried_at_several_servers_is_counted_once() {
     let peers = [(); 3].map(|()| Peer::script([]));
     peers.iter().for_each(Peer::hide_resources);
     let [a, b, c] = &peers;
@@ -98,7 +98,7 @@ fn a_read_that_asks_several_is_counted_once() {
 }
 
 #[test]
-fn a_kill_loses_and_doubles_nothing() {
+fn a_kill_neither_loses_nor_doubles_usage() {
     let peer = Peer::script([]);
     let mut gateway = Gateway::open(&[("a", peer.address)]);
     let mut calls = 0;
@@ -116,7 +116,7 @@ fn a_kill_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn what_is_too_old_is_gone_after_a_start() {
+fn expired_usage_is_deleted_at_start() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     let row = |hour: u64| UsageRow {
