@@ -148,11 +148,15 @@ fn input(question: &Value) -> InputRequest {
     }
 }
 
-/// In front of one such server. `lines` go into its table, `more` behind it.
+/// A gateway in front of one such server. `lines` go into its table, `more` behind it. A client has `HOLD` to answer.
 fn setup(server: (Transport, Era), lines: &str, more: &str) -> Setup {
+    setup_with_hold(HOLD, server, lines, more)
+}
+
+fn setup_with_hold(hold: &str, server: (Transport, Era), lines: &str, more: &str) -> Setup {
     // Modern clients of Legacy servers are served by the bridge.
     Setup::new().with(&format!(
-        "{}\n{more}\n[bridge]\ndiscover = true\nhold_timeout = \"{HOLD}\"\nholds_per_key_max = 3",
+        "{}\n{more}\n[bridge]\ndiscover = true\nhold_timeout = \"{hold}\"\nholds_per_key_max = 3",
         table(server, lines)
     ))
 }
@@ -673,7 +677,8 @@ fn a_restart_between_rounds_is_an_error() {
 fn restarted(server: (Transport, Era), client: Era, way: (&'static str, &'static str)) {
     let (kind, declared, question) = questions().into_iter().next().unwrap();
     let row = Row { server, client, way, kind, declared, question };
-    let gateway = setup(server, "", "[server]\ndrain_deadline = \"0s\"").start();
+    // The restart ends the wait for an answer, not the timeout.
+    let gateway = setup_with_hold("1m", server, "", "[server]\ndrain_deadline = \"0s\"").start();
     let mut dialogue = row.dialogue(&gateway);
     let reply = row.asked(dialogue.call(&gateway, &row.arguments(1)));
     let gateway = gateway.restart();
