@@ -1,17 +1,13 @@
 //! The `metamcp` program: reads arguments and configuration, then runs the chosen command.
 
-use std::future::{Future, pending};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, ConfigLoader, ShutdownSignals, StartupInfo, shortage, stdio};
+use metamcp::app::{self, AppError, StartupInfo, shortage};
 use metamcp::child::disable_huge_pages;
-use metamcp::server::ListenTarget;
 use metamcp_config::{Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp_core::base::EndpointName;
-use tokio::runtime::Builder;
-use tokio::task::LocalSet;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -79,16 +75,7 @@ fn connect(log_format: Option<LogFormat>, args: &ConnectArgs, cwd: &Path) -> Exi
     if let Err(code) = init_logging(&config.log) {
         return code;
     }
-    exit(block_on(async {
-        let mut signals = ShutdownSignals::install()?;
-        Ok(metamcp_connect::connect(config, signals.received()).await?)
-    }))
-}
-
-/// Runs `work` on this thread, together with the tasks that it spawns.
-fn block_on(work: impl Future<Output = Result<(), AppError>>) -> Result<(), AppError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(AppError::Signals)?;
-    LocalSet::new().block_on(&runtime, work)
+    exit(app::connect(config))
 }
 
 fn exit(result: Result<(), AppError>) -> ExitCode {
@@ -117,23 +104,21 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     let demo = demo::start(&config);
     demo::add(demo.as_ref(), &mut config);
     let is_single_client = matches!(audience, Audience::SingleClient(_));
-    let adapt = move |config| if is_single_client { stdio::for_one_client(config) } else { config };
+    let adapt = move |config| if is_single_client { app::for_one_client(config) } else { config };
     let load_config = Box::new(move || {
         let mut config = metamcp_config::load(&cli, &metamcp_config::ProcessEnv, &cwd)?;
         demo::add(demo.as_ref(), &mut config);
         Ok(adapt(config))
     });
     exit(match audience {
-        Audience::Network => block_on(run(config, load_config)),
-        Audience::SingleClient(endpoint) => block_on(stdio::serve(adapt(config), load_config, endpoint)),
+        Audience::Network => app::serve_network(config, load_config, announce),
+        Audience::SingleClient(endpoint) => app::serve_one_client(adapt(config), load_config, endpoint),
     })
 }
 
-async fn run(config: Config, load_config: ConfigLoader) -> Result<(), AppError> {
-    let app = App::start(config, ListenTarget::Public, load_config).await?;
+fn announce(info: &StartupInfo) {
     // Standard output may be closed, which is no reason to stop.
-    let _ = print_startup(&app.info);
-    app.run(pending()).await
+    let _ = print_startup(info);
 }
 
 /// Prints the addresses, the first key, and how to send a first request.

@@ -1,6 +1,6 @@
 //! The application: builds every part from a `Config`, runs them, and shuts them down in order.
 //!
-//! The only folder that knows all others. `gateway` starts and stops; `config_sync` keeps what is served in step with the
+//! The only folder that knows all others. `run` has the commands of the program; `gateway` starts and stops; `config_sync` keeps what is served in step with the
 //! configuration files and the store; `background` holds the periodic tasks; `stdio` serves one client that
 //! starts this program.
 
@@ -12,13 +12,15 @@ mod file_limit;
 mod gateway;
 mod keyring;
 mod private_dir;
+mod run;
 mod shutdown_signals;
 mod startup_info;
-pub mod stdio;
+mod stdio;
 
 pub use config_sync::{ConfigLoader, Publisher};
 pub use error::AppError;
 pub use file_limit::shortage;
 pub use gateway::App;
-pub use shutdown_signals::ShutdownSignals;
+pub use run::{connect, serve_network, serve_one_client};
 pub use startup_info::StartupInfo;
+pub use stdio::for_one_client;
