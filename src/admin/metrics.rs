@@ -173,7 +173,7 @@ fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> 
             Some(upstream.load().0 as u64)
         }),
         gauge("metamcp_server_in_flight_max", "Limit of calls in flight to a server", &|upstream, _| {
-            Some(upstream.config.in_flight_max as u64)
+            Some(upstream.config.settings.in_flight_max as u64)
         }),
         gauge("metamcp_server_queued", "Calls queued for a server", &|upstream, _| {
             Some(upstream.load().1 as u64)

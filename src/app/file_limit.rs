@@ -59,7 +59,7 @@ impl FileBudget {
 fn files_for_server(server: &metamcp_config::server::ServerConfig) -> u64 {
     match &server.address {
         ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => {
-            server.in_flight_max as u64
+            server.settings.in_flight_max as u64
         }
         ServerAddress::Stdio(program) => PER_PROCESS.saturating_mul(program.settings.processes_max as u64),
     }

@@ -85,7 +85,7 @@ impl ToolApprovals {
     pub fn record_listing(&self, upstream: &Upstream, view: View, tools: Arc<[ListedTool]>) {
         let mut state = self.lock();
         let (servers, store) = state.split();
-        let policy = upstream.config.changed_tools;
+        let policy = upstream.config.settings.changed_tools;
         let server = servers.entry(upstream.name().clone()).or_insert_with(|| ServerApprovals::new(policy));
         server.policy = policy;
         server.views.insert((upstream.id, view), tools);

@@ -21,7 +21,7 @@ pub struct ProbeResult {
 ///
 /// Not cancel safe: a session may be left behind at the server.
 pub async fn probe(pool: &Rc<UpstreamPool>, config: &CatalogConfig) -> Result<ProbeResult, String> {
-    let era = pool.upstream().config.era;
+    let era = pool.upstream().config.settings.era;
     if era != EraChoice::Legacy {
         let fetched = match discover(pool).await {
             Ok(features) => fetch_lists(pool, config, &FetchMode::Modern(features)).await,

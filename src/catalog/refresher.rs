@@ -224,7 +224,7 @@ impl ListRefresher {
         }
         *self.state.borrow_mut() = RefreshState { lists, generation, announced: self.fetched.get() };
         // A tool as one kind of client sees it may quarantine the tool for all kinds.
-        if is_news && self.pool.upstream().config.changed_tools == ToolPinPolicy::Quarantine {
+        if is_news && self.pool.upstream().config.settings.changed_tools == ToolPinPolicy::Quarantine {
             observer.publish_all();
         } else {
             observer.publish_server(&self.pool, self.view);
@@ -232,7 +232,7 @@ impl ListRefresher {
     }
 
     async fn fetch(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, MissingReason> {
-        let era = self.pool.upstream().config.era;
+        let era = self.pool.upstream().config.settings.era;
         let result = match (self.view, era) {
             (View::Legacy(capabilities), _) => self.fetch_legacy(config, capabilities).await,
             (View::Modern, EraChoice::Legacy) => self.fetch_bridged(config).await,

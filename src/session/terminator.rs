@@ -97,7 +97,7 @@ impl SessionTerminator {
     /// Terminates the sessions in one server's queue until it is empty.
     async fn run(self: Rc<Self>, pool: Rc<UpstreamPool>) {
         let id = pool.upstream().id;
-        let in_flight_max = pool.upstream().config.in_flight_max / IN_FLIGHT_SHARE / self.threads;
+        let in_flight_max = pool.upstream().config.settings.in_flight_max / IN_FLIGHT_SHARE / self.threads;
         let unanswered = Cell::new(0);
         let next = || {
             let mut queues = self.queues.borrow_mut();

@@ -268,7 +268,8 @@ pub(super) mod tests {
     use super::*;
     use crate::session::ServerFeatures;
     use crate::upstream::{Upstream, UpstreamId};
-    use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
+    use metamcp_config::server::settings::DEFAULTS;
+    use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ServerSettings, ToolPinPolicy};
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Revision;
     use metamcp_http::TlsRoots;
@@ -386,10 +387,7 @@ pub(super) mod tests {
 
     pub fn pool(socket: &Socket) -> Rc<UpstreamPool> {
         let address = ServerAddress::Unix { socket: socket.0.clone(), path: "/mcp".into() };
-        let config = ServerConfig {
-            name: ServerName::new("a").unwrap(),
-            address,
-            headers: Vec::new(),
+        let settings = ServerSettings {
             era: EraChoice::Legacy,
             connect_timeout: PATIENCE,
             first_byte_timeout: PATIENCE,
@@ -399,13 +397,10 @@ pub(super) mod tests {
             queue_max: 8,
             idle_connections_max: 8,
             idle_age_max: 10 * PATIENCE,
-            fast_lane: true,
-            private_addresses: true,
-            may_be_sse: false,
-            has_breaker: true,
-            alias: None,
             changed_tools: ToolPinPolicy::Allow,
+            ..DEFAULTS
         };
+        let config = ServerConfig::new(ServerName::new("a").unwrap(), address, Vec::new(), settings);
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         UpstreamPool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap())
     }

@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::RootCertStore;
 
@@ -8,7 +7,8 @@ use crate::upstream::UpstreamId;
 use metamcp_config::sections::{
     EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView,
 };
-use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
+use metamcp_config::server::settings::DEFAULTS;
+use metamcp_config::server::{ServerAddress, ServerConfig};
 use metamcp_core::base::{EndpointName, ServerName};
 use metamcp_http::TlsRoots;
 
@@ -20,26 +20,7 @@ fn server(text: &str) -> ServerConfig {
         "bad" => ServerAddress::Unix { socket: "x".into(), path: "no path".into() },
         port => ServerAddress::Http(format!("http://127.0.0.1:{port}/mcp").parse().expect("a URL")),
     };
-    ServerConfig {
-        name: ServerName::new(name).expect("a name"),
-        address,
-        headers: Vec::new(),
-        era: EraChoice::Auto,
-        connect_timeout: Duration::from_secs(1),
-        first_byte_timeout: Duration::from_secs(1),
-        stream_idle_timeout: Duration::from_secs(1),
-        in_flight_max: 1,
-        queue_timeout: Duration::from_secs(1),
-        queue_max: 1,
-        idle_connections_max: 1,
-        idle_age_max: Duration::from_secs(1),
-        fast_lane: true,
-        private_addresses: true,
-        may_be_sse: false,
-        has_breaker: true,
-        alias: None,
-        changed_tools: ToolPinPolicy::Warn,
-    }
+    ServerConfig::new(ServerName::new(name).expect("a name"), address, Vec::new(), DEFAULTS)
 }
 
 /// `name:server,server`.

@@ -102,7 +102,11 @@ impl Upstream {
         Ok(Arc::new(Self {
             legacy: AdaptedEra::new(Era::Legacy, config.era_choice()),
             modern: AdaptedEra::new(Era::Modern, config.era_choice()),
-            limit: InFlightLimit::new(config.in_flight_max, config.queue_max, config.queue_timeout),
+            limit: InFlightLimit::new(
+                config.settings.in_flight_max,
+                config.settings.queue_max,
+                config.settings.queue_timeout,
+            ),
             config,
             id,
             transport,
@@ -307,10 +311,11 @@ impl UpstreamPool {
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         let config = &self.upstream.config;
         let timed_out = |_elapsed| Err(UpstreamError::from_stage(FailureStage::FirstByteTimeout));
-        let (response, guard) = timeout(config.first_byte_timeout, call).await.unwrap_or_else(timed_out)?;
+        let (response, guard) =
+            timeout(config.settings.first_byte_timeout, call).await.unwrap_or_else(timed_out)?;
         let (head, source) = BodySource::from_local(response, Some(guard));
         let idle_timeout: Option<Duration> = match kind {
-            RequestKind::Call => Some(config.stream_idle_timeout),
+            RequestKind::Call => Some(config.settings.stream_idle_timeout),
             RequestKind::Stream => None,
         };
         let body = UpstreamBody::new(source, None, idle_timeout, permit);
@@ -331,15 +336,12 @@ impl UpstreamPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metamcp_config::server::ToolPinPolicy;
+    use metamcp_config::server::ServerSettings;
+    use metamcp_config::server::settings::DEFAULTS;
 
     fn upstream(address: ServerAddress) -> Arc<Upstream> {
         let timeout = Duration::from_secs(1);
-        let config = ServerConfig {
-            name: ServerName::new("a").unwrap(),
-            address,
-            headers: Vec::new(),
-            era: EraChoice::Auto,
+        let settings = ServerSettings {
             connect_timeout: timeout,
             first_byte_timeout: timeout,
             stream_idle_timeout: timeout,
@@ -348,13 +350,9 @@ mod tests {
             queue_max: 8,
             idle_connections_max: 1,
             idle_age_max: timeout,
-            fast_lane: true,
-            private_addresses: true,
-            may_be_sse: false,
-            has_breaker: true,
-            alias: None,
-            changed_tools: ToolPinPolicy::Warn,
+            ..DEFAULTS
         };
+        let config = ServerConfig::new(ServerName::new("a").unwrap(), address, Vec::new(), settings);
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         Upstream::new(UpstreamId(0), config, &roots).unwrap()
     }

@@ -28,7 +28,7 @@ impl Transport {
         match &config.address {
             ServerAddress::Stdio(program) => {
                 let program = program.as_ref().clone();
-                let server = StdioServer::start(config.name.clone(), program, config.era);
+                let server = StdioServer::start(config.name.clone(), program, config.settings.era);
                 Ok(Self::Stdio(server.map_err(no_thread)?))
             }
             ServerAddress::Sse(url) => {
@@ -58,6 +58,10 @@ impl Transport {
 }
 
 fn sse_target(config: &ServerConfig, url: &url::Url, http: Arc<HttpServer>) -> SseTarget {
-    let post_limit = InFlightLimit::new(config.in_flight_max, config.queue_max, config.queue_timeout);
+    let post_limit = InFlightLimit::new(
+        config.settings.in_flight_max,
+        config.settings.queue_max,
+        config.settings.queue_timeout,
+    );
     SseTarget { name: config.name.clone(), url: url.clone(), http, post_limit: Arc::new(post_limit) }
 }

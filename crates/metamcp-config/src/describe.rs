@@ -80,7 +80,7 @@ impl Summary<'_> {
 
     fn servers(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.0.servers {
-            let era = format!("{:?}", server.era).to_lowercase();
+            let era = format!("{:?}", server.settings.era).to_lowercase();
             let address = address::format_redacted(&server.address);
             write!(f, "server     {}: {address} (era {era}", server.name)?;
             if !server.headers.is_empty() {

@@ -15,13 +15,13 @@ use crate::server::MODERN_OVER_SSE;
 use crate::server::address;
 use crate::server::headers::{self, HeaderOwner};
 use crate::server::settings::{self, ServerSettings, SettingRange};
-use crate::server::{EraChoice, ServerAddress, ToolPinPolicy};
+use crate::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
 use metamcp_core::base::ServerName;
 
 /// The configured servers, and what became of every name in the files.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
-    pub ready: Vec<crate::server::ServerConfig>,
+    pub ready: Vec<ServerConfig>,
     /// By name, both as written and as served. `None` if the server was skipped with a notice.
     pub known: BTreeMap<String, Option<ServerName>>,
     /// Names in use, with their location.
@@ -200,8 +200,8 @@ impl Servers {
         if let Some(address) = draft.address(context) {
             let may_be_sse =
                 draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
-            let server = draft.settings.upstream_config(draft.name, address, headers);
-            self.ready.push(crate::server::ServerConfig { may_be_sse, ..server });
+            let server = ServerConfig::new(draft.name, address, headers, draft.settings);
+            self.ready.push(ServerConfig { may_be_sse, ..server });
         }
     }
 }

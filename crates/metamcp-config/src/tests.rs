@@ -353,11 +353,11 @@ disabled = true
     let [zeta, alpha] = config.servers.as_slice() else { panic!("{config:?}") };
     assert_eq!((zeta.name.as_str(), alpha.name.as_str()), ("zeta", "alpha"));
     assert_eq!(
-        (zeta.era, zeta.in_flight_max, zeta.connect_timeout),
+        (zeta.settings.era, zeta.settings.in_flight_max, zeta.settings.connect_timeout),
         (EraChoice::Legacy, 4, Duration::from_secs(7))
     );
     assert_eq!(
-        (alpha.era, alpha.in_flight_max, alpha.connect_timeout),
+        (alpha.settings.era, alpha.settings.in_flight_max, alpha.settings.connect_timeout),
         (EraChoice::Auto, 3, Duration::from_secs(7))
     );
     assert_eq!(alpha.address, ServerAddress::Unix { socket: "/run/a.sock".into(), path: "/mcp".into() });
@@ -374,7 +374,7 @@ fn as_many_connections_are_kept_as_calls_may_be_under_way() {
     let check = |upstream: &str, server: &str, expected: usize, hints: usize| {
         let text = format!("[backend]\n{upstream}\n[servers.a]\nurl = 'http://a'\n{server}");
         let config = toml(&text).unwrap();
-        assert_eq!(config.servers[0].idle_connections_max, expected, "{text}");
+        assert_eq!(config.servers[0].settings.idle_connections_max, expected, "{text}");
         let hint = "under load those beyond are closed and opened anew";
         let found = config.skipped.iter().filter(|notice| notice.to_string().contains(hint)).count();
         assert_eq!(found, hints, "{text}: {:?}", config.skipped);

@@ -15,6 +15,7 @@ use crate::sections::{AuthMode, RetentionPolicy};
 use crate::sections::{
     BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, SessionConfig, TraceConfig,
 };
+use crate::server::ServerConfig;
 use crate::server::ServingPolicy;
 use crate::server::settings::DEFAULTS;
 
@@ -28,12 +29,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub server: HttpConfig,
     /// The configured servers: those of `metamcp.toml` first, each file in its own order.
-    pub servers: Vec<crate::server::ServerConfig>,
+    pub servers: Vec<ServerConfig>,
     /// The configured endpoints. Without an endpoint named `default`, a default endpoint with every server is
     /// added.
     pub endpoints: Vec<EndpointConfig>,
     /// Served as long as no other server is configured or stored.
-    pub stand_in: Option<crate::server::ServerConfig>,
+    pub stand_in: Option<ServerConfig>,
     /// How servers of the store are served.
     pub serving: ServingPolicy,
     pub catalog: CatalogConfig,
@@ -127,7 +128,7 @@ pub struct Base {
 impl Config {
     /// Sets the server that is served, with default settings, as long as there is no other.
     pub fn set_stand_in(&mut self, name: &ServerName, address: crate::server::ServerAddress) {
-        self.stand_in = Some(DEFAULTS.upstream_config(name.clone(), address, Vec::new()));
+        self.stand_in = Some(ServerConfig::new(name.clone(), address, Vec::new(), DEFAULTS));
     }
 }
 

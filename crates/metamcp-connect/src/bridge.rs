@@ -16,6 +16,7 @@ use super::endpoint::{EndpointRequests, LegacySession, ParamHeaders, to_line};
 use super::endpoint_pool::EndpointPool;
 use metamcp_config::server::ServerAddress;
 use metamcp_config::server::settings::{CONNECT_TIMEOUT, DEFAULTS};
+use metamcp_config::server::{ServerConfig, ServerSettings};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::Scanner;
 use metamcp_http::{InvalidTarget, TlsRoots};
@@ -62,11 +63,13 @@ impl StdioBridge {
     ) -> Result<Rc<Self>, InvalidTarget> {
         let BridgeConfig { address, headers, response_timeout, .. } = config;
         let name = ServerName::new("endpoint").expect("a valid name");
-        let mut server = DEFAULTS.upstream_config(name, address, headers);
-        server.connect_timeout = ENDPOINT_CONNECT_TIMEOUT;
-        server.first_byte_timeout = response_timeout;
-        server.stream_idle_timeout = response_timeout;
-        let pool = EndpointPool::new(&server, roots)?;
+        let settings = ServerSettings {
+            connect_timeout: ENDPOINT_CONNECT_TIMEOUT,
+            first_byte_timeout: response_timeout,
+            stream_idle_timeout: response_timeout,
+            ..DEFAULTS
+        };
+        let pool = EndpointPool::new(&ServerConfig::new(name, address, headers, settings), roots)?;
         Ok(Rc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             pool,

@@ -15,7 +15,11 @@ pub struct EndpointPool {
 impl EndpointPool {
     /// Creates a pool without connections.
     pub fn new(config: &ServerConfig, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
-        let limit = InFlightLimit::new(config.in_flight_max, config.queue_max, config.queue_timeout);
+        let limit = InFlightLimit::new(
+            config.settings.in_flight_max,
+            config.settings.queue_max,
+            config.settings.queue_timeout,
+        );
         Ok(Self { http: HttpPool::new(HttpServer::new(config, roots)?), limit: Arc::new(limit) })
     }
 

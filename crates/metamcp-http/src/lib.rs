@@ -14,8 +14,8 @@ mod error;
 pub mod io;
 
 pub use client::{
-    ConnectTarget, HttpPool, HttpServer, HttpSettings, IdleBody, InvalidTarget, RequestHeads, ResponseHead,
-    Stream, TlsRoots, UpstreamBody, UpstreamResponse, UrlTarget, connect, parse_path, resolve_url,
+    ConnectTarget, HttpPool, HttpServer, IdleBody, InvalidTarget, RequestHeads, ResponseHead, Stream,
+    TlsRoots, UpstreamBody, UpstreamResponse, UrlTarget, connect, parse_path, resolve_url,
 };
 pub use error::{FailureStage, UpstreamError};
 pub use limit::{InFlightLimit, InFlightPermit};

@@ -185,7 +185,7 @@ impl Exchange {
         );
         let upstream = self.pool.upstream();
         if is_modern_code
-            || upstream.config.era != EraChoice::Auto
+            || upstream.config.settings.era != EraChoice::Auto
             || still_speaks_modern(&self.session, &self.pool).await
         {
             return false;

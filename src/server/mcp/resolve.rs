@@ -92,7 +92,7 @@ impl Resolver<'_> {
     /// Whether only approved tools of the server may be called. For a removed server the answer is no.
     fn is_vetted(&self, place: &RoutedServer) -> bool {
         let pool = self.topology.pool(place);
-        pool.is_ok_and(|pool| pool.upstream().config.changed_tools == ToolPinPolicy::Quarantine)
+        pool.is_ok_and(|pool| pool.upstream().config.settings.changed_tools == ToolPinPolicy::Quarantine)
     }
 
     /// The servers that may have the requested resource: the one that lists it or a matching template, else

@@ -13,13 +13,15 @@ use tokio::time::Instant;
 use super::server::SseServer;
 use super::session::{CallKind, PendingCall, SseHub, SseSession};
 use super::target::SseTarget;
+use metamcp_config::server::ServerSettings;
+use metamcp_config::server::settings::DEFAULTS;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::EventReader;
 use metamcp_http::FailureStage;
 use metamcp_http::InFlightLimit;
 use metamcp_http::UpstreamRequest;
 use metamcp_http::multiplex::{CallEntry, CallOutcome, EventSource, LocalBody, event_channel};
-use metamcp_http::{HttpServer, HttpSettings, RequestHeads, TlsRoots, UrlTarget, resolve_url};
+use metamcp_http::{HttpServer, RequestHeads, TlsRoots, UrlTarget, resolve_url};
 
 /// Port 9 is `discard`; no service listens there.
 const URL: &str = "http://127.0.0.1:9/sse";
@@ -37,16 +39,20 @@ fn target(private_addresses: bool) -> SseTarget {
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
     let UrlTarget { target, path, host } = resolve_url(&url, &roots).unwrap();
     let timeout = Duration::from_secs(1);
-    let settings = HttpSettings {
+    let settings = ServerSettings {
         connect_timeout: timeout,
         first_byte_timeout: timeout,
         stream_idle_timeout: timeout,
         idle_connections_max: 1,
         idle_age_max: timeout,
-        fast_lane: true,
-        private_addresses,
+        ..DEFAULTS
     };
-    let http = Arc::new(HttpServer { settings, target, heads: RequestHeads::new(path, host, &[]) });
+    let http = Arc::new(HttpServer {
+        settings,
+        private_addresses,
+        target,
+        heads: RequestHeads::new(path, host, &[]),
+    });
     let post_limit = Arc::new(InFlightLimit::new(8, 8, timeout));
     SseTarget { name: ServerName::new("a").unwrap(), url, http, post_limit }
 }

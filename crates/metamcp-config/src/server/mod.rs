@@ -16,9 +16,10 @@ pub mod tool_metadata;
 
 pub use address::MODERN_OVER_SSE;
 pub use allowlist::{AllowedCommand, AllowlistViolation, EnvPattern, EnvPatternError, StdioAllowlist};
-pub use config::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
+pub use config::{ServerAddress, ServerConfig};
 pub use headers::SEALED_PLACEHOLDER;
 pub use private::{is_private, is_private_address};
 pub use process_limits::{Confinement, ProcessLimits};
 pub use program::{INHERITED, ProcessSettings, Program, Sharing};
 pub use serving_policy::{ServingPolicy, UnservedReason};
+pub use settings::{EraChoice, ServerSettings, ToolPinPolicy};

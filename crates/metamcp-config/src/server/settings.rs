@@ -3,12 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
-
-use crate::server::{
-    EraChoice, ProcessLimits, ProcessSettings, ServerAddress, ServerConfig, Sharing, ToolPinPolicy,
-};
-use metamcp_core::base::ServerName;
+use crate::server::{ProcessLimits, ProcessSettings, Sharing};
 
 /// A default, and the inclusive range a setting may be given in.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +22,7 @@ impl<T: Copy> SettingRange<T> {
 }
 
 /// Settings that `[backend]` sets for all servers and that each server may override.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerSettings {
     /// The protocol era used with the server.
     pub era: EraChoice,
@@ -53,36 +48,27 @@ pub struct ServerSettings {
     pub changed_tools: ToolPinPolicy,
 }
 
-impl ServerSettings {
-    /// Returns the upstream configuration of a server with these settings.
-    pub fn upstream_config(
-        self,
-        name: ServerName,
-        address: ServerAddress,
-        headers: Vec<(HeaderName, HeaderValue)>,
-    ) -> ServerConfig {
-        ServerConfig {
-            name,
-            address,
-            headers,
-            era: self.era,
-            connect_timeout: self.connect_timeout,
-            first_byte_timeout: self.first_byte_timeout,
-            stream_idle_timeout: self.stream_idle_timeout,
-            in_flight_max: self.in_flight_max,
-            queue_timeout: self.queue_timeout,
-            queue_max: self.queue_max,
-            idle_connections_max: self.idle_connections_max,
-            idle_age_max: self.idle_age_max,
-            fast_lane: self.fast_lane,
-            // The author of this machine's configuration file knows which private addresses are reachable.
-            private_addresses: true,
-            may_be_sse: false,
-            has_breaker: true,
-            alias: None,
-            changed_tools: self.changed_tools,
-        }
-    }
+/// The configured era of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EraChoice {
+    /// Detected by a probe and remembered.
+    Auto,
+    /// 2026-07-28 and later only.
+    Modern,
+    /// 2025-11-25 and earlier only.
+    Legacy,
+}
+
+/// What happens to a tool that differs from its pin: what the server listed first, or what an administrator
+/// approved since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolPinPolicy {
+    /// Nothing. No tool is pinned.
+    Allow,
+    /// A warning is given, and the changed tool is pinned.
+    Warn,
+    /// The tool is neither listed nor called until an administrator approves it.
+    Quarantine,
 }
 
 impl ServerSettings {

@@ -31,5 +31,5 @@ pub use url_target::{InvalidTarget, TlsRoots, UrlTarget, resolve_url};
 
 pub use body_source::BodySource;
 pub use encode::RequestHeads;
-pub use pool::{HttpPool, HttpServer, HttpSettings};
+pub use pool::{HttpPool, HttpServer};
 pub use url_target::parse_path;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use metamcp_config::server::{ServerAddress, ServerConfig};
+use metamcp_config::server::{ServerAddress, ServerConfig, ServerSettings};
 use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -23,21 +23,11 @@ use crate::request::{RequestKind, UpstreamRequest};
 
 /// One server reached over HTTP, shared by all threads.
 pub struct HttpServer {
-    pub settings: HttpSettings,
+    pub settings: ServerSettings,
+    /// Whether private addresses may be connected to.
+    pub private_addresses: bool,
     pub target: ConnectTarget,
     pub heads: RequestHeads,
-}
-
-/// The settings that HTTP connections need; see the fields of the same names in the server's configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct HttpSettings {
-    pub connect_timeout: Duration,
-    pub first_byte_timeout: Duration,
-    pub stream_idle_timeout: Duration,
-    pub idle_connections_max: usize,
-    pub idle_age_max: Duration,
-    pub fast_lane: bool,
-    pub private_addresses: bool,
 }
 
 /// The connections of one thread to one server.
@@ -61,16 +51,12 @@ impl HttpServer {
             },
             ServerAddress::Stdio(_) => return Err(InvalidTarget::new("a program has no address".to_owned())),
         };
-        let settings = HttpSettings {
-            connect_timeout: config.connect_timeout,
-            first_byte_timeout: config.first_byte_timeout,
-            stream_idle_timeout: config.stream_idle_timeout,
-            idle_connections_max: config.idle_connections_max,
-            idle_age_max: config.idle_age_max,
-            fast_lane: config.fast_lane,
+        Ok(Arc::new(Self {
+            settings: config.settings,
             private_addresses: config.private_addresses,
-        };
-        Ok(Arc::new(Self { settings, target, heads: RequestHeads::new(path, host, &config.headers) }))
+            target,
+            heads: RequestHeads::new(path, host, &config.headers),
+        }))
     }
 }
 
@@ -81,7 +67,7 @@ impl HttpPool {
         Self { server, idle: IdleConnections::new(settings.idle_connections_max, settings.idle_age_max) }
     }
 
-    pub fn settings(&self) -> &HttpSettings {
+    pub fn settings(&self) -> &ServerSettings {
         &self.server.settings
     }
 
@@ -141,10 +127,10 @@ impl HttpPool {
     }
 
     async fn open(&self) -> Result<Box<Connection>, UpstreamError> {
-        let HttpServer { settings, target, .. } = &*self.server;
+        let HttpServer { settings, private_addresses, target, .. } = &*self.server;
         let opening = async {
             let timer = ResponseTimer::new(settings.first_byte_timeout);
-            Ok(Box::new(Connection::new(connect(target, settings.private_addresses).await?, timer)))
+            Ok(Box::new(Connection::new(connect(target, *private_addresses).await?, timer)))
         };
         timeout(settings.connect_timeout, opening)
             .await

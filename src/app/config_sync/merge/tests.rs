@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::topology::TopologyBuilder;
 use metamcp_config::server::settings::{self, DEFAULTS};
-use metamcp_config::server::{AllowedCommand, EnvPattern, ServerAddress, StdioAllowlist};
+use metamcp_config::server::{AllowedCommand, EnvPattern, ServerAddress, ServerConfig, StdioAllowlist};
 use metamcp_http::TlsRoots;
 use metamcp_store::auth::EncryptionKey;
 use metamcp_store::store::{Plaintext, SealedValue, ServerKind, ToolOverride};
@@ -24,9 +24,9 @@ fn allowed(paths: &[&str]) -> StdioAllowlist {
     StdioAllowlist { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
-fn file(name: &str) -> metamcp_config::server::ServerConfig {
+fn file(name: &str) -> ServerConfig {
     let url = format!("http://file.example/{name}").parse().unwrap();
-    DEFAULTS.upstream_config(ServerName::new(name).unwrap(), ServerAddress::Http(url), Vec::new())
+    ServerConfig::new(ServerName::new(name).unwrap(), ServerAddress::Http(url), Vec::new(), DEFAULTS)
 }
 
 /// A server row; `more` are further members of its definition.

@@ -11,7 +11,8 @@ use tokio::time::{Instant, advance};
 use super::super::session::{ClientIntroduction, SessionFeatures};
 use super::*;
 use crate::upstream::{Upstream, UpstreamId};
-use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
+use metamcp_config::server::settings::DEFAULTS;
+use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, ServerSettings, ToolPinPolicy};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
 use metamcp_http::TlsRoots;
@@ -44,10 +45,7 @@ impl ListenTest {
         spawn_blocking(move || ends.recv_timeout(WALL_CLOCK_TIMEOUT).ok());
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", server.local_addr().unwrap());
-        let config = ServerConfig {
-            name: ServerName::new("a").unwrap(),
-            address: ServerAddress::Http(url.parse().unwrap()),
-            headers: Vec::new(),
+        let settings = ServerSettings {
             era: EraChoice::Modern,
             connect_timeout: LONG,
             first_byte_timeout: LONG,
@@ -57,12 +55,17 @@ impl ListenTest {
             queue_max: 8,
             idle_connections_max: 1,
             idle_age_max: LONG,
-            fast_lane: true,
-            private_addresses: true,
-            may_be_sse: false,
-            has_breaker: false,
-            alias: None,
             changed_tools: ToolPinPolicy::Allow,
+            ..DEFAULTS
+        };
+        let config = ServerConfig {
+            has_breaker: false,
+            ..ServerConfig::new(
+                ServerName::new("a").unwrap(),
+                ServerAddress::Http(url.parse().unwrap()),
+                Vec::new(),
+                settings,
+            )
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         let pool = UpstreamPool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap());

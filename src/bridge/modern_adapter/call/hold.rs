@@ -47,7 +47,7 @@ impl ActiveCall {
             exchange.stream.set_aside(None);
             let resumption =
                 if is_delivered { self.wait(permit, exchange, &mut response).await } else { None };
-            exchange.stream.set_aside(Some(self.pool.upstream().config.stream_idle_timeout));
+            exchange.stream.set_aside(Some(self.pool.upstream().config.settings.stream_idle_timeout));
             let Some(CallResumption { client: resumed, responses, capabilities }) = resumption else {
                 self.cancel(exchange).await;
                 return None;

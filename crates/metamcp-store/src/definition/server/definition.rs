@@ -42,7 +42,7 @@ impl ServerDefinition {
             }
             (KindKeyword::Stdio, _) => return Err(unserved()),
         };
-        let config = self.settings.upstream_config(self.name.clone(), address, self.headers.clone());
+        let config = ServerConfig::new(self.name.clone(), address, self.headers.clone(), self.settings);
         let private_addresses = self.document.allow_private.unwrap_or(serving.allow_private);
         Ok(ServerConfig { private_addresses, alias: self.alias.clone(), ..config })
     }

@@ -235,7 +235,7 @@ fn secrets_are_separated_and_restored() {
     assert!(
         !upstream.private_addresses && read.to_upstream_config(&serving(true)).unwrap().private_addresses
     );
-    assert_eq!(upstream.connect_timeout, Duration::from_millis(1500));
+    assert_eq!(upstream.settings.connect_timeout, Duration::from_millis(1500));
     assert_eq!(upstream.headers.len(), 2);
     assert!(upstream.headers.iter().all(|(_, value)| value.is_sensitive()));
 
