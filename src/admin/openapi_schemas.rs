@@ -6,9 +6,12 @@ use utoipa::openapi::{RefOr, schema::Schema};
 
 use super::problem::ProblemDocument;
 use super::views;
+use metamcp_config::server::settings::{
+    DEFAULTS, ERAS, Keywords, SETTINGS, ServerSetting, SettingValues, TOOL_PIN_POLICIES,
+};
 use metamcp_store::definition::{
-    ChangedToolsKeyword, EndpointDocument, EndpointServerDocument, EraKeyword, FieldError, PrefixKeyword,
-    SERVED_KINDS, ServerDocument, SharingKeyword, ToolOverrideDocument,
+    EndpointDocument, EndpointServerDocument, FieldError, PrefixKeyword, SERVED_KINDS, ServerDocument,
+    SharingKeyword, ToolOverrideDocument,
 };
 use metamcp_store::store::ServerKind;
 
@@ -21,9 +24,7 @@ pub(super) fn schemas() -> Value {
     add::<FieldError>(&mut schemas);
     add::<ProblemDocument<'_>>(&mut schemas);
     add::<ServerDocument>(&mut schemas);
-    add::<EraKeyword>(&mut schemas);
     add::<SharingKeyword>(&mut schemas);
-    add::<ChangedToolsKeyword>(&mut schemas);
     add::<EndpointDocument>(&mut schemas);
     add::<EndpointServerDocument>(&mut schemas);
     add::<ToolOverrideDocument>(&mut schemas);
@@ -52,6 +53,13 @@ pub(super) fn schemas() -> Value {
     add::<views::ImportReport>(&mut schemas);
     add::<views::ImportItem>(&mut schemas);
     add::<views::ImportOutcome>(&mut schemas);
+    schemas.insert("Era".into(), keywords(ERA, &ERAS));
+    schemas.insert("ChangedTools".into(), keywords(CHANGED_TOOLS, &TOOL_PIN_POLICIES));
+    for setting in SETTINGS {
+        if let Some(schema) = setting_schema(setting) {
+            schemas["Server"]["properties"][setting.key] = schema;
+        }
+    }
     served_only(&mut schemas["Server"]);
     written(&mut schemas, "Server", &["name", "kind"], &STANDING);
     schemas["Server"]["required"] = json!(["name", "source", "served"]);
@@ -66,6 +74,33 @@ pub(super) fn schemas() -> Value {
 fn add<T: ToSchema>(schemas: &mut Map<String, Value>) {
     let schema: RefOr<Schema> = T::schema();
     schemas.insert(T::name().into_owned(), serde_json::to_value(schema).expect("a schema is JSON"));
+}
+
+/// The schema of a member that takes one of these words.
+fn keywords<T>(description: &str, keywords: Keywords<T>) -> Value {
+    let words: Vec<_> = keywords.iter().map(|(word, _)| word).collect();
+    json!({"type": "string", "description": description, "enum": words})
+}
+
+/// The schema of a setting, unless the REST API does not have it.
+fn setting_schema(setting: &ServerSetting) -> Option<Value> {
+    let default = setting.to_json(DEFAULTS).to_string().replace('"', "`");
+    let description = format!("{} Default: {default}.", setting.description);
+    let keyword = |name| json!({"$ref": format!("#/components/schemas/{name}"), "description": description});
+    match &setting.values {
+        SettingValues::Duration(..) => {
+            Some(json!({"type": ["string", "null"], "description": description, "pattern": DURATION}))
+        }
+        SettingValues::Count(range, _) => Some(json!({
+            "type": ["integer", "null"], "description": description,
+            "minimum": range.start(), "maximum": range.end(),
+        })),
+        SettingValues::Era(..) => Some(json!({"oneOf": [keyword("Era"), {"type": "null"}]})),
+        SettingValues::ChangedTools(..) => {
+            Some(json!({"oneOf": [keyword("ChangedTools"), {"type": "null"}]}))
+        }
+        SettingValues::Flag(..) => None,
+    }
 }
 
 /// Restricts `kind` to the kinds that this version serves, and adds the members that only the gateway writes.
@@ -88,6 +123,14 @@ fn served_only(server: &mut Value) {
 fn of_kind(kind: &str, required: &str) -> Value {
     json!({"properties": {"kind": {"const": kind}}, "required": [required]})
 }
+
+/// A duration with a unit.
+const DURATION: &str = "^[0-9]{1,9}(ms|s|m|h|d)$";
+
+const ERA: &str = "The protocol revisions that the gateway uses with a server.";
+
+const CHANGED_TOOLS: &str = "What to do with a tool whose definition differs from the approved one. The first definition that a server\n\
+     lists counts as approved.";
 
 /// Members that say whether a row is served, and if not, why.
 const STANDING: [(&str, &str); 2] = [("served", "boolean"), ("reason", "string")];

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation, printable, quote};
-use crate::server::settings::SettingRange;
+use crate::server::settings::{Keywords, SettingRange, SettingSource};
 use metamcp_core::base::units;
 
 /// A parsed `metamcp.toml`. Every value keeps its position in the text.
@@ -292,6 +293,24 @@ impl<'a> Section<'a> {
     fn wrong<T>(&self, place: &SourceLocation, text: &str, instead: T) -> T {
         self.report.mistake(place, text);
         instead
+    }
+}
+
+impl SettingSource for Section<'_> {
+    fn duration(&mut self, key: &'static str, range: &RangeInclusive<Duration>, value: &mut Duration) {
+        *value = Section::duration(self, key, SettingRange::new(range, *value));
+    }
+
+    fn count(&mut self, key: &'static str, range: &RangeInclusive<usize>, value: &mut usize) {
+        *value = Section::count(self, key, SettingRange::new(range, *value));
+    }
+
+    fn keyword<T: Copy>(&mut self, key: &'static str, keywords: Keywords<T>, value: &mut T) {
+        *value = self.word(key, keywords, *value);
+    }
+
+    fn flag(&mut self, key: &'static str, value: &mut bool) {
+        *value = Section::flag(self, key).unwrap_or(*value);
     }
 }
 

@@ -14,8 +14,8 @@ use crate::mcp_json::{EntryKind, HttpTransport, derive_server_name};
 use crate::server::MODERN_OVER_SSE;
 use crate::server::address;
 use crate::server::headers::{self, HeaderOwner};
-use crate::server::settings::{self, ServerSettings, SettingRange};
-use crate::server::{EraChoice, ServerAddress, ServerConfig, ToolPinPolicy};
+use crate::server::settings::{self, ServerSettings};
+use crate::server::{EraChoice, ServerAddress, ServerConfig};
 use metamcp_core::base::ServerName;
 
 /// The configured servers, and what became of every name in the files.
@@ -42,8 +42,8 @@ struct Draft<'a> {
 
 /// Reads all servers: those of `metamcp.toml` first, each file in its own order.
 pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
-    let shared = root.child("backend");
-    let settings = read_settings(&shared, &settings::DEFAULTS);
+    let mut shared = root.child("backend");
+    let settings = settings::DEFAULTS.override_from(&mut shared);
     note_few_connections(&settings, shared.place(), context);
     shared.finish();
     let mut servers = Servers::default();
@@ -64,7 +64,7 @@ fn connections(settings: &ServerSettings) -> (usize, usize) {
 /// A notice, not an error: the configuration works, but costs performance.
 fn note_few_connections(server: &ServerSettings, place: &SourceLocation, context: Context<'_>) {
     let (in_flight_max, idle_max) = connections(server);
-    if idle_max < in_flight_max.min(settings::IDLE_CONNECTIONS.max) {
+    if idle_max < in_flight_max.min(settings::IDLE_CONNECTIONS_MAX) {
         let text = format!(
             "keeps {idle_max} connections (idle_connections_max) for {in_flight_max} calls at once (in_flight_max): under \
              load those beyond are closed and opened anew, each with a local port of its own; keep as many"
@@ -73,45 +73,11 @@ fn note_few_connections(server: &ServerSettings, place: &SourceLocation, context
     }
 }
 
-fn read_settings(section: &Section<'_>, shared: &ServerSettings) -> ServerSettings {
-    use settings as d;
-    let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
-    let policies = [
-        ("allow", ToolPinPolicy::Allow),
-        ("warn", ToolPinPolicy::Warn),
-        ("quarantine", ToolPinPolicy::Quarantine),
-    ];
-    let duration = |key, bound: SettingRange<_>, default| section.duration(key, bound.with_default(default));
-    let count = |key, bound: SettingRange<_>, default| section.count(key, bound.with_default(default));
-    let in_flight_max = count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max);
-    ServerSettings {
-        era: section.word("era", &eras, shared.era),
-        connect_timeout: duration("connect_timeout", d::CONNECT_TIMEOUT, shared.connect_timeout),
-        first_byte_timeout: duration("first_byte_timeout", d::FIRST_BYTE_TIMEOUT, shared.first_byte_timeout),
-        stream_idle_timeout: duration(
-            "stream_idle_timeout",
-            d::STREAM_IDLE_TIMEOUT,
-            shared.stream_idle_timeout,
-        ),
-        in_flight_max,
-        queue_timeout: duration("queue_timeout", d::QUEUE_TIMEOUT, shared.queue_timeout),
-        queue_max: count("queue_max", d::QUEUE, shared.queue_max),
-        idle_connections_max: count(
-            "idle_connections_max",
-            d::IDLE_CONNECTIONS,
-            shared.default_idle_connections(in_flight_max),
-        ),
-        idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
-        fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
-        changed_tools: section.word("changed_tools", &policies, shared.changed_tools),
-    }
-}
-
 impl Servers {
     fn take_section(
         &mut self,
         written: &str,
-        section: Section<'_>,
+        mut section: Section<'_>,
         shared: &ServerSettings,
         context: Context<'_>,
     ) {
@@ -122,7 +88,7 @@ impl Servers {
         let transport = section.word("transport", &TRANSPORTS, HttpTransport::Unspecified);
         let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
-        let settings = read_settings(&section, shared);
+        let settings = shared.override_from(&mut section);
         if program.is_none() && connections(&settings) != connections(shared) {
             note_few_connections(&settings, &place, context);
         }

@@ -12,8 +12,10 @@ use super::*;
 use crate::sections::AuthMode;
 use crate::sections::HttpConfig;
 use crate::sections::{EndpointMembers, NamePrefix};
+use crate::server::settings::{DEFAULTS, SETTINGS, SettingValues};
 use crate::server::{EraChoice, ServerAddress};
 use crate::server::{ProcessSettings, Program, Sharing};
+use metamcp_core::base::units;
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -697,6 +699,29 @@ fn the_documentation_is_true() {
     let settings = ProcessSettings { limits: written.settings.limits.clone(), ..bare.settings.clone() };
     let same = Program { command: bare.command.clone(), args, env, cwd, settings };
     assert_eq!(**written, same);
+}
+
+/// `[backend]` has exactly the settings of the table, each with its default and at the start of its comment its range.
+#[test]
+fn every_server_setting_is_documented() {
+    let (_, backend) = documented("toml").split_once("[backend]\n").unwrap();
+    let lines = backend.split("\n\n").next().unwrap().lines().filter(|line| !line.starts_with(' '));
+    let documented: Vec<(&str, &str)> = lines.map(|line| line.split_once('#').unwrap()).collect();
+    assert_eq!(documented.len(), SETTINGS.len());
+    for (setting, (line, comment)) in SETTINGS.iter().zip(documented) {
+        let range = match &setting.values {
+            SettingValues::Duration(range, _) => {
+                let [min, max] = [range.start(), range.end()].map(|limit| units::format_duration(*limit));
+                format!("{min} to {max}")
+            }
+            SettingValues::Count(range, _) => format!("{} to {}", range.start(), range.end()),
+            SettingValues::Era(..) | SettingValues::ChangedTools(..) | SettingValues::Flag(..) => {
+                String::new()
+            }
+        };
+        assert_eq!(line.trim_end(), format!("{} = {}", setting.key, setting.to_json(DEFAULTS)));
+        assert!(comment.trim_start().starts_with(&range), "{}: {range}", setting.key);
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Reads a JSON object member by member and collects every error.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use metamcp_config::server::settings::SettingRange;
 use metamcp_core::base::units;
 
 /// One invalid field of a request. Never quotes a value, which may be a secret.
@@ -93,13 +93,13 @@ impl<'a> ObjectReader<'a> {
     pub fn count(
         &mut self,
         key: &'static str,
-        range: SettingRange<usize>,
+        range: &RangeInclusive<usize>,
         errors: &mut FieldErrors,
     ) -> Option<usize> {
         let number = self.value(key)?.as_u64().and_then(|number| usize::try_from(number).ok());
-        let valid = number.filter(|number| (range.min..=range.max).contains(number));
+        let valid = number.filter(|number| range.contains(number));
         if valid.is_none() {
-            let detail = format!("is not a whole number from {} to {}", range.min, range.max);
+            let detail = format!("is not a whole number from {} to {}", range.start(), range.end());
             errors.push(FieldError::new(self.pointer_to(key), detail));
         }
         valid
@@ -109,13 +109,13 @@ impl<'a> ObjectReader<'a> {
     pub fn duration(
         &mut self,
         key: &'static str,
-        range: SettingRange<Duration>,
+        range: &RangeInclusive<Duration>,
         errors: &mut FieldErrors,
     ) -> Option<Duration> {
         let text = self.text(key, errors)?;
-        let valid = units::parse_duration(text).ok().filter(|value| (range.min..=range.max).contains(value));
+        let valid = units::parse_duration(text).ok().filter(|value| range.contains(value));
         if valid.is_none() {
-            let (min, max) = (units::format_duration(range.min), units::format_duration(range.max));
+            let (min, max) = (units::format_duration(*range.start()), units::format_duration(*range.end()));
             let detail =
                 format!("is not a duration from {min} to {max}; write a number with ms, s, m, h or d");
             errors.push(FieldError::new(self.pointer_to(key), detail));

@@ -19,6 +19,6 @@ pub use fields::{FieldError, FieldErrors, child_pointer};
 pub use merge_patch::merge_patch;
 pub use secrets::ServerSecrets;
 pub use server::{
-    ChangedToolsKeyword, CommandPolicy, DefinitionRules, EraKeyword, KIND_ALIAS, KindKeyword, SERVED_KINDS,
-    ServerDefinition, ServerDocument, SharingKeyword, StoredServerError, server_document,
+    CommandPolicy, DefinitionRules, KIND_ALIAS, KindKeyword, SERVED_KINDS, ServerDefinition, ServerDocument,
+    SharingKeyword, StoredServerError, server_document,
 };

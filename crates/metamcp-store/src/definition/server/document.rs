@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword, SharingKeyword};
+use super::keywords::{KindKeyword, SharingKeyword};
 
 /// A server behind the gateway. Secrets are shown as `(sealed)`; members that are not set have their default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -67,42 +68,8 @@ pub struct ServerDocument {
     /// Whether the address may be private. Default: true if the gateway listens on loopback only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_private: Option<bool>,
-    /// The protocol revisions to use. Default: `auto`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub era: Option<EraKeyword>,
-    /// Time to establish a connection, with a unit. Default: `2s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
-    pub connect_timeout: Option<String>,
-    /// Time to the head of a response. Default: `5m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
-    pub first_byte_timeout: Option<String>,
-    /// Time between two reads of a response. Default: `10m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
-    pub stream_idle_timeout: Option<String>,
-    /// Requests in flight; further requests are queued. Default: 256.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 1_000_000)]
-    pub in_flight_max: Option<usize>,
-    /// Time a request may be queued. Default: `5s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
-    pub queue_timeout: Option<String>,
-    /// Requests that may be queued. Default: 256.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1_000_000)]
-    pub queue_max: Option<usize>,
-    /// Idle connections kept open, per worker. Default: 256.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 65_536)]
-    pub idle_connections_max: Option<usize>,
-    /// Time an idle connection is kept: less than the server's own keep-alive. Default: `4s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
-    pub idle_age_max: Option<String>,
-    /// What to do with a tool whose definition changed since it was approved. Default: `warn`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub changed_tools: Option<ChangedToolsKeyword>,
+    /// The settings that are set. Their schema comes from [`metamcp_config::server::settings::SETTINGS`].
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub settings: Map<String, Value>,
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::store::ServerKind;
-use metamcp_config::server::{Sharing, ToolPinPolicy};
+use metamcp_config::server::Sharing;
 
 /// The transport of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -17,33 +17,6 @@ pub enum KindKeyword {
     Sse,
     /// A child process.
     Stdio,
-}
-
-/// The protocol revisions that the gateway uses with a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = Era)]
-#[serde(rename_all = "lowercase")]
-pub enum EraKeyword {
-    /// Detected by probing the server.
-    Auto,
-    /// 2026-07-28 and later only.
-    Modern,
-    /// 2025-11-25 and earlier only.
-    Legacy,
-}
-
-/// What to do with a tool whose definition differs from the approved one. The first definition that a server
-/// lists counts as approved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = ChangedTools)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangedToolsKeyword {
-    /// No tool pins are stored.
-    Allow,
-    /// The change is logged, recorded in the audit log, and thereby approved.
-    Warn,
-    /// The tool is neither listed nor callable until it is approved.
-    Quarantine,
 }
 
 /// Which sessions share a process.
@@ -65,16 +38,6 @@ impl From<KindKeyword> for ServerKind {
             KindKeyword::Http => Self::Http,
             KindKeyword::Sse => Self::Sse,
             KindKeyword::Stdio => Self::Stdio,
-        }
-    }
-}
-
-impl From<ChangedToolsKeyword> for ToolPinPolicy {
-    fn from(keyword: ChangedToolsKeyword) -> Self {
-        match keyword {
-            ChangedToolsKeyword::Allow => Self::Allow,
-            ChangedToolsKeyword::Warn => Self::Warn,
-            ChangedToolsKeyword::Quarantine => Self::Quarantine,
         }
     }
 }

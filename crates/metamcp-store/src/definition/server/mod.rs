@@ -7,12 +7,13 @@ mod definition;
 mod reader;
 mod http;
 mod program;
+mod settings;
 mod read;
 mod stored;
 
 pub use definition::ServerDefinition;
 pub use document::ServerDocument;
-pub use keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword, SharingKeyword};
+pub use keywords::{KindKeyword, SharingKeyword};
 pub use policy::{CommandPolicy, DefinitionRules, SERVED_KINDS};
 pub use read::KIND_ALIAS;
 pub use stored::{StoredServerError, server_document};

@@ -1,7 +1,6 @@
 //! Reads a whole server definition from JSON.
 
 use metamcp_config::server::{EraChoice, MODERN_OVER_SSE};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,13 +9,14 @@ use super::super::secrets::ServerSecrets;
 use super::definition::ServerDefinition;
 use super::document::ServerDocument;
 use super::http::{read_address, read_headers};
-use super::keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword};
+use super::keywords::KindKeyword;
 use super::policy::DefinitionRules;
 use super::program::read_program;
 use super::reader::DefinitionReader;
+use super::settings::SettingsReader;
 use crate::store::Uuid;
-use metamcp_config::server::settings::{self, ServerSettings, SettingRange};
-use metamcp_core::base::{ServerName, units};
+use metamcp_config::server::settings::{DEFAULTS, SETTINGS, ServerSetting};
+use metamcp_core::base::ServerName;
 
 impl ServerDefinition {
     /// Reads a whole definition. On failure returns every error, not only the first.
@@ -36,7 +36,6 @@ fn read_server(reader: &mut DefinitionReader<'_>, value: &Value) -> Option<Serve
     let mut fields = ObjectReader::new(value, "", reader.errors)?;
     fields.ignore(&READ_ONLY);
     let mut document = ServerDocument::default();
-    let mut settings = settings::DEFAULTS;
     let mut secrets = ServerSecrets::default();
 
     let name = fields.required("name", reader.errors).and_then(|text| read_name(reader, "/name", text));
@@ -45,7 +44,11 @@ fn read_server(reader: &mut DefinitionReader<'_>, value: &Value) -> Option<Serve
     document.kind = read_kind(reader, &mut fields);
     document.enabled = fields.flag("enabled", reader.errors);
     document.allow_private = fields.flag("allow_private", reader.errors);
-    read_settings(reader, &mut fields, &mut document, &mut settings);
+    let mut source = SettingsReader { fields: &mut fields, errors: reader.errors };
+    let settings = DEFAULTS.override_from(&mut source);
+    let is_set = |setting: &&ServerSetting| value.get(setting.key).is_some_and(|value| !value.is_null());
+    let shown = |setting: &ServerSetting| (setting.key.to_owned(), setting.to_json(settings));
+    document.settings = SETTINGS.iter().filter(is_set).map(shown).collect();
     if document.kind == KindKeyword::Sse && settings.era == EraChoice::Modern {
         reader.fail("/era", MODERN_OVER_SSE);
     }
@@ -115,52 +118,6 @@ fn reject_members(
         reader.fail(fields.pointer_to(key), format!("applies to {kind} servers only; leave it out"));
     }
     fields.ignore(keys);
-}
-
-fn read_settings(
-    reader: &mut DefinitionReader<'_>,
-    fields: &mut ObjectReader<'_>,
-    document: &mut ServerDocument,
-    settings: &mut ServerSettings,
-) {
-    let eras = [("auto", EraKeyword::Auto), ("modern", EraKeyword::Modern), ("legacy", EraKeyword::Legacy)];
-    document.era = fields.keyword("era", &eras, reader.errors);
-    settings.era = match document.era {
-        None | Some(EraKeyword::Auto) => EraChoice::Auto,
-        Some(EraKeyword::Modern) => EraChoice::Modern,
-        Some(EraKeyword::Legacy) => EraChoice::Legacy,
-    };
-    let policies = [
-        ("allow", ChangedToolsKeyword::Allow),
-        ("warn", ChangedToolsKeyword::Warn),
-        ("quarantine", ChangedToolsKeyword::Quarantine),
-    ];
-    document.changed_tools = fields.keyword("changed_tools", &policies, reader.errors);
-    if let Some(keyword) = document.changed_tools {
-        settings.changed_tools = keyword.into();
-    }
-    let errors = &mut *reader.errors;
-    let mut duration = |key, range: SettingRange<Duration>, setting: &mut Duration| {
-        *setting = fields.duration(key, range, errors)?;
-        Some(units::format_duration(*setting))
-    };
-    let d = document;
-    d.connect_timeout = duration("connect_timeout", settings::CONNECT_TIMEOUT, &mut settings.connect_timeout);
-    d.first_byte_timeout =
-        duration("first_byte_timeout", settings::FIRST_BYTE_TIMEOUT, &mut settings.first_byte_timeout);
-    d.stream_idle_timeout =
-        duration("stream_idle_timeout", settings::STREAM_IDLE_TIMEOUT, &mut settings.stream_idle_timeout);
-    d.queue_timeout = duration("queue_timeout", settings::QUEUE_TIMEOUT, &mut settings.queue_timeout);
-    d.idle_age_max = duration("idle_age_max", settings::IDLE_AGE, &mut settings.idle_age_max);
-    let mut count = |key, range: SettingRange<usize>, setting: &mut usize| {
-        *setting = fields.count(key, range, reader.errors)?;
-        Some(*setting)
-    };
-    d.in_flight_max = count("in_flight_max", settings::IN_FLIGHT, &mut settings.in_flight_max);
-    d.queue_max = count("queue_max", settings::QUEUE, &mut settings.queue_max);
-    settings.idle_connections_max = settings::DEFAULTS.default_idle_connections(settings.in_flight_max);
-    d.idle_connections_max =
-        count("idle_connections_max", settings::IDLE_CONNECTIONS, &mut settings.idle_connections_max);
 }
 
 /// Accepted in place of `kind`; the two must not be given together.

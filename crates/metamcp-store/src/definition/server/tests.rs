@@ -84,6 +84,7 @@ fn every_invalid_field_is_reported() {
     check(http(json!({"url": "http://a.example/\r\nhunter2"})), &["/url"]);
     check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
     check(http(json!({"kind": "sse"})), &[]);
+    check(http(json!({"fast_lane": true})), &["/fast_lane"]);
     check(http(json!({"kind": "sse", "era": "modern"})), &["/era"]);
     check(http(json!({"kind": "sse", "url": "unix:/run/a.sock:/sse"})), &["/url"]);
     check(
