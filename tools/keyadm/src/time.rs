@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, Time};
+use jiff::fmt::temporal::Pieces;
+use jiff::tz::Offset;
+
 use crate::failure::Failure;
 
 /// Parses `2027-01-31T12:00:00Z`, `2027-01-31` (its first moment, UTC), or a duration after `now` such as `30d`. Returns
@@ -24,10 +29,8 @@ pub fn parse_past(text: &str, now: u64) -> Result<u64, InvalidTime> {
 /// Formats seconds since 1970 as RFC 3339 in UTC. Times after the year 9999, which RFC 3339 cannot express, become the end
 /// of that year.
 pub fn format(unix_s: u64) -> String {
-    let unix_s = unix_s.min(END_OF_9999);
-    let (year, month, day) = civil_date(unix_s / DAY);
-    let second = unix_s % DAY;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    let since_epoch = SignedDuration::from_secs(i64::try_from(unix_s).unwrap_or(i64::MAX));
+    format!("{:.0}Z", EPOCH.saturating_add(since_epoch))
 }
 
 /// A text that is not a point in time.
@@ -58,109 +61,57 @@ pub fn parse_duration(text: &str) -> Option<u64> {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        "d" => DAY,
-        "w" => 7 * DAY,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
         _ => return None,
     };
-    parse_digits(number)?.checked_mul(unit)
+    // The standard parser also accepts a sign.
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    is_plain.then(|| number.parse::<u64>().ok())??.checked_mul(unit)
 }
 
+/// Parses a date, or a date and a time with `Z` or an offset.
 fn parse_date_time(text: &str) -> Option<u64> {
-    let (date, time) = text.split_at_checked(10)?;
-    let [year, month, day] = parse_fields(date, '-', [4, 2, 2])?;
-    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) || year < 1970 {
+    let text = drop_fraction(text)?;
+    // ISO 8601 has many more forms, which are easily mistaken for others: `20270131`, `2027-01-31T12Z`.
+    let form = |c: char| match c {
+        '0'..='9' => '0',
+        't' | ' ' => 'T',
+        c => c.to_ascii_uppercase(),
+    };
+    if !FORMS.contains(&&*text.chars().map(form).collect::<String>()) {
         return None;
     }
-    let days = days_since_epoch(year, month, day);
-    let seconds = if time.is_empty() { 0 } else { parse_time_of_day(time.strip_prefix(['T', 't', ' '])?)? };
-    u64::try_from(i64::try_from(days * DAY).ok()? + seconds).ok()
-}
-
-/// Parses `12:00:00`, a fraction that is dropped, and `Z` or an offset. Returns seconds since midnight UTC of the date in
-/// front of it; an offset can move the result before or after that day.
-fn parse_time_of_day(text: &str) -> Option<i64> {
-    let (clock, rest) = text.split_at_checked(8)?;
-    let [hour, minute, second] = parse_fields(clock, ':', [2, 2, 2])?;
-    let rest = match rest.strip_prefix('.') {
-        Some(fraction) => {
-            let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
-            (zone.len() < fraction.len()).then_some(zone)?
-        }
-        None => rest,
-    };
-    let offset = match rest.split_at_checked(1)? {
-        ("Z" | "z", "") => 0,
-        ("+", offset) => parse_offset(offset)?,
-        ("-", offset) => -parse_offset(offset)?,
-        _ => return None,
-    };
-    let in_range = hour < 24 && minute < 60 && second < 60;
-    in_range.then_some(i64::try_from(hour * 3600 + minute * 60 + second).ok()? - offset)
-}
-
-fn parse_offset(text: &str) -> Option<i64> {
-    let [hour, minute] = parse_fields(text, ':', [2, 2])?;
-    (hour < 24 && minute < 60).then_some(i64::try_from(hour * 3600 + minute * 60).ok()?)
-}
-
-/// Parses exactly `N` numbers with exactly `widths` digits.
-fn parse_fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u64; N]> {
-    let mut parts = text.split(separator);
-    let mut numbers = [0; N];
-    for (number, width) in numbers.iter_mut().zip(widths) {
-        *number = parts.next().filter(|part| part.len() == width).and_then(parse_digits)?;
+    let pieces = Pieces::parse(&text).ok()?;
+    let local = pieces.date().to_datetime(pieces.time().unwrap_or(Time::midnight()));
+    let offset_s = pieces.to_numeric_offset().map_or(0, Offset::seconds);
+    // jiff reads second 60 as 59, and takes offsets of more than a day.
+    if text.get(17..19) == Some("60") || offset_s.abs() >= 86_400 {
+        return None;
     }
-    parts.next().is_none().then_some(numbers)
+    u64::try_from(local.duration_since(EPOCH).as_secs() - i64::from(offset_s)).ok()
 }
 
-/// Accepts digits only, while the standard parser also accepts a sign.
-fn parse_digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+/// Removes the fraction of a second, which may be of any length. `None` if what follows the point is none.
+fn drop_fraction(text: &str) -> Option<String> {
+    let Some((clock, fraction)) = text.split_once('.') else { return Some(text.to_owned()) };
+    let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_fraction = clock.len() == "2027-01-31T12:00:00".len() && zone.len() < fraction.len();
+    is_fraction.then(|| format!("{clock}{zone}"))
 }
 
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
+/// The forms of a date and a time, with `0` for every digit.
+const FORMS: [&str; 4] =
+    ["0000-00-00", "0000-00-00T00:00:00Z", "0000-00-00T00:00:00+00:00", "0000-00-00T00:00:00-00:00"];
 
-fn days_in_month(year: u64, month: u64) -> u64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Counts the days from 1970-01-01 to a date.
-fn days_since_epoch(year: u64, month: u64, day: u64) -> u64 {
-    let years: u64 = (1970..year).map(|year| if is_leap(year) { 366 } else { 365 }).sum();
-    let months: u64 = (1..month).map(|month| days_in_month(year, month)).sum();
-    years + months + day - 1
-}
-
-/// The inverse: year, month and day. Loops over at most 8,029 years and 11 months.
-fn civil_date(mut days: u64) -> (u64, u64, u64) {
-    let mut year = 1970;
-    while days >= if is_leap(year) { 366 } else { 365 } {
-        days -= if is_leap(year) { 366 } else { 365 };
-        year += 1;
-    }
-    let mut month = 1;
-    while days >= days_in_month(year, month) {
-        days -= days_in_month(year, month);
-        month += 1;
-    }
-    (year, month, days + 1)
-}
-
-const DAY: u64 = 86_400;
-const END_OF_9999: u64 = 253_402_300_799;
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
+    const END_OF_9999: u64 = 253_402_300_799;
 
     #[track_caller]
     fn check(text: &str, expected: Option<u64>) {
@@ -179,6 +130,7 @@ mod tests {
         check("2027-01-31T12:00:00Z", Some(1_801_396_800));
         check("2027-01-31t12:00:00z", Some(1_801_396_800));
         check("2027-01-31 12:00:00.250Z", Some(1_801_396_800));
+        check("2027-01-31T12:00:00.0123456789Z", Some(1_801_396_800));
         check("2027-01-31T12:00:00+02:00", Some(1_801_389_600));
         check("2027-01-31T23:30:00-05:30", Some(1_801_458_000));
         check("2028-02-29", Some(1_835_395_200));
@@ -204,10 +156,16 @@ mod tests {
             "1969-12-31",
             "2027-01-31T",
             "2027-01-31T12:00Z",
+            "20270131",
+            "2027-01-31T12Z",
+            "2027-01-31T12:00:00Z[UTC]",
             "2027-01-31T12:00:00",
             "2027-01-31T24:00:00Z",
             "2027-01-31T12:60:00Z",
+            "2027-01-31T12:00:60Z",
+            "2027-01-31T12:00:00+24:00",
             "2027-01-31T12:00:00.Z",
+            "2027-01-31.5",
             "2027-01-31T12:00:00+2:00",
             "2027-01-31T12:00:00Zx",
             "1970-01-01T00:00:00+01:00",
