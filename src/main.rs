@@ -98,7 +98,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     if let Err(code) = init_logging(&config.log) {
         return code;
     }
-    for notice in &config.skipped {
+    for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let demo = demo::start(&config);
@@ -214,7 +214,7 @@ mod demo {
     /// Adds it to a configuration, to be served while there is no other server.
     pub fn add(demo: Option<&Demo>, config: &mut Config) {
         if let Some(Demo(name, address)) = demo {
-            config.set_stand_in(name, address.clone());
+            config.set_fallback_server(name, address.clone());
         }
     }
 }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::errand::AdminJobs;
+use super::admin_jobs::AdminJobs;
 use super::metrics_state::ControlPlaneMetrics;
 use super::openapi;
-use super::standing::StoreStatus;
+use super::store_status::StoreStatus;
 use crate::catalog::Catalog;
 use crate::limits::Limits;
 use crate::session::SessionTable;
@@ -33,7 +33,7 @@ pub struct ControlPlaneParts {
     pub limits: Arc<Limits>,
     pub topology: watch::Receiver<Arc<Topology>>,
     /// Which rows of the store are served.
-    pub standing: watch::Receiver<Arc<StoreStatus>>,
+    pub store_status: watch::Receiver<Arc<StoreStatus>>,
     pub sessions: Arc<SessionTable>,
     /// Runs jobs that talk to servers on the main thread.
     pub errands: AdminJobs,
@@ -84,16 +84,16 @@ impl ControlPlane {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    pub(super) fn standing(&self) -> Arc<StoreStatus> {
-        Arc::clone(&self.parts.standing.borrow())
+    pub(super) fn store_status(&self) -> Arc<StoreStatus> {
+        Arc::clone(&self.parts.store_status.borrow())
     }
 
     /// Waits until all changes made here are served, so that a new server can be called with the next
     /// request. Gives up after a short time; the response says whether the server is served.
     pub(super) async fn wait_until_served(&self) {
         let changes = *self.changes.borrow();
-        let mut standing = self.parts.standing.clone();
-        let is_served = standing.wait_for(|standing| standing.changes >= changes);
+        let mut store_status = self.parts.store_status.clone();
+        let is_served = store_status.wait_for(|store_status| store_status.changes >= changes);
         // An error means that the gateway is stopping.
         drop(timeout(SERVED_TIMEOUT, is_served).await);
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
+use super::entity_tag::EntityTag;
 use super::problem::Problem;
 use super::request::{
     Precondition, QueryReader, conditional_response, json_body, page_response, tagged_response,
@@ -14,8 +15,7 @@ use super::servers::{
     DefinitionWrite, WRITE_ATTEMPTS_MAX, apply_path_name, check_creatable, check_patch, created_response,
     name_conflict, no_content_response, unprocessable,
 };
-use super::standing::add_row_status;
-use super::tag::EntityTag;
+use super::store_status::add_row_status;
 use metamcp_store::definition::{EndpointDefinition, endpoint_document};
 use metamcp_store::store::{
     EndpointRow, EndpointSpec, Outcome, RowSealer, SealedRow, ServerRow, StoreError, UpsertResult, new_id,
@@ -183,7 +183,12 @@ impl ControlPlane {
 
     fn endpoint_view(&self, row: &EndpointRow, servers: &[ServerRow]) -> Value {
         let mut view = document(row, servers);
-        add_row_status(&mut view, &self.standing(), row.id, [row.version, row.created_at, row.changed_at]);
+        add_row_status(
+            &mut view,
+            &self.store_status(),
+            row.id,
+            [row.version, row.created_at, row.changed_at],
+        );
         view
     }
 

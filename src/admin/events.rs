@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::call::Outcome;
+use super::call_meter::CallMeter;
 use super::problem::Problem;
-use super::tally::CallMeter;
 use super::tool_result::result_of;
 use crate::limits::Permit;
 use crate::telemetry::metrics;
@@ -27,7 +27,7 @@ pub struct CallEvents {
     outcome: Option<Result<Outcome, Problem>>,
     /// The first event, until it is sent.
     first: Option<Bytes>,
-    tally: CallMeter,
+    meter: CallMeter,
     /// Completes when the key of the call is no longer valid.
     key_over: KeyInvalidation,
     permit: Permit,
@@ -58,25 +58,25 @@ impl CallEvents {
     pub async fn begin(
         running: RunningCall,
         heard: mpsc::Receiver<Bytes>,
-        tally: CallMeter,
+        meter: CallMeter,
         key_over: KeyInvalidation,
         permit: Permit,
     ) -> CallStart {
         let running = Some(running);
-        let mut events = Self { running, heard, outcome: None, first: None, tally, key_over, permit };
+        let mut events = Self { running, heard, outcome: None, first: None, meter, key_over, permit };
         match poll_fn(|cx| events.poll_step(cx)).await {
             Some(CallStep::Notification(said)) => {
                 events.first = Some(said);
-                events.tally.note_first_part();
+                events.meter.note_first_part();
                 CallStart::Events(Box::pin(events))
             }
             Some(CallStep::Ended(Ok(outcome))) => {
                 let failed = outcome.failed;
                 let answer = result_of(&outcome.message).map(|result| write_event("result", &result));
-                CallStart::Whole(events.tally.finish_with(answer, failed), events.permit)
+                CallStart::Whole(events.meter.finish_with(answer, failed), events.permit)
             }
             Some(CallStep::Ended(Err(problem))) => {
-                events.tally.end(metrics::OperationOutcome::Error);
+                events.meter.end(metrics::OperationOutcome::Error);
                 CallStart::Whole(Err(problem), events.permit)
             }
             // Unreachable: `poll_step` returns the outcome before it returns `None`.
@@ -117,8 +117,8 @@ impl CallEvents {
             Ok(result) => write_event("result", &result),
             Err(problem) => write_event("error", &parse_json(problem.to_response().body())),
         };
-        self.tally.add_bytes(event.len());
-        self.tally.end(if failed {
+        self.meter.add_bytes(event.len());
+        self.meter.end(if failed {
             metrics::OperationOutcome::Error
         } else {
             metrics::OperationOutcome::Answer
@@ -145,7 +145,7 @@ impl Body for CallEvents {
                 None => return Poll::Ready(None),
             },
         };
-        self.tally.add_bytes(said.len());
+        self.meter.add_bytes(said.len());
         Poll::Ready(Some(Ok(Frame::data(said))))
     }
 

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
+use super::entity_tag::EntityTag;
 use super::problem::Problem;
-use super::tag::EntityTag;
 use super::views::{ServerApprovalStatus, ServerCondition};
 use crate::upstream::Upstream;
 use metamcp_config::server::{ServerAddress, address};
@@ -27,8 +27,8 @@ pub enum DefinitionSource {
 impl ControlPlane {
     /// Returns the servers of files whose names come after `after`, sorted by name.
     pub(super) fn file_servers_after(&self, after: &str) -> Vec<(String, Value)> {
-        let standing = self.standing();
-        let mut names: Vec<&str> = standing.of_files.iter().map(ServerName::as_str).collect();
+        let store_status = self.store_status();
+        let mut names: Vec<&str> = store_status.of_files.iter().map(ServerName::as_str).collect();
         names.retain(|name| *name > after);
         names.sort_unstable();
         names.into_iter().map(|name| (name.to_owned(), self.file_server_view(name))).collect()
@@ -54,7 +54,7 @@ impl ControlPlane {
     }
 
     fn is_file_server(&self, name: &str) -> bool {
-        self.standing().of_files.iter().any(|known| known.as_str() == name)
+        self.store_status().of_files.iter().any(|known| known.as_str() == name)
     }
 
     /// Leaves out settings, and everything that may be secret.
@@ -70,8 +70,8 @@ impl ControlPlane {
         view["kind"] = kind.into();
         view[member] = shown.into();
         view["condition"] = json!(ServerCondition::new(upstream.status(), true));
-        if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(name)) {
-            view["vetting"] = json!(vetting);
+        if let Some(approvals) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(name)) {
+            view["vetting"] = json!(approvals);
         }
         view
     }

@@ -66,9 +66,9 @@ impl ControlPlane {
             body.store = degraded.map(|_| ready_store(&health, is_admin));
             // Only administrators may learn which endpoints exist.
             if is_admin {
-                let (topology, standing) = (self.topology(), self.standing());
+                let (topology, store_status) = (self.topology(), self.store_status());
                 let rejected = topology.rejected.iter().map(ToString::to_string);
-                let rejected = rejected.chain(standing.rejected.iter().cloned());
+                let rejected = rejected.chain(store_status.rejected.iter().cloned());
                 let rejected: Vec<_> = rejected.chain(self.parts.auth.unusable_keys()).collect();
                 body.left_out = (!rejected.is_empty()).then_some(rejected);
             }

@@ -24,9 +24,9 @@ impl ControlPlane {
         if !server.is_enabled() || before.and_then(row_prefixes) == Some(mine) {
             return Ok(());
         }
-        let (standing, rows) = (self.standing(), self.parts.store.servers().await?.rows);
+        let (store_status, rows) = (self.store_status(), self.parts.store.servers().await?.rows);
         let others = rows.iter().filter(|row| before.is_none_or(|before| before.id != row.id));
-        let of_files = standing.of_files.iter().map(|name| (name.as_str(), None));
+        let of_files = store_status.of_files.iter().map(|name| (name.as_str(), None));
         let Some((pointer, detail)) = find_conflict(mine, of_files.chain(others.filter_map(row_prefixes)))
         else {
             return Ok(());

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use super::entity_tag::EntityTag;
 use super::problem::Problem;
-use super::tag::EntityTag;
 use metamcp_config::strict_json::{self, StrictJsonError};
 use metamcp_store::definition::{FieldError, child_pointer};
 use metamcp_store::store::{PAGE_ITEMS_MAX, VersionMatch};

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::control_plane::ControlPlane;
+use super::entity_tag::EntityTag;
 use super::files::{DefinitionSource, ServerListCursor};
 use super::problem::Problem;
 use super::request::{
     Precondition, QueryReader, conditional_response, json_body, ok_response, page_response, tagged_response,
 };
-use super::standing::add_row_status;
-use super::tag::EntityTag;
+use super::store_status::add_row_status;
 use super::views::{ServerApprovalStatus, ServerCondition};
 use metamcp_store::definition::import::overlay_definition;
 use metamcp_store::definition::{
@@ -273,14 +273,15 @@ impl ControlPlane {
     fn server_view(&self, row: &ServerRow) -> Value {
         let mut view = server_document(row);
         view["source"] = json!(DefinitionSource::Store);
-        let (standing, topology) = (self.standing(), self.topology());
-        add_row_status(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
-        let mut upstreams = topology.upstreams().filter(|_| standing.is_served(row.id));
+        let (store_status, topology) = (self.store_status(), self.topology());
+        add_row_status(&mut view, &store_status, row.id, [row.version, row.created_at, row.changed_at]);
+        let mut upstreams = topology.upstreams().filter(|_| store_status.is_served(row.id));
         if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
             view["condition"] = json!(ServerCondition::new(upstream.status(), true));
-            if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name))
+            if let Some(approvals) =
+                ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name))
             {
-                view["vetting"] = json!(vetting);
+                view["vetting"] = json!(approvals);
             }
         }
         view

@@ -14,6 +14,7 @@ use super::access::{ReachableTools, ServerReach};
 use super::authenticated_request::AuthenticatedRequest;
 use super::body::ControlPlaneBody;
 use super::call::{self, ToolCall};
+use super::call_meter::CallMeter;
 use super::control_plane::ControlPlane;
 use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
@@ -21,7 +22,6 @@ use super::problem::Problem;
 use super::request::{QueryReader, json_body, json_bytes_response, ok_response, page_response};
 use super::routes::TOOL_NAME_CHARS_MAX;
 use super::servers::unprocessable;
-use super::tally::CallMeter;
 use super::tool_result::result_of;
 use super::views::{TestResult, TestSummary};
 use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
@@ -179,7 +179,7 @@ impl ControlPlane {
             .upstream(UpstreamId(server.upstream))
             .cloned()
             .ok_or_else(|| Problem::not_found("server"))?;
-        let mut tally = CallMeter::begin(&call, server, &tool);
+        let mut meter = CallMeter::begin(&call, server, &tool);
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
@@ -198,17 +198,17 @@ impl ControlPlane {
             let (said, heard) = mpsc::channel(NOTIFICATIONS_MAX);
             let key_over = self.key_invalidation(identity);
             let running = Box::pin(async move { run(ToolCall { notifications: Some(said), ..asked }).await });
-            return answer_events(CallEvents::begin(running, heard, tally, key_over, permit).await);
+            return answer_events(CallEvents::begin(running, heard, meter, key_over, permit).await);
         }
         let outcome = match run(asked).await {
             Ok(outcome) => outcome,
             Err(problem) => {
-                tally.end(metrics::OperationOutcome::Error);
+                meter.end(metrics::OperationOutcome::Error);
                 return Err(problem);
             }
         };
         let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
-        tally.finish_with(answer, outcome.failed).map(|result| {
+        meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
         })
     }
@@ -280,7 +280,7 @@ impl ControlPlane {
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
         // A server of a file may be served under the name of this one.
-        let is_served = self.standing().is_served(row.id);
+        let is_served = self.store_status().is_served(row.id);
         let endpoint = single_endpoint(table, &row.name).filter(|_| is_served);
         if endpoint.is_none() && call.is_admin() {
             let detail = "this server is stored but not served; GET it to see why";

@@ -75,7 +75,7 @@ impl App {
         let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
         let mut builder = topology_builder(&config, &authenticator, roots.clone());
-        let serving = Arc::new(config.serving.clone());
+        let serving = Arc::new(config.serving_policy.clone());
         let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
@@ -96,7 +96,7 @@ impl App {
             catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
             topology: topology_receiver.clone(),
-            standing: state.standing(),
+            store_status: state.store_status(),
             sessions: Arc::clone(&sessions),
             errands,
             roots: roots.clone(),

@@ -39,7 +39,10 @@ impl StartupInfo {
                 .iter()
                 .map(|endpoint| (endpoint.name.clone(), members(endpoint)))
                 .collect(),
-            is_demo: config.stand_in.as_ref().is_some_and(|stand_in| merged.servers.contains(stand_in)),
+            is_demo: config
+                .fallback_server
+                .as_ref()
+                .is_some_and(|fallback_server| merged.servers.contains(fallback_server)),
             servers,
         }
     }

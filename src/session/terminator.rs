@@ -140,7 +140,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::super::features::ServerFeatures;
-    use super::super::upstream_stream::tests::{PATIENCE, Socket, pool};
+    use super::super::upstream_stream::tests::{Socket, TIMEOUT, pool};
     use super::*;
     use metamcp_core::protocol::Revision;
 
@@ -196,7 +196,7 @@ mod tests {
                     sleep(IDLE_POLL).await;
                 }
             };
-            timeout(PATIENCE, ends).await.expect("all are terminated");
+            timeout(TIMEOUT, ends).await.expect("all are terminated");
             let ids: HashSet<_> = terminated.borrow().iter().cloned().collect();
             assert_eq!((ids.len(), terminated.borrow().len()), (SESSIONS, SESSIONS), "once each");
             assert_eq!(Rc::strong_count(&terminator), 1, "no task is left");
@@ -209,7 +209,7 @@ mod tests {
         let all = async {
             let (socket, terminated) = (Socket::new("unresponsive"), Terminated::default());
             let listener = UnixListener::bind(&socket.0).unwrap();
-            spawn_local(serve(listener, Rc::clone(&terminated), 2 * PATIENCE));
+            spawn_local(serve(listener, Rc::clone(&terminated), 2 * TIMEOUT));
             // Half of a share of two: one at a time.
             let (pool, terminator) = (pool(&socket), SessionTerminator::new(2));
             for id in 0..10 * UNANSWERED_MAX {
@@ -220,7 +220,7 @@ mod tests {
                     sleep(IDLE_POLL).await;
                 }
             };
-            timeout(3 * PATIENCE, ends).await.expect("it gives up");
+            timeout(3 * TIMEOUT, ends).await.expect("it gives up");
             assert!(terminated.borrow().len() <= UNANSWERED_MAX, "{:?}", terminated.borrow());
         };
         LocalSet::new().run_until(all).await;

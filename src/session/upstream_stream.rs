@@ -319,19 +319,19 @@ pub(super) mod tests {
         connection: UnixStream,
         listener: UnixListener,
         _socket: Socket,
-        /// Stops the paused clock until it is dropped, or for [`PATIENCE`].
+        /// Stops the paused clock until it is dropped, or for [`TIMEOUT`].
         _clock_guard: mpsc::Sender<()>,
     }
 
     /// Longer waits count as failures.
-    pub const PATIENCE: Duration = Duration::from_mins(1);
+    pub const TIMEOUT: Duration = Duration::from_mins(1);
 
     impl UnreadStream {
         /// Uses a server that was unreachable for a while, so that the request for the stream is the
         /// breaker's probe.
         async fn new(name: &str) -> Self {
             let (clock_guard, released) = mpsc::channel();
-            spawn_blocking(move || released.recv_timeout(PATIENCE).ok());
+            spawn_blocking(move || released.recv_timeout(TIMEOUT).ok());
             let socket = Socket::new(name);
             let pool = pool(&socket);
             while pool.upstream().status().retry_in.is_none() {
@@ -340,7 +340,7 @@ pub(super) mod tests {
                     "the server is unreachable"
                 );
             }
-            advance(PATIENCE).await;
+            advance(TIMEOUT).await;
             let listener = UnixListener::bind(&socket.0).unwrap();
             let features = Arc::new(ServerFeatures::default());
             let session = Arc::new(UpstreamSession::new(None, Revision::LEGACY_LATEST, features));
@@ -389,14 +389,14 @@ pub(super) mod tests {
         let address = ServerAddress::Unix { socket: socket.0.clone(), path: "/mcp".into() };
         let settings = ServerSettings {
             era: EraChoice::Legacy,
-            connect_timeout: PATIENCE,
-            first_byte_timeout: PATIENCE,
-            stream_idle_timeout: PATIENCE,
+            connect_timeout: TIMEOUT,
+            first_byte_timeout: TIMEOUT,
+            stream_idle_timeout: TIMEOUT,
             in_flight_max: 8,
-            queue_timeout: PATIENCE,
+            queue_timeout: TIMEOUT,
             queue_max: 8,
             idle_connections_max: 8,
-            idle_age_max: 10 * PATIENCE,
+            idle_age_max: 10 * TIMEOUT,
             changed_tools: ToolPinPolicy::Allow,
             ..DEFAULTS
         };
@@ -429,7 +429,7 @@ pub(super) mod tests {
             async |name: &str, answer: &str, expected: Result<&[u8], UpstreamStreamEnd>, idle: usize| {
                 let mut unread = UnreadStream::new(name).await;
                 unread.connection.write_all(answer.as_bytes()).await.unwrap();
-                timeout(PATIENCE, unread.session.wait_stream_settled()).await.expect("the stream is settled");
+                timeout(TIMEOUT, unread.session.wait_stream_settled()).await.expect("the stream is settled");
                 assert_eq!(
                     (unread.pool.idle_connections(), unread.pool.upstream().status().retry_in),
                     (idle, None),
@@ -466,7 +466,7 @@ pub(super) mod tests {
             let mut unread = UnreadStream::new("dropped").await;
             unread.stream = None;
             // The request would time out eventually.
-            let read = timeout(PATIENCE / 2, unread.connection.read(&mut [0; 1])).await;
+            let read = timeout(TIMEOUT / 2, unread.connection.read(&mut [0; 1])).await;
             assert_eq!(read.expect("the connection closes").unwrap(), 0);
         };
         LocalSet::new().run_until(all).await;

@@ -111,7 +111,7 @@ pub(super) const BRIDGE_SESSION_IDLE: SettingRange<Duration> =
     SettingRange { default: secs(300), min: secs(1), max: secs(86_400) };
 
 /// Metrics name every server and endpoint, and show the load of each.
-pub(super) const SCRAPES: MetricsAccess = MetricsAccess::Key;
+pub(super) const METRICS_ACCESS: MetricsAccess = MetricsAccess::Key;
 
 /// The default of OpenTelemetry: a collector is nearby and responds quickly.
 pub(super) const TRACES_TIMEOUT: SettingRange<Duration> =

@@ -39,11 +39,11 @@ impl fmt::Display for Summary<'_> {
         }
         self.endpoints(f)?;
         self.servers(f)?;
-        let StdioAllowlist { commands, env, dirs } = &self.0.serving.allowed;
+        let StdioAllowlist { commands, env, dirs } = &self.0.serving_policy.allowed;
         listed(f, "may run", commands)?;
         listed(f, "may set", env)?;
         listed(f, "may run in", dirs)?;
-        for notice in &self.0.skipped {
+        for notice in &self.0.notices {
             writeln!(f, "notice     {notice}")?;
         }
         Ok(())

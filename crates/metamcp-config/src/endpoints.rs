@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::endpoint_members;
 use super::mistakes::{Diagnostics, WithLocation};
 use super::section::{Section, suggest};
 use super::servers::Servers;
-use super::shows;
 use crate::sections::{EndpointConfig, NamePrefix};
 use metamcp_core::base::{EndpointName, ServerName};
 
@@ -19,7 +19,7 @@ pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Diagnostics) 
         match EndpointName::new(written) {
             Ok(name) => {
                 let chosen = list.map(|list| choose(&list, servers, report));
-                let servers = shows::read(&section, chosen, servers, report);
+                let servers = endpoint_members::read(&section, chosen, servers, report);
                 endpoints.push(EndpointConfig { name, servers, prefix });
             }
             Err(invalid) => report.mistake(section.place(), invalid.to_string()),

@@ -28,7 +28,7 @@ pub mod sections;
 pub mod server;
 mod servers;
 pub mod strict_json;
-mod shows;
+mod endpoint_members;
 mod traces;
 
 pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};

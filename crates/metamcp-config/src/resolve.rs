@@ -36,7 +36,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let auth_timing = auth_timing(&auth);
     auth.finish();
     let server = server(raw, &root, auth_mode.as_ref(), &report);
-    let serving = serving(raw, &root, &server, &report);
+    let serving_policy = serving_policy(raw, &root, &server, &report);
     let limits = limits(&root);
     let catalog = catalog(&root);
     let retention = retention(&root);
@@ -44,21 +44,21 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let bridge = bridge(&root);
     let log = log(raw, &root, &report);
     let context = Context { variables: &raw.variables, report: &report };
-    let (scrapes, traces) = telemetry(&root, context);
+    let (metrics_access, traces) = telemetry(&root, context);
     let servers = servers::read(&root, &entries, context);
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
     let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
     let Base { database_url, encryption_key, jwt_secret, .. } = base;
     let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
-    let skipped = report.finish()?;
+    let notices = report.finish()?;
     Ok(Config {
         data_dir: raw.data_dir.clone(),
         server,
         servers: servers.ready,
         endpoints,
-        stand_in: None,
-        serving,
+        fallback_server: None,
+        serving_policy,
         catalog,
         retention,
         session,
@@ -69,11 +69,11 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         encryption_key,
         jwt_secret,
         log,
-        scrapes,
+        metrics_access,
         traces,
         database_url,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
-        skipped,
+        notices,
     })
 }
 
@@ -221,7 +221,12 @@ fn tls(section: &Section<'_>, report: &Diagnostics) -> Option<TlsFiles> {
 
 /// If the gateway itself is reachable from this machine only, servers on private addresses are allowed by
 /// default.
-fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &HttpConfig, report: &Diagnostics) -> ServingPolicy {
+fn serving_policy(
+    raw: &Raw<'_>,
+    root: &Section<'_>,
+    server: &HttpConfig,
+    report: &Diagnostics,
+) -> ServingPolicy {
     let section = root.child("admin");
     let allowed = process::allowed(&section, report);
     section.finish();
@@ -312,10 +317,10 @@ fn retention(root: &Section<'_>) -> RetentionPolicy {
 fn telemetry(root: &Section<'_>, context: Context<'_>) -> (MetricsAccess, Option<Tracing>) {
     let section = root.child("telemetry");
     let words = [("key", MetricsAccess::Key), ("open", MetricsAccess::Open), ("off", MetricsAccess::Off)];
-    let scrapes = section.word("metrics", &words, d::SCRAPES);
+    let metrics_access = section.word("metrics", &words, d::METRICS_ACCESS);
     let traces = traces::read(&section, context);
     section.finish();
-    (scrapes, traces)
+    (metrics_access, traces)
 }
 
 fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Diagnostics) -> LogConfig {

@@ -84,7 +84,7 @@ fn what_stored_programs_may_be() {
         "stdio_commands = ['/a', ['/b', '-y', 'x']]\nstdio_env = ['TOKEN', 'ACME_*']\nstdio_dirs = ['/srv']",
     )
     .unwrap();
-    let allowed = &config.serving.allowed;
+    let allowed = &config.serving_policy.allowed;
     assert_eq!((allowed.commands[0].path.as_str(), &allowed.commands[0].args), ("/a", &vec![]));
     assert_eq!((allowed.commands[1].path.as_str(), allowed.commands[1].args.len()), ("/b", 2));
     assert!(allowed.check_variable("ACME_KEY").is_ok() && allowed.check_dir("/srv").is_ok());
@@ -109,7 +109,7 @@ fn nothing_written_is_a_configuration() {
     let config = run("", &[], &[]).unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
     assert_eq!(config.auth_mode, AuthMode::Keys);
-    assert!(config.servers.is_empty() && config.skipped.is_empty() && config.sources.is_empty());
+    assert!(config.servers.is_empty() && config.notices.is_empty() && config.sources.is_empty());
     assert!(config.endpoints.is_empty() && Summary(&config).to_string().contains("/mcp (prefix always)"));
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
     assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
@@ -367,7 +367,7 @@ disabled = true
         zeta.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(headers, [("x-b", "2"), ("x-a", "1"), ("authorization", "Bearer secret-token")]);
     assert!(zeta.headers.iter().all(|(_, value)| value.is_sensitive()));
-    assert_eq!(config.skipped.len(), 2, "{:?}", config.skipped);
+    assert_eq!(config.notices.len(), 2, "{:?}", config.notices);
     assert!(!format!("{config:?}{:?}", config.servers).contains("secret-token"));
 }
 
@@ -378,8 +378,8 @@ fn as_many_connections_are_kept_as_calls_may_be_under_way() {
         let config = toml(&text).unwrap();
         assert_eq!(config.servers[0].settings.idle_connections_max, expected, "{text}");
         let hint = "under load those beyond are closed and opened anew";
-        let found = config.skipped.iter().filter(|notice| notice.to_string().contains(hint)).count();
-        assert_eq!(found, hints, "{text}: {:?}", config.skipped);
+        let found = config.notices.iter().filter(|notice| notice.to_string().contains(hint)).count();
+        assert_eq!(found, hints, "{text}: {:?}", config.notices);
     };
     check("", "", 256, 0);
     check("", "in_flight_max = 1000", 1000, 0);
@@ -606,7 +606,7 @@ fn programs() {
 fn check_notices(json: &str, expected: &[&str]) {
     let json = format!(r#"{{"servers": {{"a": {{{json}}}}}}}"#);
     let config = run("", &[("PATH", "/bin:/usr/bin")], &[("mcp.json", &json)]).unwrap();
-    let notices: Vec<String> = config.skipped.iter().map(ToString::to_string).collect();
+    let notices: Vec<String> = config.notices.iter().map(ToString::to_string).collect();
     assert_eq!(notices.len(), expected.len(), "{json}: {notices:?}");
     for (notice, expected) in notices.iter().zip(expected) {
         assert!(notice.contains(expected), "{json}: {notice}");
@@ -631,7 +631,7 @@ fn says_what_would_not_run() {
     check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as a string"]);
     check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as a string"]);
     let config = toml("[servers.a]\ncommand='/bin/sh'\nconfine.read=['/no/such']").unwrap();
-    assert!(config.skipped[0].to_string().contains("servers.a.confine.read: is not there"));
+    assert!(config.notices[0].to_string().contains("servers.a.confine.read: is not there"));
 }
 
 #[test]
@@ -678,7 +678,7 @@ fn the_documentation_is_true() {
     assert_eq!(written.limits, plain.limits);
     assert_eq!(written.retention, plain.retention);
     assert_eq!(written.log, plain.log);
-    assert_eq!((written.scrapes, plain.traces), (plain.scrapes, None));
+    assert_eq!((written.metrics_access, plain.traces), (plain.metrics_access, None));
     let bare = toml("[telemetry.traces]\nendpoint = 'http://127.0.0.1:4318'").unwrap();
     assert_eq!(written.traces, bare.traces);
     assert!(bare.traces.is_some());

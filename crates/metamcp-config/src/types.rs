@@ -34,9 +34,9 @@ pub struct Config {
     /// added.
     pub endpoints: Vec<EndpointConfig>,
     /// Served as long as no other server is configured or stored.
-    pub stand_in: Option<ServerConfig>,
+    pub fallback_server: Option<ServerConfig>,
     /// How servers of the store are served.
-    pub serving: ServingPolicy,
+    pub serving_policy: ServingPolicy,
     pub catalog: CatalogConfig,
     pub session: SessionConfig,
     /// Limits of the era adapters.
@@ -55,7 +55,7 @@ pub struct Config {
     pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
     pub log: LogConfig,
     /// Whether metrics are collected, and who may read them.
-    pub scrapes: MetricsAccess,
+    pub metrics_access: MetricsAccess,
     /// The trace exporter. `None` if nothing is traced.
     pub traces: Option<TraceConfig>,
     /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`. Without it the store is SQLite.
@@ -63,7 +63,7 @@ pub struct Config {
     /// The files that were read.
     pub sources: Vec<PathBuf>,
     /// Entries that were skipped or renamed, to be logged at startup.
-    pub skipped: Vec<ConfigNotice>,
+    pub notices: Vec<ConfigNotice>,
 }
 
 /// How long credentials are cached, and how many hashes may run.
@@ -127,8 +127,8 @@ pub struct Base {
 
 impl Config {
     /// Sets the server that is served, with default settings, as long as there is no other.
-    pub fn set_stand_in(&mut self, name: &ServerName, address: crate::server::ServerAddress) {
-        self.stand_in = Some(ServerConfig::new(name.clone(), address, Vec::new(), DEFAULTS));
+    pub fn set_fallback_server(&mut self, name: &ServerName, address: crate::server::ServerAddress) {
+        self.fallback_server = Some(ServerConfig::new(name.clone(), address, Vec::new(), DEFAULTS));
     }
 }
 

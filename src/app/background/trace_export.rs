@@ -31,7 +31,7 @@ const RESPONSE_BYTES_MAX: usize = 64 << 10;
 pub fn new_metrics(config: &Config) -> Option<Arc<Metrics>> {
     let workers = config.server.workers;
     let traces = config.traces.clone().map(|traces| Traces::new(traces, workers));
-    let is_on = config.scrapes != MetricsAccess::Off || traces.is_some();
+    let is_on = config.metrics_access != MetricsAccess::Off || traces.is_some();
     is_on.then(|| Arc::new(Metrics::new(workers, &McpMethod::names()).with_traces(traces)))
 }
 
@@ -41,8 +41,8 @@ pub fn scraped_metrics(
     metrics: Option<&Arc<Metrics>>,
 ) -> Option<(Arc<Metrics>, MetricsAccess)> {
     metrics
-        .filter(|_| config.scrapes != MetricsAccess::Off)
-        .map(|metrics| (Arc::clone(metrics), config.scrapes))
+        .filter(|_| config.metrics_access != MetricsAccess::Off)
+        .map(|metrics| (Arc::clone(metrics), config.metrics_access))
 }
 
 /// Spawns the export of spans, which runs until `workers_ended` changes and the last spans are sent. `None` if traces

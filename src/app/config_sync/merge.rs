@@ -29,7 +29,7 @@ pub struct FileConfig {
     pub servers: Vec<metamcp_config::server::ServerConfig>,
     pub endpoints: Vec<EndpointConfig>,
     /// Served while there is no other server.
-    pub stand_in: Option<metamcp_config::server::ServerConfig>,
+    pub fallback_server: Option<metamcp_config::server::ServerConfig>,
 }
 
 /// The servers and endpoints of the store.
@@ -130,7 +130,7 @@ impl From<&Config> for FileConfig {
         Self {
             servers: config.servers.clone(),
             endpoints: config.endpoints.clone(),
-            stand_in: config.stand_in.clone(),
+            fallback_server: config.fallback_server.clone(),
         }
     }
 }
@@ -179,7 +179,7 @@ pub fn merge(files: &FileConfig, stored: Option<&StoredConfig>, context: RowCont
         merged.rows.push(MergedRow { id: row.id, version: row.version, subject, outcome });
     }
     if merged.servers.is_empty() {
-        merged.servers.extend(files.stand_in.clone());
+        merged.servers.extend(files.fallback_server.clone());
     }
     merge_endpoints(files, stored, (&names, context), &mut merged);
     merged
@@ -310,7 +310,7 @@ fn read_tool_view(member: &EndpointServer) -> Result<Option<std::sync::Arc<ToolV
 impl MergedConfig {
     /// Reports what the topology built from this configuration serves of every row. `changes`: see
     /// `StoreStatus::changes`.
-    pub fn standing(&self, topology: &Topology, changes: u64) -> StoreStatus {
+    pub fn store_status(&self, topology: &Topology, changes: u64) -> StoreStatus {
         let mut left_out = Vec::new();
         let mut rows = HashMap::with_capacity(self.rows.len());
         for MergedRow { id, version, subject, outcome } in &self.rows {

@@ -28,7 +28,7 @@ pub struct ServingState {
     sealer: Arc<Sealer>,
     serving: Arc<ServingPolicy>,
     merged: MergedConfig,
-    standing: watch::Sender<Arc<StoreStatus>>,
+    store_status: watch::Sender<Arc<StoreStatus>>,
 }
 
 /// What triggers a change, and what it takes to read the new configuration.
@@ -57,7 +57,7 @@ impl ServingState {
     ) -> Self {
         let files = FileConfig::from(config);
         let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving });
-        Self { files, stored, sealer, serving, merged, standing: watch::Sender::default() }
+        Self { files, stored, sealer, serving, merged, store_status: watch::Sender::default() }
     }
 
     pub fn merged(&self) -> &MergedConfig {
@@ -65,19 +65,19 @@ impl ServingState {
     }
 
     /// Returns what is served of every row of the store, as it changes.
-    pub fn standing(&self) -> watch::Receiver<Arc<StoreStatus>> {
-        self.standing.subscribe()
+    pub fn store_status(&self) -> watch::Receiver<Arc<StoreStatus>> {
+        self.store_status.subscribe()
     }
 
-    /// Publishes the standing of every row in this topology.
+    /// Publishes the status of every row in this topology.
     pub fn publish_standing(&self, topology: &Topology, changes: u64) {
-        let standing = self.merged.standing(topology, changes);
-        if standing.rejected != self.standing.borrow().rejected {
-            for text in &standing.rejected {
+        let store_status = self.merged.store_status(topology, changes);
+        if store_status.rejected != self.store_status.borrow().rejected {
+            for text in &store_status.rejected {
                 tracing::warn!("{text}");
             }
         }
-        self.standing.send_replace(Arc::new(standing));
+        self.store_status.send_replace(Arc::new(store_status));
     }
 
     /// Merges again; returns whether the result differs.

@@ -14,7 +14,7 @@ const MISTAKES_LOGGED_MAX: usize = 100;
 pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
     match load_config() {
         Ok(config) => {
-            for notice in &config.skipped {
+            for notice in &config.notices {
                 tracing::warn!("{notice}");
             }
             let settings = restart_settings(running, &config);
@@ -36,7 +36,7 @@ pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
 }
 
 fn admin_limits(config: &Config) -> &StdioAllowlist {
-    &config.serving.allowed
+    &config.serving_policy.allowed
 }
 
 /// Returns the settings that differ and need a restart, by their names in `metamcp.toml` or in the environment.
@@ -69,7 +69,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("retention", running.retention != loaded.retention),
         ("auth.mode", running.auth_mode != loaded.auth_mode),
         ("auth", running.auth_timing != loaded.auth_timing),
-        ("telemetry.metrics", running.scrapes != loaded.scrapes),
+        ("telemetry.metrics", running.metrics_access != loaded.metrics_access),
         ("telemetry.traces", running.traces != loaded.traces),
         ("log", running.log != loaded.log),
         ("data directory", running.data_dir != loaded.data_dir),

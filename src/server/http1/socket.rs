@@ -176,13 +176,13 @@ mod tests {
     use super::*;
 
     /// How long sent bytes may take to arrive.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A client connection, and its other side.
     fn pair() -> (Socket, Client) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let client = Client::connect(listener.local_addr().expect("it has an address")).expect("it listens");
-        client.set_read_timeout(Some(PATIENCE)).expect("it is a socket");
+        client.set_read_timeout(Some(TIMEOUT)).expect("it is a socket");
         let (socket, _) = listener.accept().expect("one has come");
         socket.set_nodelay(true).expect("it is a socket");
         socket.set_nonblocking(true).expect("it is a socket");

@@ -42,7 +42,7 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How long the rest of a request may take. Clients send head and body in close succession; slower ones are
 /// left to hyper, which has timeouts for them.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PARTIAL_REQUEST_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Serves a connection as long as its requests are of the common form, after the event stream that it
 /// carries.
@@ -134,7 +134,7 @@ impl FastLane<'_> {
     /// Waits for the next request. A connection that holds memory waits no longer than until it can be
     /// parked.
     async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, ReadOutcome> {
-        let mut patience: Option<Pin<Box<Sleep>>> = None;
+        let mut timer: Option<Pin<Box<Sleep>>> = None;
         if !self.link.unprocessed.is_empty() {
             self.activity.note_read();
             if let Some(next) = self.read_ahead() {
@@ -161,8 +161,8 @@ impl FastLane<'_> {
                     }
                     Poll::Pending if self.link.unprocessed.is_empty() => return Poll::Pending,
                     Poll::Pending => {
-                        let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-                        return patience.as_mut().poll(cx).map(|()| Err(ReadOutcome::Unusual));
+                        let timer = timer.get_or_insert_with(|| Box::pin(sleep(PARTIAL_REQUEST_TIMEOUT)));
+                        return timer.as_mut().poll(cx).map(|()| Err(ReadOutcome::Unusual));
                     }
                 }
             }

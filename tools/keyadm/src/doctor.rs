@@ -111,7 +111,7 @@ fn check_config(installation: &Installation, file: Option<PathBuf>, found: &mut 
                 "config",
                 format!("{} servers, {} endpoints ({from})", config.servers.len(), config.endpoints.len()),
             );
-            for notice in &config.skipped {
+            for notice in &config.notices {
                 found.warn("config", notice.to_string());
             }
         }

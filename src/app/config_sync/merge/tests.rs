@@ -108,8 +108,8 @@ fn check(
         .collect();
     found.sort_unstable();
     assert_eq!(found, servers);
-    let standing = merged.standing(&topology, 0);
-    let mut told: Vec<String> = standing.rejected.clone();
+    let store_status = merged.store_status(&topology, 0);
+    let mut told: Vec<String> = store_status.rejected.clone();
     told.extend(topology.rejected.iter().map(ToString::to_string));
     assert_eq!(told.len(), rejected.len(), "{told:#?}");
     for (told, expected) in told.iter().zip(rejected) {
@@ -138,20 +138,20 @@ fn both_sources_are_served_and_files_take_precedence() {
     );
     let mut builder = TopologyBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
     let topology = builder.build_next(merged.servers.clone(), merged.endpoints.clone());
-    let standing = merged.standing(&topology, 7);
-    assert_eq!(standing.changes, 7);
-    assert_eq!(standing.row_status(id_of("s"), 3), Ok(()));
-    assert!(standing.row_status(id_of("s"), 4).is_err() && standing.is_served(id_of("s")));
-    assert_eq!(standing.row_status(id_of("off"), 3), Err(DISABLED));
-    assert!(standing.row_status(id_of("both"), 3).is_err() && !standing.is_served(id_of("both")));
-    assert_eq!(standing.row_status(stored.endpoints[0].id, 3), Ok(()));
+    let store_status = merged.store_status(&topology, 7);
+    assert_eq!(store_status.changes, 7);
+    assert_eq!(store_status.row_status(id_of("s"), 3), Ok(()));
+    assert!(store_status.row_status(id_of("s"), 4).is_err() && store_status.is_served(id_of("s")));
+    assert_eq!(store_status.row_status(id_of("off"), 3), Err(DISABLED));
+    assert!(store_status.row_status(id_of("both"), 3).is_err() && !store_status.is_served(id_of("both")));
+    assert_eq!(store_status.row_status(stored.endpoints[0].id, 3), Ok(()));
 }
 
 #[test]
 fn an_endpoint_in_both_sources_is_taken_from_the_files() {
     let name = EndpointName::new("work").unwrap();
     let of_files = EndpointConfig { name, servers: EndpointMembers::All, prefix: NamePrefix::Never };
-    let files = FileConfig { servers: vec![file("a")], endpoints: vec![of_files], stand_in: None };
+    let files = FileConfig { servers: vec![file("a")], endpoints: vec![of_files], fallback_server: None };
     let stored = StoredConfig {
         servers: vec![row("s", &json!({}))],
         endpoints: vec![endpoint("default", &["s"]), endpoint("work", &["s"])],
@@ -287,7 +287,7 @@ fn private_addresses_and_aliases_follow_the_row() {
 
 #[test]
 fn the_stand_in_is_served_only_without_other_servers() {
-    let files = FileConfig { stand_in: Some(file("demo")), ..FileConfig::default() };
+    let files = FileConfig { fallback_server: Some(file("demo")), ..FileConfig::default() };
     let of = |servers| StoredConfig { servers, endpoints: Vec::new() };
     check(&files, &of(Vec::new()), &["default: demo"], &["demo file"], &[]);
     let off = row("s", &json!({"enabled": false}));
@@ -304,7 +304,7 @@ fn an_unread_store_differs_from_an_empty_one() {
         let topology = builder.build_next(merged.servers.clone(), merged.endpoints.clone());
         let found: Vec<_> = topology.table.configured_endpoints().map(|(name, _)| name.as_str()).collect();
         assert_eq!(found, endpoints);
-        let rejected = merged.standing(&topology, 0).rejected;
+        let rejected = merged.store_status(&topology, 0).rejected;
         assert_eq!(rejected.iter().any(|text| text.contains("could not be read yet")), said, "{rejected:?}");
         assert_eq!(topology.upstreams().count(), 1);
     };

@@ -60,7 +60,7 @@ impl StoreStatus {
 /// why.
 pub fn add_row_status(
     view: &mut Value,
-    standing: &StoreStatus,
+    store_status: &StoreStatus,
     id: Uuid,
     [version, created_at, changed_at]: [u64; 3],
 ) {
@@ -68,9 +68,9 @@ pub fn add_row_status(
     view["version"] = version.into();
     view["created_at"] = created_at.into();
     view["changed_at"] = changed_at.into();
-    let stand = standing.row_status(id, version);
-    view["served"] = stand.is_ok().into();
-    if let Err(reason) = stand {
+    let status = store_status.row_status(id, version);
+    view["served"] = status.is_ok().into();
+    if let Err(reason) = status {
         view["reason"] = reason.into();
     }
 }
