@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::state::DetachedUpstreamSession;
-use super::upstream_session::UpstreamSession;
+use super::upstream_session::{TerminationOutcome, UpstreamSession};
 use crate::topology::UpstreamPools;
 use crate::upstream::{UpstreamId, UpstreamPool};
 
@@ -30,6 +30,9 @@ const QUEUE_MAX: usize = 65_536;
 /// After so many DELETEs in a row without a response the queue is dropped. The server is away or hangs, and
 /// expires its sessions by itself.
 const UNANSWERED_MAX: usize = 16;
+
+/// How long a DELETE waits that was not sent because the server has too many requests in flight.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often to check whether the calls to a removed server have completed. It is not awaited.
 const IDLE_POLL: Duration = Duration::from_secs(1);
@@ -109,9 +112,13 @@ impl SessionTerminator {
             }
             queue.pop_front()
         };
-        let terminate = async |session: Arc<UpstreamSession>| {
-            let is_answered = session.terminate(&pool).await;
-            unanswered.set(if is_answered { 0 } else { unanswered.get() + 1 });
+        let terminate = async |session: Arc<UpstreamSession>| match session.terminate(&pool).await {
+            TerminationOutcome::Answered => unanswered.set(0),
+            TerminationOutcome::Unanswered => unanswered.set(unanswered.get() + 1),
+            TerminationOutcome::NotSent => {
+                sleep(RETRY_PAUSE).await;
+                self.enqueue_one(&pool, session);
+            }
         };
         // More may be queued while the last ones of a batch are in flight.
         while let Some(first) = next() {
@@ -200,6 +207,35 @@ mod tests {
             let ids: HashSet<_> = terminated.borrow().iter().cloned().collect();
             assert_eq!((ids.len(), terminated.borrow().len()), (SESSIONS, SESSIONS), "once each");
             assert_eq!(Rc::strong_count(&terminator), 1, "no task is left");
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_a_server_with_too_many_requests_in_flight() {
+        // As many as the pool accepts: in flight and queued.
+        const OTHERS: usize = 16;
+        const SESSIONS: usize = 2 * UNANSWERED_MAX;
+        let all = async {
+            let (socket, terminated) = (Socket::new("busy"), Terminated::default());
+            let listener = UnixListener::bind(&socket.0).unwrap();
+            spawn_local(serve(listener, Rc::clone(&terminated), Duration::from_secs(4)));
+            let (pool, terminator) = (pool(&socket), SessionTerminator::new(1));
+            for id in 0..OTHERS {
+                let (session, pool) = (open_session(id), Rc::clone(&pool));
+                spawn_local(async move { session.terminate(&pool).await });
+            }
+            sleep(IDLE_POLL).await;
+            let refused = open_session(OTHERS).terminate(&pool).await;
+            assert_eq!(refused, TerminationOutcome::NotSent);
+            (0..SESSIONS).for_each(|id| terminator.enqueue_one(&pool, open_session(100 + id)));
+            let ends = async {
+                while !terminator.queues.borrow().is_empty() {
+                    sleep(IDLE_POLL).await;
+                }
+            };
+            timeout(3 * TIMEOUT, ends).await.expect("all are terminated");
+            assert_eq!(terminated.borrow().len(), OTHERS + SESSIONS);
         };
         LocalSet::new().run_until(all).await;
     }

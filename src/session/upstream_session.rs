@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::features::ServerFeatures;
 use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::{Era, Revision, header};
-use metamcp_http::{RequestKind, UpstreamRequest};
+use metamcp_http::{FailureStage, RequestKind, UpstreamRequest};
 
 /// An open session with one upstream. Immutable except for its event stream's status: a lost session is
 /// replaced by a new one.
@@ -33,7 +33,17 @@ struct StreamStatus {
     changed: Notify,
 }
 
-/// How long a server may take to answer a DELETE. The result is not awaited.
+/// The outcome of the DELETE that ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TerminationOutcome {
+    Answered,
+    /// The server was asked and did not answer, or could not be reached.
+    Unanswered,
+    /// The server has as many requests in flight as it may have, and knows nothing of this one.
+    NotSent,
+}
+
+/// How long a server may take to answer a DELETE, once it is sent. No client waits for it.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl UpstreamSession {
@@ -61,11 +71,18 @@ impl UpstreamSession {
         }
     }
 
-    /// Terminates the session at the server with a DELETE. Returns whether the server answered at all.
-    pub async fn terminate(&self, pool: &Rc<UpstreamPool>) -> bool {
+    /// Terminates the session at the server with a DELETE.
+    pub async fn terminate(&self, pool: &Rc<UpstreamPool>) -> TerminationOutcome {
         let mut request = UpstreamRequest::delete();
         self.write_headers(&mut request);
-        matches!(timeout(TERMINATE_TIMEOUT, pool.send(&request, RequestKind::Call)).await, Ok(Ok(_)))
+        let queue_timeout = pool.upstream().config.settings.queue_timeout.min(TERMINATE_TIMEOUT);
+        match timeout(queue_timeout + TERMINATE_TIMEOUT, pool.send(&request, RequestKind::Call)).await {
+            Ok(Ok(_response)) => TerminationOutcome::Answered,
+            Ok(Err(error)) if matches!(error.stage, FailureStage::QueueFull | FailureStage::QueueTimeout) => {
+                TerminationOutcome::NotSent
+            }
+            Ok(Err(_)) | Err(_) => TerminationOutcome::Unanswered,
+        }
     }
 
     /// Sets the headers that every later request of the session carries.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use tokio::task::spawn_local;
 
 use super::client_handshake::ClientHandshake;
 use super::initialize::{initialize, send_initialized, send_log_level};
@@ -65,9 +66,12 @@ impl UpstreamSessionSlot {
         }
         let (session, message) = initialize(pool, handshake, self.number).await?;
         on_result(message);
-        send_initialized(pool, &session).await?;
-        if let Some(level) = log_level.filter(|_| session.features.logging) {
-            send_log_level(pool, &session, &level).await?;
+        let level = log_level.filter(|_| session.features.logging);
+        if let Err(fault) = finish_handshake(pool, &session, level).await {
+            // The server has opened the session, and nobody else knows its id.
+            let pool = Rc::clone(pool);
+            spawn_local(async move { session.terminate(&pool).await });
+            return Err(fault);
         }
         Ok(self.publish(session))
     }
@@ -97,5 +101,18 @@ impl UpstreamSessionSlot {
         let session = Arc::new(session);
         self.current.store(Some(Arc::clone(&session)));
         session
+    }
+}
+
+/// Sends what follows the response to `initialize`.
+async fn finish_handshake(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    log_level: Option<Bytes>,
+) -> Result<(), Fault> {
+    send_initialized(pool, session).await?;
+    match log_level {
+        Some(level) => send_log_level(pool, session, &level).await,
+        None => Ok(()),
     }
 }
