@@ -287,6 +287,7 @@ fn batches_of_the_revision_that_has_them() {
     }
     check(Some("2025-06-18"), &format!("[{}]", ping("1")), 400, &[]);
     check(Some("2026-07-28"), &format!("[{}]", ping("1")), 400, &[]);
+    check(Some("1999-01-01"), &format!("[{}]", ping("1")), 400, &[]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::{message, one_request};
+use super::message;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
@@ -41,7 +41,7 @@ pub fn is_batch(
         && revision(sessions, fields, identity, endpoint) == Some(Revision::V2025_03_26)
 }
 
-/// The revision of the request. `None` if its session is unknown.
+/// The revision of the request. `None` if its session or its revision is unknown.
 fn revision(
     sessions: &SessionCache,
     fields: &Fields,
@@ -49,7 +49,10 @@ fn revision(
     endpoint: &Arc<Endpoint>,
 ) -> Option<Revision> {
     if !fields.has(Field::McpSessionId) {
-        return Some(one_request::revision(fields));
+        return match fields.get(Field::McpProtocolVersion) {
+            Some(revision) => Revision::parse(revision),
+            None => Some(Revision::FALLBACK),
+        };
     }
     sessions.find(fields, identity, endpoint).map(|session| session.claims.revision).ok()
 }

@@ -154,7 +154,8 @@ impl ResponseBody {
         }
     }
 
-    /// Keeps `resource` until the last byte was produced. A complete body needs it no longer.
+    /// Keeps `resource` until the last byte of a source was produced. A complete body needs it no longer; the other
+    /// streams belong to no call, and are not held for one.
     #[must_use]
     pub fn holding(mut self, resource: impl Sized + 'static) -> Self {
         if let Kind::Source(source) = self.kind {

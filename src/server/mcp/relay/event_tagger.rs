@@ -9,6 +9,7 @@ use super::refuser::ServerRequestRefuser;
 use super::relayed_stream::RelayedStream;
 use crate::server::mcp::id_prefix::{self, EventOrigin, ForwardedEvent, ServerRequests};
 use crate::server::mcp::tasks::TaskIdTranslation;
+use crate::session::MESSAGE_BYTES_MAX;
 use crate::upstream::UpstreamId;
 use metamcp_core::frame::{Event, EventReader};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
@@ -33,7 +34,12 @@ impl EventTagger {
         tasks: Option<Box<TaskIdTranslation>>,
         refuser: Option<Box<ServerRequestRefuser>>,
     ) -> Self {
-        Self { upstream, awaited, reader: EventReader::new(), tasks, refuser }
+        // On a single endpoint, where events otherwise pass unread, an event may be as long as a message.
+        let reader = match refuser {
+            Some(_) => EventReader::with_event_limit(MESSAGE_BYTES_MAX),
+            None => EventReader::new(),
+        };
+        Self { upstream, awaited, reader, tasks, refuser }
     }
 
     /// Whether the answer was handed out.
