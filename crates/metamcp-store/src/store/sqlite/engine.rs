@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
@@ -119,6 +120,9 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
 /// is not opened here: closing it again would release the locks of every other connection of this process
 /// (SQLite, "How To Corrupt An SQLite Database File", 2.2).
 fn create(path: &Path) -> std::io::Result<()> {
+    // The new file is closed before another thread of this process can open it, for the same reason.
+    static CREATING: Mutex<()> = Mutex::new(());
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK)?)
@@ -133,14 +137,26 @@ fn create(path: &Path) -> std::io::Result<()> {
 fn enable_write_ahead_log(connection: &Connection) -> Result<(), StoreError> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+        let switched =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match switched {
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
                     && Instant::now() < deadline =>
             {
                 std::thread::sleep(RETRY_PAUSE);
             }
-            switched => return Ok(switched?),
+            switched => {
+                let mode = switched?;
+                if mode != "wal" {
+                    // The store works without one, as some network file systems require; reads then wait for writes.
+                    tracing::warn!(
+                        mode,
+                        "the file system of the database does not support a write-ahead log"
+                    );
+                }
+                return Ok(());
+            }
         }
     }
 }
