@@ -1,6 +1,7 @@
 //! The application: builds every part from a `Config`, runs them, and shuts them down in order.
 //!
-//! The only folder that knows all others. `run` has the commands of the program; `gateway` starts and stops; `config_sync` keeps what is served in step with the
+//! The only folder that knows all others. `run` has the commands of the program;
+//! `gateway` starts and stops; `config_sync` keeps what is served in step with the
 //! configuration files and the store; `background` holds the periodic tasks; `stdio` serves one client that
 //! starts this program.
 

@@ -5,7 +5,7 @@
 
 use std::future::{Future, pending};
 
-use metamcp_config::{Config, Connect};
+use metamcp_config::{Config, ConnectConfig};
 use metamcp_core::base::EndpointName;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -42,7 +42,7 @@ pub fn serve_one_client(
 
 /// Connects the client that started this process to an endpoint elsewhere, until the client is gone or a signal
 /// arrives.
-pub fn connect(config: Connect) -> Result<(), AppError> {
+pub fn connect(config: ConnectConfig) -> Result<(), AppError> {
     block_on(async {
         let mut signals = ShutdownSignals::install()?;
         Ok(metamcp_connect::connect(config, signals.received()).await?)

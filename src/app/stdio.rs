@@ -12,9 +12,10 @@ use crate::server::ListenTarget;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
 use metamcp_config::server::ServerAddress;
-use metamcp_connect::{BridgeConfig, StdioClient};
+use metamcp_connect::{StdioBridgeConfig, StdioClient};
 use metamcp_core::base::EndpointName;
 use metamcp_http::TlsRoots;
+use rustls::RootCertStore;
 
 /// The bridge's timeout for the gateway in the same process. It is never reached: the gateway's own timeouts for its
 /// servers are shorter.
@@ -55,14 +56,15 @@ pub async fn serve(
             return Err(error);
         }
     };
-    let bridge = BridgeConfig {
+    let bridge = StdioBridgeConfig {
         address: ServerAddress::Unix { socket: private_dir.socket(), path },
         headers: Vec::new(),
         line_bytes_max,
         response_timeout: GATEWAY_TIMEOUT,
     };
     tracing::info!(servers = app.info.servers.len(), "serving one client over standard input and output");
-    let roots = TlsRoots::system();
+    // The private socket needs no certificates.
+    let roots = TlsRoots::from_roots(RootCertStore::empty());
     app.run(async {
         // It fails only if the address is invalid, and that was built here.
         if let Err(error) = metamcp_connect::run(bridge, &roots, client, pending()).await {

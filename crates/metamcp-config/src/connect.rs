@@ -19,7 +19,7 @@ use crate::server::address;
 use crate::server::headers::{self, HeaderOwner};
 
 /// The complete configuration of `metamcp connect`.
-pub struct Connect {
+pub struct ConnectConfig {
     pub address: ServerAddress,
     /// Sent with every request, including the key. Marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -34,7 +34,7 @@ pub fn load_connect(
     args: &ConnectArgs,
     env: &dyn Env,
     cwd: &Path,
-) -> Result<Connect, ConfigErrors> {
+) -> Result<ConnectConfig, ConfigErrors> {
     let report = Diagnostics::default();
     let variables = Variables::read(env, cwd, &report);
     let address = address::parse(args.url.expose())
@@ -68,7 +68,7 @@ pub fn load_connect(
     };
     report.finish()?;
     let address = address.expect("one that is none was a mistake");
-    Ok(Connect { address, headers, response_timeout, log })
+    Ok(ConnectConfig { address, headers, response_timeout, log })
 }
 
 fn configured(

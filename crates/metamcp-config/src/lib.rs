@@ -3,10 +3,10 @@
 //! Two stages: `raw` reads what was written, and `resolve` turns it into a `Config`. Invariants: one run
 //! reports every error; an error names its location and what to write instead, and never quotes an address, a
 //! header or a variable; the environment of the process is never changed; every value of a `Config` is within
-//! its range (`defaults`).
+//! its range (`defaults`, `server::settings`).
 //!
-//! Does not know how the other modules use their configuration, the store, or the secrets that the first
-//! start generates. Only `app` and `main` use this module.
+//! `sections` and `server` are plain data for every crate; the rest is for the programs. Does not know how the other
+//! modules use their configuration, the store, or the secrets that the first start generates.
 
 mod cli;
 mod load;
@@ -32,7 +32,7 @@ mod endpoint_members;
 mod traces;
 
 pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
-pub use connect::{Connect, load_connect};
+pub use connect::{ConnectConfig, load_connect};
 pub use describe::Summary;
 pub use load::{load, load_base};
 pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};

@@ -22,7 +22,7 @@ use metamcp_core::frame::Scanner;
 use metamcp_http::{InvalidTarget, TlsRoots};
 
 /// What the bridge connects to, and its limits.
-pub struct BridgeConfig {
+pub struct StdioBridgeConfig {
     /// The address of the endpoint.
     pub address: ServerAddress,
     /// Sent with every request, the credential among them.
@@ -55,11 +55,11 @@ pub struct StdioBridge {
 impl StdioBridge {
     /// Builds a bridge that writes its lines to `output`. Errors: the address cannot be used.
     pub fn new(
-        config: BridgeConfig,
+        config: StdioBridgeConfig,
         roots: &TlsRoots,
         output: mpsc::Sender<Bytes>,
     ) -> Result<Rc<Self>, InvalidTarget> {
-        let BridgeConfig { address, headers, response_timeout, .. } = config;
+        let StdioBridgeConfig { address, headers, response_timeout, .. } = config;
         let name = ServerName::new("endpoint").expect("a valid name");
         let settings = ServerSettings {
             connect_timeout: ENDPOINT_CONNECT_TIMEOUT,

@@ -2,11 +2,11 @@ use std::future::Future;
 use std::io;
 
 use http::header::AUTHORIZATION;
-use metamcp_config::Connect;
+use metamcp_config::ConnectConfig;
 use metamcp_config::server::ServerAddress;
 use metamcp_http::{InvalidTarget, TlsRoots};
 
-use super::bridge::BridgeConfig;
+use super::bridge::StdioBridgeConfig;
 use super::client::StdioClient;
 use super::serve::{LINE_BYTES_MAX, run};
 
@@ -22,13 +22,13 @@ pub enum ConnectError {
 
 /// Connects the client that started this process to an endpoint, until the client is gone or `stop` resolves.
 /// Runs in a `LocalSet`.
-pub async fn connect(config: Connect, stop: impl Future<Output = ()>) -> Result<(), ConnectError> {
+pub async fn connect(config: ConnectConfig, stop: impl Future<Output = ()>) -> Result<(), ConnectError> {
     let client = StdioClient::of_this_process().map_err(ConnectError::Pipes)?;
-    let Connect { address, headers, response_timeout, .. } = config;
+    let ConnectConfig { address, headers, response_timeout, .. } = config;
     if is_unencrypted(&address) && headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
         tracing::warn!("the key is sent over the network unencrypted: use https");
     }
-    let bridge = BridgeConfig { address, headers, line_bytes_max: LINE_BYTES_MAX, response_timeout };
+    let bridge = StdioBridgeConfig { address, headers, line_bytes_max: LINE_BYTES_MAX, response_timeout };
     Ok(run(bridge, &TlsRoots::system(), client, stop).await?)
 }
 

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use metamcp_config::server::ServerConfig;
 use metamcp_http::{
     HttpPool, HttpServer, InFlightLimit, InvalidTarget, RequestKind, TlsRoots, UpstreamError,
@@ -9,7 +7,7 @@ use metamcp_http::{
 /// The connections to the endpoint, and a limit for calls in flight.
 pub struct EndpointPool {
     http: HttpPool,
-    limit: Arc<InFlightLimit>,
+    limit: InFlightLimit,
 }
 
 impl EndpointPool {
@@ -20,7 +18,7 @@ impl EndpointPool {
             config.settings.queue_max,
             config.settings.queue_timeout,
         );
-        Ok(Self { http: HttpPool::new(HttpServer::new(config, roots)?), limit: Arc::new(limit) })
+        Ok(Self { http: HttpPool::new(HttpServer::new(config, roots)?), limit })
     }
 
     /// Sends a request and waits for the head of its response; see [`HttpPool::send`].
@@ -34,5 +32,10 @@ impl EndpointPool {
             RequestKind::Stream => None,
         };
         self.http.send(request, kind, permit).await
+    }
+
+    /// Closes connections that were idle for too long. To be called every second.
+    pub fn sweep(&self) {
+        self.http.sweep();
     }
 }

@@ -25,7 +25,7 @@ mod error;
 mod exchange;
 mod serve;
 
-pub use bridge::BridgeConfig;
+pub use bridge::StdioBridgeConfig;
 pub use client::StdioClient;
 pub use connect::{ConnectError, connect};
 pub use serve::{LINE_BYTES_MAX, run};

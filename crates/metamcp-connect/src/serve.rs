@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::bridge::{BridgeConfig, StdioBridge};
+use super::bridge::{StdioBridge, StdioBridgeConfig};
 use super::client::{Line, LineReader, StdioClient};
 use super::dispatch::Tasks;
 use super::error::RequestError;
@@ -20,6 +20,9 @@ pub const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// Notifications and responses of the client that wait to be sent; beyond it, no more input is read.
 const NOTIFICATIONS_MAX: usize = 64;
+
+/// How often idle connections are looked at. A network drops silent connections after minutes, without a word.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For requests in flight when the client's input ends. Clients that end a program wait some seconds at most;
 /// this is for those that wait for responses.
@@ -40,7 +43,7 @@ const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// Not cancel safe: the session at the endpoint would not be terminated.
 pub async fn run(
-    config: BridgeConfig,
+    config: StdioBridgeConfig,
     roots: &TlsRoots,
     client: StdioClient,
     stop: impl Future<Output = ()>,
@@ -66,8 +69,11 @@ impl StdioBridge {
         tasks.calls.spawn_local(Rc::clone(&self).send_notifications(queued));
         tasks.streams.spawn_local(Rc::clone(&self).read_session_streams());
         let bytes_max = lines.line_bytes_max();
+        let mut sweep = interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = sweep.tick() => self.pool.sweep(),
                 line = lines.next() => match line {
                     Some(Line::Whole(line)) => self.dispatch_line(line, &mut tasks).await,
                     Some(Line::TooLong(first, last)) => self.reject_long_line(&first, &last, bytes_max).await,
