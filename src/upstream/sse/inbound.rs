@@ -10,13 +10,10 @@ use metamcp_core::frame::{Envelope, Event, EventReader, IdSpan, MessageKind, Sca
 use metamcp_core::protocol::{McpMethod, RESOURCE_UPDATED};
 use metamcp_http::UpstreamBody;
 use metamcp_http::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice,
-    splice_event,
+    CallEntry, LocalResponse, REQUEST_ID_BYTES_MAX, ResponseSink, TOO_MANY_REQUESTS, encode_pong,
+    known_method, splice, splice_event,
 };
 use metamcp_http::{FailureStage, UpstreamError};
-
-/// The id of a server's request, which is stored. Real ids are numbers and UUIDs.
-const REQUEST_ID_BYTES_MAX: usize = 1 << 10;
 
 impl SseSession {
     /// Reads the stream until it ends or the session is closed.

@@ -9,7 +9,7 @@ use super::connection::{
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
 use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
 use metamcp_http::multiplex::{
-    CallEntry, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
+    CallEntry, REQUEST_ID_BYTES_MAX, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
 };
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -139,7 +139,8 @@ impl ProcessConnection {
         }
         let mut state = self.state.borrow_mut();
         let is_full = state.server_requests.is_full();
-        let client = state.only_recipient().filter(|_| self.era == Era::Legacy && !is_full);
+        let is_short = id.len() <= REQUEST_ID_BYTES_MAX;
+        let client = state.only_recipient().filter(|_| self.era == Era::Legacy && !is_full && is_short);
         let is_sent = client.is_some_and(|client| {
             let during = state.newest_call(client);
             let is_sent = state.send_to_client(client, splice_event(message, &[]));

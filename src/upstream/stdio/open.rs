@@ -137,12 +137,15 @@ impl Supervisor {
     }
 
     /// Whether a process may be started for a call that could use a shared one. Half of the processes are
-    /// left to clients that cannot share. A process that is idle, spare or ending takes no room: it is used,
-    /// makes room or is gone before the limit is reached.
+    /// left to clients that cannot share. A shared process that is idle takes no room, and neither does a spare or
+    /// an ending one: it is used, makes room or is gone before the limit is reached.
     fn has_room_for_exclusive(&self) -> bool {
         let now = Instant::now();
         let connections = self.context.connections.borrow();
-        let in_use = connections.iter().filter(|connection| !connection.is_idle_for(now, Duration::ZERO));
+        let in_use = connections.iter().filter(|connection| {
+            let has_session = connection.is_exclusive.get() && connection.state.borrow().clients.len() > 0;
+            has_session || !connection.is_idle_for(now, Duration::ZERO)
+        });
         2 * in_use.count() < self.context.program.settings.processes_max
     }
 

@@ -48,8 +48,8 @@ impl<V, const MAX: usize> CallsById<V, MAX> {
         self.len() >= MAX
     }
 
-    /// Adds a call, unless one with its id is in flight. The raw id is kept: a slice of a large message is copied
-    /// before.
+    /// Adds a call, unless one with its id is in flight. The raw id is kept, so the caller copies
+    /// an id that is a slice of a large message.
     pub fn insert(&mut self, id: Bytes, call: V) -> Result<(), InsertError> {
         let is_full = self.is_full();
         match self.calls.entry(canonical(id)) {
@@ -62,14 +62,16 @@ impl<V, const MAX: usize> CallsById<V, MAX> {
         }
     }
 
-    /// Adds a call, in the place of one with its id. Returns false if there is no room. The raw id is kept, as by
-    /// [`Self::insert`].
+    /// Adds a call, in the place of one with its id. Returns false if there is no room for another id. The raw id is
+    /// kept, as by [`Self::insert`].
     pub fn insert_or_replace(&mut self, id: Bytes, call: V) -> bool {
-        let has_room = !self.is_full();
-        if has_room {
-            self.calls.insert(canonical(id), call);
+        let is_full = self.is_full();
+        match self.calls.entry(canonical(id)) {
+            Entry::Vacant(_) if is_full => return false,
+            Entry::Vacant(entry) => drop(entry.insert(call)),
+            Entry::Occupied(mut entry) => drop(entry.insert(call)),
         }
-        has_room
+        true
     }
 
     pub fn contains(&self, id: &[u8]) -> bool {

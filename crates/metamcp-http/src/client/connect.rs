@@ -111,7 +111,7 @@ const OUT_OF_FILES: [i32; 2] = [libc::EMFILE, libc::ENFILE];
 #[cfg(not(unix))]
 const OUT_OF_FILES: [i32; 1] = [10024];
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

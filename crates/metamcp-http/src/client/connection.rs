@@ -206,7 +206,7 @@ impl Connection {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use hyper::body::Body as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

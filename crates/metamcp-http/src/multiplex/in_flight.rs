@@ -22,6 +22,9 @@ pub type ServerRequests<O> = CallsById<O, REQUESTS_MAX>;
 /// Requests of one server that its clients have not answered.
 const REQUESTS_MAX: usize = 256;
 
+/// The longest id of a server's request, in bytes. Ids are numbers or UUIDs; longer ones would only take memory.
+pub const REQUEST_ID_BYTES_MAX: usize = 1 << 10;
+
 /// The error text of one more.
 pub const TOO_MANY_REQUESTS: &str =
     "too many of your requests wait for a response; wait for some responses, or cancel some requests";
