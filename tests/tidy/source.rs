@@ -25,7 +25,7 @@ impl Source {
         Self { path, raw, text, code, tests }
     }
 
-    /// `config` of `src/config/raw.rs`; `app` of `src/app.rs`.
+    /// `admin` of `src/admin/routes.rs`; `app` of `src/app.rs`.
     pub fn module(&self) -> Option<&str> {
         let rest = self.path.strip_prefix("src/").or_else(|| {
             let (_, rest) = self.path.strip_prefix("crates/")?.split_once("/src/")?;
