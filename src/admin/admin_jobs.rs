@@ -93,17 +93,17 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
-                let (errands, runner) = AdminJobs::new();
+                let (admin_jobs, runner) = AdminJobs::new();
                 spawn_local(runner.run());
                 let limit = Duration::from_secs(1);
-                assert_eq!(errands.run(limit, async || 7).await.expect("it ends at once"), 7);
-                let slow = errands.run(limit, move || tokio::time::sleep(limit * 2)).await;
+                assert_eq!(admin_jobs.run(limit, async || 7).await.expect("it ends at once"), 7);
+                let slow = admin_jobs.run(limit, move || tokio::time::sleep(limit * 2)).await;
                 assert_eq!(
                     slow.err().map(|problem| problem.to_response().status()),
                     Some(StatusCode::GATEWAY_TIMEOUT)
                 );
                 let (gone, seen) = oneshot::channel::<()>();
-                let unwanted = errands.run(limit * 100, async move || {
+                let unwanted = admin_jobs.run(limit * 100, async move || {
                     let _held = gone;
                     std::future::pending::<()>().await;
                 });

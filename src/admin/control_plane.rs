@@ -36,7 +36,7 @@ pub struct ControlPlaneParts {
     pub store_status: watch::Receiver<Arc<StoreStatus>>,
     pub sessions: Arc<SessionTable>,
     /// Runs jobs that talk to servers on the main thread.
-    pub errands: AdminJobs,
+    pub admin_jobs: AdminJobs,
     pub roots: TlsRoots,
     /// How servers of the store are served, which also limits what may be defined.
     pub serving: Arc<ServingPolicy>,

@@ -22,7 +22,7 @@ pub struct CallEvents {
     /// `None` once the call has ended.
     running: Option<RunningCall>,
     /// Notifications during the call. Bounded, so that a slow reader exerts back-pressure on the server.
-    heard: mpsc::Receiver<Bytes>,
+    notifications: mpsc::Receiver<Bytes>,
     /// The outcome of the call, until it is sent.
     outcome: Option<Result<Outcome, Problem>>,
     /// The first event, until it is sent.
@@ -57,13 +57,13 @@ impl CallEvents {
     /// Waits for the first event or the outcome. Not cancel safe: if dropped, the call is cancelled.
     pub async fn begin(
         running: RunningCall,
-        heard: mpsc::Receiver<Bytes>,
+        notifications: mpsc::Receiver<Bytes>,
         meter: CallMeter,
         key_over: KeyInvalidation,
         permit: Permit,
     ) -> CallStart {
         let running = Some(running);
-        let mut events = Self { running, heard, outcome: None, first: None, meter, key_over, permit };
+        let mut events = Self { running, notifications, outcome: None, first: None, meter, key_over, permit };
         match poll_fn(|cx| events.poll_step(cx)).await {
             Some(CallStep::Notification(said)) => {
                 events.first = Some(said);
@@ -88,13 +88,13 @@ impl CallEvents {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<CallStep>> {
         if self.running.is_some() && self.key_over.as_mut().poll(cx).is_ready() {
             self.running = None;
-            self.heard.close();
+            self.notifications.close();
             // Discards notifications that the key may no longer see.
-            while self.heard.try_recv().is_ok() {}
+            while self.notifications.try_recv().is_ok() {}
             return Poll::Ready(Some(CallStep::Ended(Err(Problem::key_invalidated()))));
         }
         loop {
-            if let Poll::Ready(Some(said)) = self.heard.poll_recv(cx) {
+            if let Poll::Ready(Some(said)) = self.notifications.poll_recv(cx) {
                 return Poll::Ready(Some(CallStep::Notification(write_event(
                     "notification",
                     &parse_json(&said),

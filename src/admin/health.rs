@@ -24,7 +24,7 @@ const MODEL_API_NAME_BYTES_MAX: usize = 64;
 
 /// The server's items are listed.
 const LISTED: &str = "ok";
-const NOT_ASKED: &str = "not asked yet";
+const NOT_LISTED: &str = "not asked yet";
 
 const LONG_TOOL_NAMES: &str =
     "these names are longer than 64 characters, which some model APIs reject; shorten the server's name";
@@ -96,13 +96,13 @@ impl ControlPlane {
             let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
             for (place, server) in endpoint.servers.iter().enumerate() {
                 let modern = match merged.as_deref().map(|merged| merged.missing_server(place)) {
-                    None => NOT_ASKED.to_owned(),
+                    None => NOT_LISTED.to_owned(),
                     Some(None) => LISTED.to_owned(),
                     Some(Some(missing)) => missing.reason.text().to_owned(),
                 };
                 let known =
-                    servers.entry(&server.name).or_insert_with(|| (server.upstream, NOT_ASKED.to_owned()));
-                if known.1 == NOT_ASKED || modern == LISTED {
+                    servers.entry(&server.name).or_insert_with(|| (server.upstream, NOT_LISTED.to_owned()));
+                if known.1 == NOT_LISTED || modern == LISTED {
                     known.1 = modern;
                 }
             }

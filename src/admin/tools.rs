@@ -102,7 +102,7 @@ impl ControlPlane {
         config: metamcp_config::server::ServerConfig,
     ) -> Result<TestSummary, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
-        let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
+        let probed = self.parts.admin_jobs.run(TEST_TIMEOUT, move || async move {
             let upstream =
                 Upstream::new(UpstreamId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
             let found = probe(&UpstreamPool::new(Arc::clone(&upstream)), &catalog).await;
@@ -116,7 +116,7 @@ impl ControlPlane {
                 resource_templates: count(ListKind::Templates),
             })
         });
-        looked.await.unwrap_or_else(|problem| Err(problem.into_parts().0))
+        probed.await.unwrap_or_else(|problem| Err(problem.into_parts().0))
     }
 
     pub(super) async fn list_tools(
@@ -181,9 +181,10 @@ impl ControlPlane {
             .ok_or_else(|| Problem::not_found("server"))?;
         let mut meter = CallMeter::begin(&call, server, &tool);
         let identity = call.identity().clone();
-        let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
+        let (era, admin_jobs, mut phase) =
+            (listed.era, self.parts.admin_jobs.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
-            let calling = errands
+            let calling = admin_jobs
                 .run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, asked));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
@@ -195,10 +196,10 @@ impl ControlPlane {
         let asked = ToolCall { tool, arguments, listed_tool: item.clone(), notifications: None };
         if accepts_events(call.headers()) {
             let permit = call.permit.ok_or_else(|| Problem::unavailable("the key has no permit left"))?;
-            let (said, heard) = mpsc::channel(NOTIFICATIONS_MAX);
+            let (said, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
             let key_over = self.key_invalidation(identity);
             let running = Box::pin(async move { run(ToolCall { notifications: Some(said), ..asked }).await });
-            return answer_events(CallEvents::begin(running, heard, meter, key_over, permit).await);
+            return answer_events(CallEvents::begin(running, notifications, meter, key_over, permit).await);
         }
         let outcome = match run(asked).await {
             Ok(outcome) => outcome,

@@ -88,7 +88,7 @@ impl App {
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, metrics) =
             (Arc::new(Limits::new(config.limits.clone())), trace_export::new_metrics(&config));
-        let (errands, runner) = AdminJobs::new();
+        let (admin_jobs, runner) = AdminJobs::new();
         let admin = ControlPlane::new(admin::ControlPlaneParts {
             auth: Arc::clone(&authenticator),
             store: store.clone(),
@@ -98,7 +98,7 @@ impl App {
             topology: topology_receiver.clone(),
             store_status: state.store_status(),
             sessions: Arc::clone(&sessions),
-            errands,
+            admin_jobs,
             roots: roots.clone(),
             serving,
             metrics: trace_export::scraped_metrics(&config, metrics.as_ref()),

@@ -19,7 +19,7 @@ pub fn functions(source: &Source) -> Vec<(String, usize, usize)> {
         let name: String =
             rest.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         // Without a name it is a type, with a semicolon first only a signature.
-        let Some(open) = rest.find(['{', ';']).filter(|n| !name.is_empty() && rest[*n..].starts_with('{'))
+        let Some(open) = end_of_signature(rest).filter(|n| !name.is_empty() && rest[*n..].starts_with('{'))
         else {
             continue;
         };
@@ -28,6 +28,19 @@ pub fn functions(source: &Source) -> Vec<(String, usize, usize)> {
         found.push((name, at, lines.saturating_sub(1)));
     }
     found
+}
+
+/// Where the body of a function begins, or the semicolon in its place stands. `[u8; 4]` in the signature is neither.
+fn end_of_signature(rest: &str) -> Option<usize> {
+    let mut brackets = 0_usize;
+    rest.char_indices().find_map(|(at, c)| {
+        match c {
+            '[' => brackets += 1,
+            ']' => brackets = brackets.saturating_sub(1),
+            _ => {}
+        }
+        (brackets == 0 && matches!(c, '{' | ';')).then_some(at)
+    })
 }
 
 /// Lines outside tests.

@@ -144,11 +144,11 @@ fn find_prefixed(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option
 async fn forward(worker: &Worker, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
     let Some(ready) = session.upstream_slot(place).current() else { return };
     let server = &session.endpoint.servers[place];
-    let telling = async {
+    let sending = async {
         let pool = worker.topology.pool(server)?;
         deliver(call, &ready, (server, &pool), edits).await
     };
-    match timeout(FORWARD_TIMEOUT, telling).await {
+    match timeout(FORWARD_TIMEOUT, sending).await {
         Ok(Ok(_taken)) => {}
         Ok(Err(fault)) => drop(worker.metering.note_fault(&fault)),
         Err(_elapsed) => {

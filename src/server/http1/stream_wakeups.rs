@@ -48,7 +48,7 @@ pub enum WakeReason {
 pub struct WakeupRegistration {
     stream_wakeups: Rc<StreamWakeups>,
     number: u32,
-    heard: u64,
+    seen_rings: u64,
 }
 
 /// A table with less capacity is not shrunk.
@@ -78,7 +78,7 @@ impl StreamWakeups {
         self.next.set(number.wrapping_add(1));
         registrations.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
         drop(registrations);
-        WakeupRegistration { stream_wakeups: Rc::clone(self), number, heard: self.rings.get() }
+        WakeupRegistration { stream_wakeups: Rc::clone(self), number, seen_rings: self.rings.get() }
     }
 
     /// Wakes all streams because something changed.
@@ -117,7 +117,7 @@ impl WakeupRegistration {
     /// Ready if something changed, or if the stream is due. A due stream is notified once per period.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<WakeReason> {
         let rings = self.stream_wakeups.rings.get();
-        if std::mem::replace(&mut self.heard, rings) != rings {
+        if std::mem::replace(&mut self.seen_rings, rings) != rings {
             return Poll::Ready(WakeReason::Changed);
         }
         let mut registrations = self.stream_wakeups.registrations.borrow_mut();

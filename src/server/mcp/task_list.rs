@@ -33,7 +33,7 @@ const PAGE_ITEMS: usize = 200;
 const PAGE_BYTES: usize = 1 << 20;
 
 /// Requests to servers for one page. It bounds servers that return short pages, or empty ones without end.
-const ASKED_MAX: usize = 32;
+const REQUESTS_MAX: usize = 32;
 
 /// Timeout for one answer of one server. Servers that did not answer are named in the result.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,7 +100,7 @@ pub async fn list(
     let mut now = places.next();
     while let Some((place, ready)) = &now {
         let server = &session.endpoint.servers[*place];
-        if page.is_full() || asked == ASKED_MAX || begun.elapsed() >= PAGE_TIME {
+        if page.is_full() || asked == REQUESTS_MAX || begun.elapsed() >= PAGE_TIME {
             page.next = Some(Cursor(server.name.as_str().to_owned(), cursor));
             break;
         }
@@ -186,9 +186,9 @@ async fn fetch(
         session: Some(ready),
         modern_headers: None,
     };
-    let heard = send_buffered(&topology.pool(place).ok()?, asked).await.ok()?;
-    let Answer { result } = serde_json::from_slice(&heard.message).ok()?;
-    let items = result.tasks.iter().map(|item| heard.message.slice_ref(item.get().as_bytes()));
+    let response = send_buffered(&topology.pool(place).ok()?, asked).await.ok()?;
+    let Answer { result } = serde_json::from_slice(&response.message).ok()?;
+    let items = result.tasks.iter().map(|item| response.message.slice_ref(item.get().as_bytes()));
     Some((items.collect(), result.next_cursor))
 }
 

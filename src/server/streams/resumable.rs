@@ -36,7 +36,7 @@ pub enum ResumeMode {
     /// With the id of an event that it received.
     ById,
     /// Also with the id of an event without data, which only announces an id.
-    ByTold,
+    ByReconnect,
 }
 
 /// The response body of a resumable stream.
@@ -72,7 +72,7 @@ pub fn resume_mode(fields: &Fields, session: &Session) -> Option<ResumeMode> {
     match said.min(session.claims.revision) {
         Revision::V2024_11_05 => None,
         Revision::V2025_03_26 | Revision::V2025_06_18 => Some(ResumeMode::ById),
-        Revision::V2025_11_25 | Revision::V2026_07_28 => Some(ResumeMode::ByTold),
+        Revision::V2025_11_25 | Revision::V2026_07_28 => Some(ResumeMode::ByReconnect),
     }
 }
 
@@ -307,7 +307,7 @@ impl ResumableBody {
         permit: Option<Permit>,
     ) -> Self {
         let poll_after = streams.config().poll_after;
-        let comes_back = mode == ResumeMode::ByTold;
+        let comes_back = mode == ResumeMode::ByReconnect;
         if comes_back {
             reader.announce_id();
         }

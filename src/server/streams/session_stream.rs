@@ -46,7 +46,7 @@ pub struct SessionStream {
     lists: ListDigests,
     wakeup: WakeupRegistration,
     /// The number of the last session change that was handled.
-    heard: u64,
+    seen_changes: u64,
     /// Whether the stream has not been polled yet.
     is_new: bool,
     /// Events of the gateway's own that are not sent yet.
@@ -81,7 +81,7 @@ impl SessionStream {
             identity,
             lists,
             wakeup: worker.stream_wakeups.register(),
-            heard: 0,
+            seen_changes: 0,
             is_new: true,
             ready: Vec::new(),
             reads: UpstreamReads::default(),
@@ -108,7 +108,7 @@ impl SessionStream {
                 return Poll::Ready(Some(bytes));
             }
             let goes_on = if std::mem::take(&mut self.is_new)
-                || self.session.poll_changed(&mut self.heard, cx.waker())
+                || self.session.poll_changed(&mut self.seen_changes, cx.waker())
             {
                 self.apply_changes()
             } else if let Poll::Ready(reason) = self.wakeup.poll(cx) {
@@ -349,7 +349,7 @@ mod tests {
     /// Checks in which order servers with `left` events each are polled.
     #[track_caller]
     fn check(mut left: Vec<usize>, expected: &[usize]) {
-        let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());
+        let (mut turns, mut seen_changes) = (RoundRobin::default(), Vec::new());
         let mut poll = |at: usize| {
             left[at] = left[at].checked_sub(1)?;
             Some(())
@@ -357,9 +357,9 @@ mod tests {
         let count = 3;
         let mut next = || turns.poll(count, |at| poll(at).map_or(Poll::Pending, Poll::Ready));
         while let Poll::Ready((at, ())) = next() {
-            heard.push(at);
+            seen_changes.push(at);
         }
-        let shortened = heard.chunk_by(|one, next| one == next).flat_map(|run| [run[0], run.len()]);
+        let shortened = seen_changes.chunk_by(|one, next| one == next).flat_map(|run| [run[0], run.len()]);
         assert_eq!(shortened.collect::<Vec<_>>(), expected);
     }
 
@@ -376,7 +376,7 @@ mod tests {
     /// before the end, or `None` if it has ended; an end is returned as `None`.
     #[track_caller]
     fn check_ends(mut feeds: [Option<usize>; 3], expected: &[(usize, Option<()>)]) {
-        let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());
+        let (mut turns, mut seen_changes) = (RoundRobin::default(), Vec::new());
         let mut next = || {
             turns.poll(3, |at| {
                 poll_until_end(&mut feeds[at], |left| match left.checked_sub(1) {
@@ -389,10 +389,10 @@ mod tests {
             })
         };
         while let Poll::Ready((at, said)) = next() {
-            heard.push((at, said.ok()));
-            assert!(heard.len() <= expected.len(), "{heard:?}");
+            seen_changes.push((at, said.ok()));
+            assert!(seen_changes.len() <= expected.len(), "{seen_changes:?}");
         }
-        assert_eq!(heard, expected);
+        assert_eq!(seen_changes, expected);
         assert_eq!(feeds, [None; 3]);
     }
 

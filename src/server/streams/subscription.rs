@@ -39,21 +39,22 @@ const SUBSCRIBED_MAX: usize = 1024;
 
 /// Handles `subscriptions/listen` of a Modern client. It is acknowledged at once, under the client's own id.
 pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
-    let mut wish = read_wish(&call)?;
+    let mut filter = read_filter(&call)?;
     let ids = TaskIds::new(worker.shared.auth.sealer(), &call.identity, None, &call.endpoint);
     // Tasks that do not exist or belong to others are dropped.
-    wish.task_ids.retain(|text| ids.find(&call.endpoint, text).is_some());
+    filter.task_ids.retain(|text| ids.find(&call.endpoint, text).is_some());
     let id: Box<[u8]> = call.id()[..].into();
-    let acknowledged = message(&id, McpMethod::Acknowledged, &format!(",\"notifications\":{}", json!(wish)));
-    let lists = ListFilter(ANNOUNCED.map(|(_, method)| wish.includes(method)));
+    let acknowledged =
+        message(&id, McpMethod::Acknowledged, &format!(",\"notifications\":{}", json!(filter)));
+    let lists = ListFilter(ANNOUNCED.map(|(_, method)| filter.includes(method)));
     let Call { fields, endpoint, identity, permit, body, envelope, .. } = *call;
     let fetching = Box::pin(fetch(Arc::clone(&worker.shared.catalog), Arc::clone(&endpoint)));
-    let is_of_servers = !wish.resource_subscriptions.is_empty() || !wish.task_ids.is_empty();
+    let is_of_servers = !filter.resource_subscriptions.is_empty() || !filter.task_ids.is_empty();
     let more = is_of_servers.then(|| {
         let meta = envelope.params.meta.object;
         let meta = meta.map_or_else(Bytes::new, |span| body.slice(span.start as usize..span.end as usize));
-        let (tasks, heard, events) = (JoinSet::new(), HashMap::new(), queue().1);
-        Box::new(ServerSubscriptions { wish, ids, fields, meta, tasks, heard, events })
+        let (tasks, running, events) = (JoinSet::new(), HashMap::new(), queue().1);
+        Box::new(ServerSubscriptions { filter, ids, fields, meta, tasks, running, events })
     });
     let subscription = Subscription {
         worker: Rc::clone(worker),
@@ -88,22 +89,22 @@ impl ListFilter {
 }
 
 /// Reads the subscription filter of a request.
-fn read_wish(call: &Call) -> Result<SubscriptionFilter, Fault> {
+fn read_filter(call: &Call) -> Result<SubscriptionFilter, Fault> {
     let malformed = |text: &'static str| Fault::client(FaultKind::MalformedParams, text);
     let params = call.envelope.params.object.map_or_else(Bytes::new, |span| call.raw(span));
-    let wish = SubscriptionFilter::from_params(&params)
+    let filter = SubscriptionFilter::from_params(&params)
         .ok_or_else(|| malformed("subscriptions/listen needs params.notifications"))?;
-    if wish.resource_subscriptions.len() + wish.task_ids.len() > SUBSCRIBED_MAX {
+    if filter.resource_subscriptions.len() + filter.task_ids.len() > SUBSCRIBED_MAX {
         return Err(malformed(
             "too many resourceSubscriptions and taskIds; listen to them by several requests",
         ));
     }
-    if !wish.task_ids.is_empty() && !tasks::declares(call) {
+    if !filter.task_ids.is_empty() && !tasks::declares(call) {
         let data = json!({"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}});
         let text = "to be told of tasks takes a client that declares io.modelcontextprotocol/tasks";
         return Err(Fault::client(FaultKind::MissingCapability, text).with_data(data.to_string()));
     }
-    Ok(wish)
+    Ok(filter)
 }
 
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -131,7 +132,7 @@ pub struct Subscription {
 
 /// Subscriptions to resources and tasks at the servers that have them.
 struct ServerSubscriptions {
-    wish: SubscriptionFilter,
+    filter: SubscriptionFilter,
     /// Maps the client's task ids to the servers' own.
     ids: TaskIds,
     fields: Fields,
@@ -139,7 +140,7 @@ struct ServerSubscriptions {
     meta: Bytes,
     tasks: JoinSet<()>,
     /// The filter and the task of each subscription, by upstream id.
-    heard: HashMap<u32, (SubscriptionFilter, AbortHandle)>,
+    running: HashMap<u32, (SubscriptionFilter, AbortHandle)>,
     events: EventReceiver,
 }
 
@@ -226,7 +227,7 @@ impl Subscription {
     /// continue, others end.
     fn start_pumps(&mut self) {
         let Some(more) = &mut self.more else { return };
-        let mut before = std::mem::take(&mut more.heard);
+        let mut before = std::mem::take(&mut more.running);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
         for (place, server) in self.endpoint.servers.iter().enumerate() {
             let is_here = |uri: &&String| {
@@ -234,8 +235,8 @@ impl Subscription {
                 known.is_none_or(|known| known as usize == place)
             };
             let resource_subscriptions =
-                more.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
-            let tasks = more.wish.task_ids.iter().filter_map(|text| more.ids.find(&self.endpoint, text));
+                more.filter.resource_subscriptions.iter().filter(is_here).cloned().collect();
+            let tasks = more.filter.task_ids.iter().filter_map(|text| more.ids.find(&self.endpoint, text));
             // Use the server's own ids.
             let task_ids = tasks.filter_map(|(at, raw)| (at == place).then_some(raw)).collect();
             let wanted =
@@ -245,7 +246,7 @@ impl Subscription {
             }
             match before.remove(&server.upstream) {
                 Some((known, task)) if known == wanted => {
-                    more.heard.insert(server.upstream, (known, task));
+                    more.running.insert(server.upstream, (known, task));
                     continue;
                 }
                 Some((_, task)) => task.abort(),
@@ -270,7 +271,7 @@ impl Subscription {
                 id: Bytes::copy_from_slice(&self.id),
                 sender: more.events.sender(),
             };
-            more.heard.insert(server.upstream, (wanted, more.tasks.spawn_local(pump.run())));
+            more.running.insert(server.upstream, (wanted, more.tasks.spawn_local(pump.run())));
         }
         for (_, task) in before.into_values() {
             task.abort();

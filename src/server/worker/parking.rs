@@ -141,8 +141,8 @@ impl Parking {
     /// at once, and moves them to `woken`. Cancel safe: each one is in `woken` or still parked.
     pub async fn wake(&self, woken: &mut Vec<WokenConnection>) -> io::Result<()> {
         poll_fn(|cx| {
-            let rung = self.alarms.take_due(cx.waker());
-            for number in rung {
+            let due = self.alarms.take_due(cx.waker());
+            for number in due {
                 self.poll_stream(number, woken);
             }
             for _ in 0..TURNS {
@@ -259,27 +259,27 @@ struct PendingAlarms {
 
 impl StreamAlarms {
     fn ring(&self, number: u64) {
-        let mut rung = self.lock();
-        if !rung.waiting.insert(number) {
+        let mut due = self.lock();
+        if !due.waiting.insert(number) {
             return;
         }
-        rung.numbers.push_back(number);
-        let waker = rung.waker.take();
-        drop(rung);
+        due.numbers.push_back(number);
+        let waker = due.waker.take();
+        drop(due);
         waker.into_iter().for_each(Waker::wake);
     }
 
     /// Takes some of the streams, in order. The task is woken for the rest.
     fn take_due(&self, waker: &Waker) -> Vec<u64> {
-        let mut rung = self.lock();
-        let count = rung.numbers.len().min(AT_ONCE);
-        let taken: Vec<u64> = rung.numbers.drain(..count).collect();
-        if rung.numbers.is_empty() {
+        let mut due = self.lock();
+        let count = due.numbers.len().min(AT_ONCE);
+        let taken: Vec<u64> = due.numbers.drain(..count).collect();
+        if due.numbers.is_empty() {
             // Drop the empty collections, which would otherwise keep their capacity.
-            *rung = PendingAlarms { waker: Some(waker.clone()), ..PendingAlarms::default() };
+            *due = PendingAlarms { waker: Some(waker.clone()), ..PendingAlarms::default() };
         } else {
             for number in &taken {
-                rung.waiting.remove(number);
+                due.waiting.remove(number);
             }
             waker.wake_by_ref();
         }
@@ -327,12 +327,12 @@ mod tests {
     /// Checks which streams each take returns if they notify in this order. The task is woken once for each
     /// take.
     #[track_caller]
-    fn check(rung: &[u64], expected: &[&[u64]]) {
+    fn check(due: &[u64], expected: &[&[u64]]) {
         let (alarms, counter) = (Arc::<StreamAlarms>::default(), Arc::<Counter>::default());
         let waker = Waker::from(Arc::clone(&counter));
         for _ in 0..2 {
             assert!(alarms.take_due(&waker).is_empty());
-            for number in rung {
+            for number in due {
                 alarms.ring(*number);
             }
             assert_eq!(alarms.lock().numbers.len(), expected.concat().len(), "each stands there once");

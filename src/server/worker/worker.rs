@@ -92,7 +92,7 @@ impl Worker {
         let mut lists = self.shared.catalog.subscribe();
         let purge = MemoryPurger::default();
         loop {
-            let is_told = tokio::select! {
+            let has_changed = tokio::select! {
                 _ = tick.tick() => false,
                 Ok(()) = topologies.changed() => true,
                 Ok(()) = keys.changed() => true,
@@ -102,7 +102,7 @@ impl Worker {
             self.clock.set_state(*phase.borrow(), *keys.borrow());
             self.topology.follow();
             self.sessions.evict_replaced();
-            if is_told {
+            if has_changed {
                 self.stream_wakeups.notify_all();
             } else {
                 self.stream_wakeups.tick();
@@ -115,7 +115,7 @@ impl Worker {
             self.publish();
             self.shared.streams.iter().for_each(|streams| streams.expire());
             self.sessions.sweep();
-            if !is_told {
+            if !has_changed {
                 // A connection leaves memory where it is parked, and where it ends, but not where it wakes.
                 let (open, parked) = (self.connections.open(), self.parking.count());
                 purge.observe([open, open + parked, self.shared.sessions.count()]);

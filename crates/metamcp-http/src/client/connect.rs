@@ -111,7 +111,8 @@ const OUT_OF_FILES: [i32; 2] = [libc::EMFILE, libc::ENFILE];
 #[cfg(not(unix))]
 const OUT_OF_FILES: [i32; 1] = [10024];
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -206,7 +206,8 @@ impl Connection {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use hyper::body::Body as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
