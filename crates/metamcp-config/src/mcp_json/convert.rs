@@ -6,7 +6,7 @@ use super::entry::HttpTransport;
 use super::names::server_name_for;
 
 /// Returns the JSON definition of an HTTP entry, as read by
-/// [`ServerDefinition::read`](super::super::ServerDefinition::read).
+/// `ServerDefinition::read` of metamcp-store.
 pub fn http_definition(
     written: &str,
     url: &str,

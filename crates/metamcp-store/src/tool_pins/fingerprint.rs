@@ -17,7 +17,7 @@ pub struct ListedTool {
     /// The server's own name of the tool.
     pub name: String,
     pub fingerprint: ToolFingerprint,
-    /// The invisible characters in its texts; see [`is_invisible`].
+    /// The invisible characters in its texts: those that a person does not see and a model reads.
     pub invisible_chars: BTreeSet<char>,
 }
 
