@@ -13,13 +13,12 @@ use tokio::sync::mpsc;
 
 use super::client::ClientRequests;
 use super::endpoint::{EndpointRequests, LegacySession, ParamHeaders, to_line};
-use super::endpoint_pool::EndpointPool;
 use metamcp_config::server::ServerAddress;
 use metamcp_config::server::settings::DEFAULTS;
 use metamcp_config::server::{ServerConfig, ServerSettings};
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::Scanner;
-use metamcp_http::{InvalidTarget, TlsRoots};
+use metamcp_http::{HttpPool, HttpServer, InvalidTarget, TlsRoots};
 
 /// What the bridge connects to, and its limits.
 pub struct StdioBridgeConfig {
@@ -40,7 +39,8 @@ const ENDPOINT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct StdioBridge {
     /// This bridge, for tasks that outlive the request which spawned them.
     pub this: Weak<Self>,
-    pub pool: EndpointPool,
+    /// The connections to the endpoint. How many calls are in flight is bounded by `client_requests`.
+    pub pool: HttpPool,
     /// Lines to the client.
     output: mpsc::Sender<Bytes>,
     pub scanner: RefCell<Scanner>,
@@ -67,7 +67,8 @@ impl StdioBridge {
             stream_idle_timeout: response_timeout,
             ..DEFAULTS
         };
-        let pool = EndpointPool::new(&ServerConfig::new(name, address, headers, settings), roots)?;
+        let server = ServerConfig::new(name, address, headers, settings);
+        let pool = HttpPool::new(HttpServer::new(&server, roots)?);
         Ok(Rc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             pool,

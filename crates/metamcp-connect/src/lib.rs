@@ -20,7 +20,6 @@ mod client;
 mod dispatch;
 mod connect;
 mod endpoint;
-mod endpoint_pool;
 mod error;
 mod exchange;
 mod serve;

@@ -66,7 +66,7 @@ impl StdioBridge {
     ) -> Result<Box<UpstreamResponse>, RequestError> {
         let mut tries = 0;
         loop {
-            match self.pool.send(request, lane).await {
+            match self.pool.send(request, lane, None).await {
                 Ok(response) => {
                     self.has_responded.set(true);
                     return Ok(response);
@@ -141,6 +141,6 @@ impl StdioBridge {
         let mut request = UpstreamRequest::delete();
         open.write_headers(&mut request);
         // An endpoint that cannot be reached expires the session itself.
-        let _ = timeout(TERMINATE_TIMEOUT, self.pool.send(&request, RequestKind::Call)).await;
+        let _ = timeout(TERMINATE_TIMEOUT, self.pool.send(&request, RequestKind::Call, None)).await;
     }
 }

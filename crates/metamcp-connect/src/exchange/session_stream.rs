@@ -75,7 +75,7 @@ impl StdioBridge {
         if let Some(last) = &stream.last_event_id {
             request.set_header(&header::LAST_EVENT_ID, last);
         }
-        let response = self.pool.send(&request, RequestKind::Stream).await;
+        let response = self.pool.send(&request, RequestKind::Stream, None).await;
         let UpstreamResponse { head, mut body } = match response {
             Ok(response) => *response,
             Err(error) => return StreamEnd::Failed(error.into()),

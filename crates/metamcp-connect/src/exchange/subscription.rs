@@ -38,7 +38,7 @@ impl StdioBridge {
         stream: &mut EventStreamState<'_>,
     ) -> Result<Bytes, RequestError> {
         let request: UpstreamRequest = message.to_request(None, &self.param_headers.borrow())?;
-        let response = self.pool.send(&request, RequestKind::Stream).await?;
+        let response = self.pool.send(&request, RequestKind::Stream, None).await?;
         self.has_responded.set(true);
         self.read_response(message, *response, None, stream).await
     }
