@@ -74,7 +74,7 @@ pub struct TargetArgs {
     /// Worker threads [default: half of the cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
-    /// Show no progress
+    /// Do not show the progress
     #[arg(long, short)]
     pub quiet: bool,
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub struct ScenarioOverrides {
     /// The protocol era: modern, legacy, or both
     #[arg(long, value_parser = ["modern", "legacy", "both"])]
     pub era: Option<String>,
-    /// Concurrent connections
+    /// Connections to keep open at once
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=mcpload::scenario::CONNECTIONS_MAX))]
     pub connections: Option<u64>,
     /// Duration of the measurement in seconds
@@ -108,7 +108,6 @@ pub struct ScenarioOverrides {
     pub idle_streams: Option<u64>,
 }
 
-/// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -143,7 +142,6 @@ pub struct OutputArgs {
     pub html: Option<PathBuf>,
 }
 
-/// Arguments of `sweep`.
 #[derive(Debug, Args)]
 pub struct SweepArgs {
     #[command(flatten)]
@@ -154,7 +152,7 @@ pub struct SweepArgs {
     /// The highest rate to try
     #[arg(long, value_name = "N", default_value = "100000", value_parser = parse_positive_rate, help_heading = RATES)]
     pub to: f64,
-    /// Highest p99 latency
+    /// Highest p99 latency that still passes
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration, help_heading = BOUNDS)]
     pub p99_max: Duration,
     /// Most errors: a count, or a share of requests as in 0.5%
@@ -164,7 +162,6 @@ pub struct SweepArgs {
     pub output: OutputArgs,
 }
 
-/// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// Reports of `mcpload run --json`; the others are compared with the first

@@ -79,7 +79,6 @@ impl Target {
     }
 }
 
-/// A correct response.
 #[derive(Debug, Clone, Copy)]
 pub struct Completion {
     /// The length of its body.

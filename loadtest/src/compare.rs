@@ -12,7 +12,7 @@ use crate::report::{
 pub enum SortKey {
     /// Correct responses per second
     Rate,
-    /// Median latency
+    /// 50th percentile of the latency
     P50,
     /// 99th percentile of the latency
     P99,

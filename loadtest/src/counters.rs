@@ -80,7 +80,6 @@ pub struct OperationCounters {
     pub latencies: LatencyHistogram,
     /// Bytes of the bodies of correct responses.
     pub bytes: u64,
-    /// All other requests.
     pub errors: BTreeMap<ErrorKind, u64>,
 }
 
@@ -136,7 +135,7 @@ pub struct RunCounters {
 /// What a run does beside the operations of its scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuxiliaryOperation {
-    /// Connecting and `initialize`.
+    /// Connecting, and the call of `initialize`.
     Open,
     /// Closing a session by DELETE.
     Close,

@@ -12,7 +12,6 @@ pub enum ErrorKind {
     Connect,
     /// An HTTP status other than 200.
     Status(u16),
-    /// A JSON-RPC error.
     Rpc(i64),
     /// A result with `isError`, or one that is not complete.
     ErrorResult,
@@ -70,7 +69,6 @@ impl Display for ErrorKind {
     }
 }
 
-/// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError {
     pub kind: ErrorKind,

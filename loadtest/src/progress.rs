@@ -55,7 +55,6 @@ impl ProgressDisplay {
         }
     }
 
-    /// Clears the line.
     pub fn clear(&mut self) {
         if matches!(self.mode, DisplayMode::Line) {
             let _ = write!(std::io::stderr(), "\r\x1b[2K");

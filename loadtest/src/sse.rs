@@ -5,7 +5,6 @@ use crate::error::{ErrorKind, RequestError};
 /// Parses chunks and buffers the event that is not complete.
 #[derive(Debug, Default)]
 pub struct EventParser {
-    /// The incomplete line.
     line: Vec<u8>,
     /// The data of the incomplete event.
     data: Vec<u8>,

@@ -33,11 +33,10 @@ pub struct Sweep {
 /// One run of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SweepStep {
-    /// The target rate.
+    /// Requests a second that were aimed at.
     pub rate: f64,
     /// Correct responses per second.
     pub right_rate: f64,
-    /// Failed requests.
     pub errors: u64,
     /// The latency of correct responses.
     pub latency_us: Option<LatencySummary>,

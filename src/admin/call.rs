@@ -138,14 +138,14 @@ fn build_message(call: &ToolCall, meta: Option<Value>) -> UpstreamRequest {
 async fn send(
     pool: &Rc<UpstreamPool>,
     request: UpstreamRequest,
-    said: Option<mpsc::Sender<Bytes>>,
+    notifications: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Outcome, Fault> {
     let server = pool.upstream().name();
     let answered = pool.send(&request, RequestKind::Call).await.map_err(|error| error.into_fault(server))?;
     let UpstreamResponse { head, body: mut answer } = *answered;
     let status = head.status;
     let read = if head.is_event_stream() && status.is_success() {
-        read_events(&mut answer, said).await
+        read_events(&mut answer, notifications).await
     } else {
         answer.collect(MESSAGE_BYTES_MAX).await
     };
@@ -163,7 +163,7 @@ async fn send(
 /// Reads the response from an event stream, and forwards notifications before it.
 async fn read_events(
     answer: &mut UpstreamBody,
-    said: Option<mpsc::Sender<Bytes>>,
+    notifications: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
@@ -173,10 +173,10 @@ async fn read_events(
         {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            match (envelope.kind, &said) {
+            match (envelope.kind, &notifications) {
                 (FrameKind::Response | FrameKind::Error, _) => return Ok(data),
                 // The receiver is gone, and will drop this future as well.
-                (FrameKind::Notification, Some(said)) => drop(said.send(data).await),
+                (FrameKind::Notification, Some(notifications)) => drop(notifications.send(data).await),
                 _ => {}
             }
         }
@@ -192,10 +192,10 @@ async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
         "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
     });
     let message = message.to_string().into();
-    let asked =
+    let cancellation =
         BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.
-    drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, asked)).await);
+    drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, cancellation)).await);
 }
 
 /// No client capabilities are declared, because there is no client to answer a server's requests.

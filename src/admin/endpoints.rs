@@ -27,9 +27,9 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
-        let asked = query.page::<String>();
+        let page = query.page::<String>();
         query.finish()?;
-        let found = self.parts.store.endpoint_page(asked.after, asked.items).await?;
+        let found = self.parts.store.endpoint_page(page.after, page.items).await?;
         let servers = self.parts.store.servers().await?.rows;
         let items = found.items.iter().map(|row| self.endpoint_view(row, &servers)).collect();
         Ok(page_response(items, found.next.as_ref()))

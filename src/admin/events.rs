@@ -65,8 +65,8 @@ impl CallEvents {
         let running = Some(running);
         let mut events = Self { running, notifications, outcome: None, first: None, meter, key_over, permit };
         match poll_fn(|cx| events.poll_step(cx)).await {
-            Some(CallStep::Notification(said)) => {
-                events.first = Some(said);
+            Some(CallStep::Notification(notification)) => {
+                events.first = Some(notification);
                 events.meter.note_first_part();
                 CallStart::Events(Box::pin(events))
             }
@@ -94,10 +94,10 @@ impl CallEvents {
             return Poll::Ready(Some(CallStep::Ended(Err(Problem::key_invalidated()))));
         }
         loop {
-            if let Poll::Ready(Some(said)) = self.notifications.poll_recv(cx) {
+            if let Poll::Ready(Some(notification)) = self.notifications.poll_recv(cx) {
                 return Poll::Ready(Some(CallStep::Notification(write_event(
                     "notification",
-                    &parse_json(&said),
+                    &parse_json(&notification),
                 ))));
             }
             let Some(running) = &mut self.running else {
@@ -135,18 +135,18 @@ impl Body for CallEvents {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let said = match self.first.take() {
+        let notification = match self.first.take() {
             Some(first) => first,
             None => match ready!(self.poll_step(cx)) {
-                Some(CallStep::Notification(said)) => said,
+                Some(CallStep::Notification(notification)) => notification,
                 Some(CallStep::Ended(outcome)) => {
                     return Poll::Ready(Some(Ok(Frame::data(self.end(outcome)))));
                 }
                 None => return Poll::Ready(None),
             },
         };
-        self.meter.add_bytes(said.len());
-        Poll::Ready(Some(Ok(Frame::data(said))))
+        self.meter.add_bytes(notification.len());
+        Poll::Ready(Some(Ok(Frame::data(notification))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ pub struct ControlPlaneMetrics {
     pub(super) render_lock: Mutex<()>,
     /// Response counts by route, unknown routes last, and by class of the status code.
     responses: Box<[[AtomicU64; CLASSES.len()]]>,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub(super) started_at_s: u64,
 }
 

@@ -11,7 +11,7 @@ use super::routes::{ROUTES, Route, RoutePolicy, RouteShape, TOOL_NAME_CHARS_MAX}
 struct RouteDescription {
     /// Name, schema and description.
     query: Vec<(&'static str, Value, &'static str)>,
-    /// Name and description.
+    /// Names and descriptions of the response headers.
     headers: Vec<(&'static str, &'static str)>,
     /// Media types and their common schema.
     body: Option<(&'static [&'static str], Value)>,

@@ -27,7 +27,7 @@ pub struct Problem {
 enum ExtraHeader {
     Nothing,
     Allow(String),
-    /// In seconds.
+    /// The value of `Retry-After`, in seconds.
     RetryAfter(&'static str),
     Challenge,
     /// The rest of the request is not read.
@@ -47,7 +47,7 @@ pub struct ProblemDocument<'a> {
     pub status: u16,
     /// What is wrong, and what to do about it.
     pub detail: &'a str,
-    /// Every invalid field.
+    /// Every field that is invalid, not only the first.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     pub errors: &'a [FieldError],

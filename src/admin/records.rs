@@ -33,10 +33,10 @@ impl ControlPlane {
             server: query.text("server"),
             tool: query.text("tool"),
         };
-        let asked = query.page::<UsageCursor>();
+        let page = query.page::<UsageCursor>();
         query.finish()?;
-        let after = asked.after.map(|(hour, key_id, server, tool)| UsageKey { hour, key_id, server, tool });
-        let found = self.parts.store.usage(filter, after, asked.items).await?;
+        let after = page.after.map(|(hour, key_id, server, tool)| UsageKey { hour, key_id, server, tool });
+        let found = self.parts.store.usage(filter, after, page.items).await?;
         let next = found.next.map(|key| (key.hour, key.key_id, key.server, key.tool));
         Ok(page_response(found.items.into_iter().map(|row| json!(Usage::from(row))).collect(), next.as_ref()))
     }
@@ -54,9 +54,9 @@ impl ControlPlane {
             from: query.number("from"),
             until: query.number("until"),
         };
-        let asked = query.page::<u64>();
+        let page = query.page::<u64>();
         query.finish()?;
-        let found = self.parts.store.audit(filter, asked.after, asked.items).await?;
+        let found = self.parts.store.audit(filter, page.after, page.items).await?;
         Ok(page_response(
             found.items.into_iter().map(|row| json!(AuditEntry::from(row))).collect(),
             found.next.as_ref(),
@@ -69,7 +69,7 @@ impl ControlPlane {
     ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let key_id = query.text("key_id");
-        let asked = query.page::<SessionCursor>();
+        let page = query.page::<SessionCursor>();
         query.finish()?;
         let sessions = Arc::clone(&self.parts.sessions);
         // There may be a hundred thousand sessions, so they are not walked on a worker.
@@ -79,12 +79,12 @@ impl ControlPlane {
             let mut found: Vec<(SessionCursor, Value)> = all
                 .iter()
                 .map(|session| (place(session), session))
-                .filter(|(place, _)| asked.after.as_ref().is_none_or(|after| place > after))
+                .filter(|(place, _)| page.after.as_ref().is_none_or(|after| place > after))
                 .map(|(place, session)| (place, json!(session_view(session))))
                 .collect();
             found.sort_by(|(one, _), (other, _)| one.cmp(other));
-            let more = found.len() > asked.items;
-            found.truncate(asked.items);
+            let more = found.len() > page.items;
+            found.truncate(page.items);
             let next = found.last().filter(|_| more).map(|(place, _)| place.clone());
             (found, next)
         };

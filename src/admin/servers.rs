@@ -27,7 +27,6 @@ pub const WRITE_ATTEMPTS_MAX: usize = 5;
 /// How a request changes a stored definition.
 #[derive(Clone, Copy)]
 pub enum DefinitionWrite<'a> {
-    /// Replaces the definition.
     Whole(&'a Value),
     /// Applies a merge patch (RFC 7396) to an existing definition.
     Patch(&'a Value),
@@ -59,16 +58,16 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
-        let asked = query.page::<ServerListCursor>();
+        let page = query.page::<ServerListCursor>();
         query.finish()?;
         let mut items = Vec::new();
-        let after = match asked.after {
+        let after = match page.after {
             Some((DefinitionSource::Store, name)) => Some(name),
             begun => {
                 let (_, name) = begun.unwrap_or((DefinitionSource::File, String::new()));
                 let mut of_files = self.file_servers_after(&name);
-                let is_whole = of_files.len() <= asked.items;
-                of_files.truncate(asked.items);
+                let is_whole = of_files.len() <= page.items;
+                of_files.truncate(page.items);
                 let last = of_files.last().map(|(name, _)| (DefinitionSource::File, name.clone()));
                 items.extend(of_files.into_iter().map(|(_, view)| view));
                 if !is_whole {
@@ -77,11 +76,11 @@ impl ControlPlane {
                 None
             }
         };
-        if items.len() == asked.items {
+        if items.len() == page.items {
             // No name is empty, so this cursor is before all servers of the store.
             return Ok(page_response(items, Some(&(DefinitionSource::Store, String::new()))));
         }
-        let found = self.parts.store.server_page(after, asked.items - items.len()).await?;
+        let found = self.parts.store.server_page(after, page.items - items.len()).await?;
         items.extend(found.items.iter().map(|row| self.server_view(row)));
         Ok(page_response(items, found.next.map(|name| (DefinitionSource::Store, name)).as_ref()))
     }

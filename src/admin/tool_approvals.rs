@@ -31,8 +31,8 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let body = json_body(call.headers(), call.body())?;
-        let asked = ApproveTools::deserialize(&body).map_err(|_| unprocessable(vec![unread()]))?;
-        let what = asked.tools.map_or(ApprovalSelection::All, |tools| {
+        let approval = ApproveTools::deserialize(&body).map_err(|_| unprocessable(vec![unread()]))?;
+        let what = approval.tools.map_or(ApprovalSelection::All, |tools| {
             ApprovalSelection::Tools(tools.into_iter().map(|tool| (tool.name, tool.digest)).collect())
         });
         let server = self.server_name(call.parameter(0)).await?;

@@ -124,7 +124,7 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
-        let asked = query.page::<String>();
+        let page = query.page::<String>();
         query.finish()?;
         let listed = self.find_served_server(call).await?;
         let topology = self.topology();
@@ -136,12 +136,12 @@ impl ControlPlane {
             None => ReachableTools::default(),
         };
         let is_seen = |tool: &str| call.sees_all_tools() || reached.hold(tool);
-        let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
+        let behind = listed.merged.listing(ListKind::Tools).items_after(page.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
-        let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
+        let shown: Vec<&(String, Bytes)> = seen.by_ref().take(page.items).collect();
         let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
-        let told = shown.iter().map(|(key, json)| reached.told(key, json));
-        let items = told.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
+        let views = shown.iter().map(|(key, json)| reached.told(key, json));
+        let items = views.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
         Ok(page_response(items, next))
     }
 
@@ -183,9 +183,9 @@ impl ControlPlane {
         let identity = call.identity().clone();
         let (era, admin_jobs, mut phase) =
             (listed.era, self.parts.admin_jobs.clone(), self.parts.phase.clone());
-        let run = async move |asked: ToolCall| {
+        let run = async move |tool_call: ToolCall| {
             let calling = admin_jobs
-                .run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, asked));
+                .run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, tool_call));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
                 Ok(_) = phase.wait_for(|phase| *phase == ShutdownPhase::Abort) => {
@@ -193,15 +193,16 @@ impl ControlPlane {
                 }
             }
         };
-        let asked = ToolCall { tool, arguments, listed_tool: item.clone(), notifications: None };
+        let tool_call = ToolCall { tool, arguments, listed_tool: item.clone(), notifications: None };
         if accepts_events(call.headers()) {
             let permit = call.permit.ok_or_else(|| Problem::unavailable("the key has no permit left"))?;
-            let (said, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
+            let (sender, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
             let key_over = self.key_invalidation(identity);
-            let running = Box::pin(async move { run(ToolCall { notifications: Some(said), ..asked }).await });
+            let running =
+                Box::pin(async move { run(ToolCall { notifications: Some(sender), ..tool_call }).await });
             return answer_events(CallEvents::begin(running, notifications, meter, key_over, permit).await);
         }
-        let outcome = match run(asked).await {
+        let outcome = match run(tool_call).await {
             Ok(outcome) => outcome,
             Err(problem) => {
                 meter.end(metrics::OperationOutcome::Error);

@@ -21,12 +21,12 @@ pub struct TokenRequest {
     api_key: String,
 }
 
-/// A short-lived token.
+/// A short-lived token in exchange for an API key.
 #[derive(Serialize, ToSchema)]
 pub struct TokenResponse<'a> {
     /// The token, to be sent as `Authorization: Bearer`.
     pub access_token: &'a str,
-    /// Always `Bearer`.
+    /// Always `Bearer` (RFC 6750).
     pub token_type: &'static str,
     /// The lifetime in seconds.
     pub expires_in: u64,
@@ -35,7 +35,7 @@ pub struct TokenResponse<'a> {
 /// The process is alive.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
-    /// Always `ok`.
+    /// Always `ok` while the process runs.
     pub status: &'static str,
 }
 
@@ -65,7 +65,7 @@ pub struct Ready {
 /// The store, while it is degraded.
 #[derive(Serialize, ToSchema)]
 pub struct ReadyStore {
-    /// Whether it responds.
+    /// Whether the server responds to requests.
     pub answers: bool,
     /// Since when it does not respond, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -290,7 +290,7 @@ pub struct TestResult {
 #[derive(Serialize, ToSchema)]
 #[schema(as = TestFound)]
 pub struct TestSummary {
-    /// `modern` or `legacy`.
+    /// The protocol era: `modern` or `legacy`.
     pub era: &'static str,
     /// The number of tools.
     pub tools: usize,
@@ -341,7 +341,7 @@ impl From<UsageRow> for Usage {
     }
 }
 
-/// One administrative change.
+/// One administrative change in the audit log.
 #[derive(Serialize, ToSchema)]
 pub struct AuditEntry {
     /// Greater than the id of every earlier change.
@@ -386,7 +386,7 @@ pub struct SessionView {
     pub key_id: String,
     /// `e/NAME` of an endpoint, `s/NAME` of a server.
     pub endpoint: String,
-    /// The protocol revision.
+    /// The protocol revision that is spoken.
     pub revision: &'static str,
     /// When it was opened, in seconds since 1970.
     pub created_at: u64,

@@ -19,7 +19,6 @@ pub enum AppError {
     /// The secrets in the data directory cannot be read or created.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// `ENCRYPTION_KEY` is malformed.
     #[error("ENCRYPTION_KEY: {0}")]
     EncryptionKey(#[from] EncryptionKeyError),
     /// `JWT_SECRET` is too weak.
@@ -63,7 +62,6 @@ pub enum AppError {
     /// The endpoint named for the one client does not exist.
     #[error("there is no endpoint `{name}`; there are: {known}")]
     NoEndpoint {
-        /// The requested endpoint.
         name: EndpointName,
         /// The endpoints that exist, separated by commas.
         known: String,

@@ -16,7 +16,7 @@ const PER_PROCESS: u64 = 4;
 /// How many files are needed, and how many may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileBudget {
-    /// Connections of clients.
+    /// File descriptors for connections of clients.
     clients: u64,
     /// Connections and pipes to servers.
     servers: u64,

@@ -46,7 +46,6 @@ const STREAMS: &str = "streams";
 /// For the workers to end after the requests in flight were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running gateway.
 pub struct App {
     /// What to tell the person who started it.
     pub info: StartupInfo,

@@ -7,13 +7,9 @@ use crate::session::ServerFeatures;
 /// The four lists of MCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ListKind {
-    /// `tools/list`
     Tools,
-    /// `prompts/list`
     Prompts,
-    /// `resources/list`
     Resources,
-    /// `resources/templates/list`
     Templates,
 }
 

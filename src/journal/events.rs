@@ -49,7 +49,6 @@ pub struct EventBlock {
 /// Which part of an event a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FragmentKind {
-    /// The whole event.
     Whole,
     /// The beginning of the event.
     First,
@@ -165,7 +164,6 @@ impl EventBlocks {
         number.map(|number| EventBlock { number, used: 0 })
     }
 
-    /// Releases a block.
     pub fn release(&self, block: EventBlock) {
         self.lock_pool().free.push(block.into_number());
     }

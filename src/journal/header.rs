@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 pub(super) struct FileHeader {
     pub magic: [u8; 4],
     pub version: u16,
-    /// [`FileHeader::SEGMENT`] or [`FileHeader::TABLE`].
+    /// Either [`FileHeader::SEGMENT`] or [`FileHeader::TABLE`].
     pub kind: u16,
     pub directory: u64,
     /// Random. In a segment: the opening of the journal that wrote it. In a table: the table's own.

@@ -18,7 +18,6 @@ use metamcp_store::auth::{Purpose, Sealer};
 pub struct SessionClaims {
     /// The API key that opened the session.
     pub key_id: KeyId,
-    /// The negotiated revision.
     pub revision: Revision,
     /// The capabilities that the client declared.
     pub capabilities: ClientCapabilities,

@@ -13,7 +13,7 @@ pub struct ServerFeatures {
     pub tools: bool,
     pub prompts: bool,
     pub resources: bool,
-    /// `resources.subscribe`
+    /// The server capability `resources.subscribe`.
     pub subscribe: bool,
     pub logging: bool,
     pub completions: bool,
@@ -26,13 +26,13 @@ pub struct ServerFeatures {
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TaskFeatures {
-    /// `tasks.requests.tools.call`
+    /// The server capability `tasks.requests.tools.call`.
     pub calls: bool,
-    /// `tasks.list`
+    /// The server capability `tasks.list`.
     pub list: bool,
-    /// `tasks.cancel`
+    /// The server capability `tasks.cancel`.
     pub cancel: bool,
-    /// `extensions["io.modelcontextprotocol/tasks"]`
+    /// The server capability `extensions["io.modelcontextprotocol/tasks"]`.
     pub extension: bool,
 }
 

@@ -40,7 +40,7 @@ pub struct UpstreamStream {
 pub enum StreamSource {
     /// GET in a Legacy session.
     Legacy(Arc<UpstreamSession>),
-    /// POST of `subscriptions/listen`.
+    /// A POST of `subscriptions/listen`.
     Modern(Box<ListenRequest>),
 }
 

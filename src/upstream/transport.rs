@@ -9,7 +9,6 @@ use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
 /// The transport of one server, shared by all workers.
 pub enum Transport {
-    /// Streamable HTTP.
     Http(Arc<HttpServer>),
     /// Streamable HTTP, until HTTP+SSE is detected.
     HttpOrSse(Arc<HttpServer>, SseCandidate),

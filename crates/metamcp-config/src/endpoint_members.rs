@@ -21,20 +21,20 @@ pub(super) fn read(
     servers: &Servers,
     report: &Diagnostics,
 ) -> EndpointMembers {
-    let said = endpoint.named("tools");
+    let tools = endpoint.named("tools");
     let Some(chosen) = chosen else {
-        if let Some((_, section)) = said.first() {
+        if let Some((_, section)) = tools.first() {
             report
                 .mistake(section.place(), "is of one of the endpoint's servers; name them: servers = [...]");
         }
-        for (_, section) in said {
+        for (_, section) in tools {
             read_server(section, report);
         }
         return EndpointMembers::All;
     };
     let mut members: Vec<EndpointMember> =
         chosen.into_iter().map(|server| EndpointMember { server, tool_view: None }).collect();
-    for (written, section) in said {
+    for (written, section) in tools {
         let place = section.place().clone();
         let tool_view = read_server(section, report);
         let name = servers.known.get(written);

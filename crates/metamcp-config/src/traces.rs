@@ -143,8 +143,8 @@ fn exports(context: Context<'_>) -> bool {
 /// Rejects other protocols: variables shared by several programs may mean gRPC, which uses another port.
 fn check_protocol(context: Context<'_>) {
     let text = |name| context.variables.text(name, context.report);
-    let said = text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| text("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    if let Some(WithLocation { place, .. }) = said.filter(|written| written.value != "http/protobuf") {
+    let protocol = text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| text("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    if let Some(WithLocation { place, .. }) = protocol.filter(|written| written.value != "http/protobuf") {
         let text = "is not spoken here; write http/protobuf, and its port in the endpoint (mostly 4318)";
         context.report.mistake(&place, text);
     }

@@ -41,7 +41,6 @@ pub struct Config {
     pub session: SessionConfig,
     /// Limits of the era adapters.
     pub bridge: BridgeConfig,
-    /// Limits per key.
     pub limits: LimitsConfig,
     /// How long usage and audit records are kept.
     pub retention: RetentionPolicy,
@@ -90,7 +89,7 @@ pub struct LogConfig {
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines of text for people.
     Text,
     /// One JSON object per line.
     Json,
@@ -117,9 +116,7 @@ impl LogConfig {
 pub struct Base {
     /// See [`Config::data_dir`]. `None` if nothing sets it, which a remote database does not need.
     pub data_dir: Option<PathBuf>,
-    /// See [`Config::database_url`].
     pub database_url: Option<Zeroizing<String>>,
-    /// See [`Config::encryption_key`].
     pub encryption_key: Option<Zeroizing<String>>,
     /// See [`Config::jwt_secret`]; not validated.
     pub jwt_secret: Option<Zeroizing<String>>,

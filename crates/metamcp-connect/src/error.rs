@@ -33,7 +33,7 @@ pub enum RequestError {
          you repeat it"
     )]
     ConnectionLost,
-    /// HTTP 401.
+    /// The endpoint answered HTTP 401.
     #[error(
         "the endpoint rejected the credential (HTTP 401): check the key (METAMCP_KEY, --key-file or --key), and that \
          it is active"
@@ -42,7 +42,7 @@ pub enum RequestError {
     /// HTTP 404 or 405 outside a session.
     #[error("there is no MCP endpoint at that URL (HTTP {}): check its path, which usually ends in /mcp", .0.as_u16())]
     NoEndpoint(StatusCode),
-    /// HTTP 413.
+    /// The endpoint answered HTTP 413.
     #[error(
         "the endpoint does not accept a message of this size (HTTP 413), so the request did not run: send less at once, or \
          raise the endpoint's limit (in metamcp: server.body_bytes_max)"
@@ -51,7 +51,7 @@ pub enum RequestError {
     /// HTTP 429 or 503.
     #[error("the endpoint is overloaded (HTTP {}): try again later", .0.as_u16())]
     Busy(StatusCode),
-    /// HTTP 3xx.
+    /// The endpoint answered with a redirect.
     #[error("the endpoint has moved (HTTP {}) and redirects are not followed: write its new URL", .0.as_u16())]
     Moved(StatusCode),
     /// Any other status that is not a success.

@@ -27,13 +27,11 @@ pub enum FailureStage {
     Resolve,
     /// The address is private, which the server's definition does not allow.
     PrivateAddress,
-    /// Opening the connection.
     Connect,
     /// Opening the connection, for lack of a local port or file descriptor.
     LocalPortsExhausted,
     /// Starting the server's program.
     ProcessStart,
-    /// The TLS handshake.
     Tls,
     /// None of these ended within the connect timeout.
     ConnectTimeout,
@@ -49,7 +47,7 @@ pub enum FailureStage {
     FirstByteTimeout,
     /// The response ended before it was complete.
     BodyIncomplete,
-    /// The response stalled.
+    /// The response body stalled for too long.
     BodyIdle,
     /// The response is larger than the limit.
     ResponseTooLarge,

@@ -16,7 +16,7 @@ pub struct LoadOptions {
     pub is_lines: bool,
     /// Most requests in flight.
     pub window: u64,
-    /// Requests per chunk.
+    /// Requests in one chunk.
     pub batch: u64,
 }
 

@@ -14,7 +14,6 @@ const LINEAR_RATIO_MAX: f64 = 20.0;
 /// The unit of the memory axis; ticks are round in it.
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Renders the page.
 pub fn render_run(report: &RunReport) -> String {
     let mut body = head(report);
     body += &tiles(report);

@@ -54,7 +54,7 @@ pub struct RunReport {
     pub lateness_p99_us: Option<f64>,
     /// The idle connections and streams.
     pub held: Option<IdleReport>,
-    /// The sampled process.
+    /// The process that was sampled, if any.
     pub process: Option<ProcessReport>,
     pub bounds: Vec<BoundResult>,
 }
@@ -66,7 +66,6 @@ pub struct ScenarioSummary {
     pub about: String,
     /// `modern`, `legacy` or `both`.
     pub era: String,
-    /// Concurrent connections.
     pub connections: usize,
     /// Requests per second; `None` in the closed loop.
     pub rate: Option<f64>,
@@ -80,7 +79,7 @@ pub struct ScenarioSummary {
 /// The machine that ran the load generator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Available processors.
+    /// Processors available to the load generator.
     pub cores: usize,
     /// Operating system and processor family.
     pub system: String,
@@ -92,9 +91,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperationReport {
     pub name: String,
-    /// Correct responses.
     pub right: u64,
-    /// Failed requests.
     pub wrong: u64,
     /// Correct responses per second.
     pub rate: f64,
@@ -112,11 +109,9 @@ pub struct IntervalReport {
     /// Its end, since the start of the measurement.
     pub at_s: f64,
     pub length_s: f64,
-    /// Correct responses.
     pub right: u64,
-    /// Failed requests.
     pub wrong: u64,
-    /// Of correct responses.
+    /// Only of correct responses.
     pub latency_us: Option<LatencySummary>,
     /// Memory of the sampled process at its end.
     pub memory_bytes: Option<u64>,

@@ -18,7 +18,6 @@ const TICKS_MAX: f64 = 7.0;
 /// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Linear from 0.
     Linear,
     /// Logarithmic: all decades have the same width.
     Log,

@@ -6,7 +6,6 @@ use super::plot::{Axis, Line, Plot, Scale, render_svg};
 use crate::counters::LatencySummary;
 use crate::sweep::{Sweep, SweepStep};
 
-/// Renders the page.
 pub fn render_sweep(sweep: &Sweep) -> String {
     let mut steps: Vec<_> = sweep.steps.iter().collect();
     steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));

@@ -19,7 +19,6 @@ use crate::process::{ProcessUsage, sample_process};
 pub struct Measurement {
     /// From the start of the measurement to the last response.
     pub counters: RunCounters,
-    /// In order.
     pub intervals: Vec<Interval>,
     /// The time of the measurement.
     pub length: Duration,

@@ -77,7 +77,6 @@ pub struct Monitor<'a> {
     window: OperationCounters,
     interval_began: Instant,
     reported: Instant,
-    /// In order.
     pub intervals: Vec<Interval>,
     /// The sampled process at the start of the measurement.
     pub first: Option<ProcessUsage>,

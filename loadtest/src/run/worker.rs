@@ -18,7 +18,7 @@ use crate::schedule::{Pacer, Schedule, SchedulePlan};
 
 /// The delay after a failed connect. It doubles with each further failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-/// See [`BACKOFF_MIN`].
+/// The pause stops growing here; see [`BACKOFF_MIN`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Some of the connections, with their share of the load.

@@ -48,7 +48,7 @@ pub struct Scenario {
     pub load: LoadProfile,
     /// Connections and streams that stay idle during the load.
     pub idle: Option<IdleProfile>,
-    /// At least one.
+    /// Never empty: at least one.
     pub operations: Vec<Operation>,
 }
 
@@ -66,9 +66,9 @@ pub enum EraSelection {
 /// The era of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
-    /// 2026-07-28.
+    /// Revision 2026-07-28, without sessions.
     Modern,
-    /// 2025-11-25.
+    /// Revision 2025-11-25, with sessions.
     Legacy,
 }
 
@@ -156,16 +156,12 @@ pub struct Operation {
 pub enum RequestKind {
     /// `tools/call`. A gateway may prefix the name.
     Tool(String),
-    /// `prompts/get`.
     Prompt(String),
-    /// `resources/read`.
     Resource(String),
-    /// Any other method.
     Method(String),
 }
 
 impl RequestKind {
-    /// The JSON-RPC method.
     pub fn method(&self) -> &str {
         match self {
             Self::Tool(_) => "tools/call",

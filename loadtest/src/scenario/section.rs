@@ -107,7 +107,6 @@ impl SectionReader {
         None
     }
 
-    /// Takes a Boolean.
     pub fn flag(&mut self, key: &'static str, errors: &mut ScenarioErrors) -> Option<bool> {
         let value = self.take(key)?;
         if value.as_bool().is_none() {
@@ -171,7 +170,6 @@ impl SectionReader {
         found
     }
 
-    /// Takes a table.
     pub fn section(&mut self, key: &'static str, errors: &mut ScenarioErrors) -> Option<Self> {
         let path = self.path(key);
         match self.take(key)? {

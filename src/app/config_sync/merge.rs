@@ -68,7 +68,6 @@ impl StoredConfig {
 /// What it takes to read rows.
 #[derive(Clone, Copy)]
 pub struct RowContext<'a> {
-    /// Decrypts stored secrets.
     pub sealer: &'a Sealer,
     /// What this gateway allows stored servers to do.
     pub serving: &'a ServingPolicy,

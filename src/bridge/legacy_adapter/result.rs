@@ -32,18 +32,15 @@ pub struct InputRequest {
     /// The server's key for it, under which it expects the response.
     pub key: String,
     pub input: InputKind,
-    /// The raw `params`.
+    /// The raw JSON of `params`.
     pub params: Option<Bytes>,
 }
 
 /// The kinds of input that a client can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputKind {
-    /// `elicitation/create`
     Elicitation,
-    /// `sampling/createMessage`
     Sampling,
-    /// `roots/list`
     Roots,
 }
 

@@ -17,7 +17,6 @@ use metamcp_http::multiplex::LocalResponse;
 const SHARED_CAPABILITIES: [&str; 7] =
     ["tools", "prompts", "resources", "logging", "completions", "experimental", "extensions"];
 
-/// Answers `server/discover`.
 pub async fn discover(
     session: &Arc<AdapterSession>,
     pool: &Rc<UpstreamPool>,

@@ -15,7 +15,7 @@ use metamcp_core::protocol::{ClientCapabilities, code};
 /// A request of a server that waits for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InputRequest {
-    /// The raw id.
+    /// The raw JSON of the id.
     pub id: Bytes,
     /// The key under which the client responds.
     pub key: String,

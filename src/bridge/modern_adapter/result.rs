@@ -92,7 +92,7 @@ fn has_cache_hints(method: McpMethod) -> bool {
 /// The members of the Modern era that a result has already.
 #[derive(Default)]
 struct ModernMembers {
-    /// The raw value.
+    /// The raw JSON of `resultType`.
     result_type: Option<Bytes>,
     ttl_ms: bool,
     cache_scope: bool,

@@ -17,7 +17,7 @@ pub struct UnsolicitedRequests {
 
 struct WaitingRequest {
     message: Bytes,
-    /// The raw id.
+    /// The raw JSON of the id.
     id: Bytes,
     until: Instant,
     /// Counts the request among those that wait in all sessions.

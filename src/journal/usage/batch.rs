@@ -15,7 +15,7 @@ pub struct SpooledBatch {
     pub sequence: Sequence,
     /// The end of the batch before, in milliseconds since 1970; zero for the first batch of a process.
     pub from_unix_ms: u64,
-    /// Milliseconds since 1970.
+    /// Unix time in milliseconds.
     pub until_unix_ms: u64,
     payload: Vec<u8>,
 }

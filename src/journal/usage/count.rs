@@ -39,7 +39,6 @@ impl CallCounts {
         self.zip(earlier, u64::saturating_sub)
     }
 
-    /// The element-wise maximum.
     pub(super) fn max(self, other: Self) -> Self {
         self.zip(other, u64::max)
     }

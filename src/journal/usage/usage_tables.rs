@@ -23,9 +23,9 @@ pub struct Config {
     /// The (key, server, tool) combinations that a worker counts separately at a time, including the one for all others.
     /// Each takes 512 bytes.
     pub slots: usize,
-    /// See [`log::Config`].
+    /// As in [`log::Config`], in bytes.
     pub segment_bytes: usize,
-    /// See [`log::Config`].
+    /// As in [`log::Config`], in bytes.
     pub total_bytes: u64,
 }
 

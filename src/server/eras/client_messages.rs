@@ -34,7 +34,7 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
     for (place, upstream_session) in session.upstream_slots() {
         let Some(ready) = upstream_session.current().filter(|ready| ready.features.logging) else { continue };
         let server = &call.endpoint.servers[place];
-        let asked = BufferedRequest {
+        let request = BufferedRequest {
             method: McpMethod::SetLevel,
             message: call.body.clone(),
             session: Some(&ready),
@@ -42,7 +42,7 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
         };
         // A server that does not accept it now gets it when its session is opened again.
         let asking = async {
-            send_buffered(&worker.topology.pool(server)?, asked)
+            send_buffered(&worker.topology.pool(server)?, request)
                 .await
                 .map_err(|error| error.into_fault(&server.name))
         };

@@ -90,11 +90,11 @@ fn client_handshake(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fau
     if params.len() > PARAMS_BYTES_MAX {
         return Err(Fault::client(FaultKind::MalformedParams, "the params of initialize are over 16 KiB"));
     }
-    let asked = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;
+    let requested = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;
     let read: Params<'_> = serde_json::from_slice(&params).map_err(|_| malformed())?;
     let capabilities =
         ClientCapabilities::from_json(read.capabilities.get().as_bytes()).map_err(|_| malformed())?;
-    let revision = Revision::parse(asked.as_bytes())
+    let revision = Revision::parse(requested.as_bytes())
         .filter(|revision| revision.era() == Era::Legacy)
         .unwrap_or(Revision::LEGACY_LATEST);
     // A copy, because a slice would keep the whole request alive as long as the session.

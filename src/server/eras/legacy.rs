@@ -105,11 +105,11 @@ async fn try_in_turn(
 /// Forwards a cancellation. Then the call's stream is no longer kept for the client to resume.
 async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
-    let told = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(as_answer);
+    let routed = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(as_answer);
     if let Some(id) = id {
         session.cancel_stream(&id);
     }
-    told
+    routed
 }
 
 /// Makes invalid params a JSON-RPC error of the one request, as servers do within a session. Status 400 would
@@ -161,9 +161,9 @@ async fn forward(
     };
     let response = match delivered {
         DeliveryOutcome::Answered(response) => response,
-        DeliveryOutcome::Refused(status, said) => {
+        DeliveryOutcome::Refused(status, body) => {
             let passed =
-                send::relay_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, said);
+                send::relay_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, body);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             if let Some(mut meter) = meter {
                 meter.fail(kind);

@@ -120,10 +120,10 @@ pub async fn ask_server(
     let server = &call.endpoint.servers[place].name;
     let status = response.head.status;
     // Collected to its end, so that its permit at the upstream is free for the requests that follow.
-    let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
-    let said = said.map_err(|error| error.into_fault(server))?;
+    let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
+    let body = body.map_err(|error| error.into_fault(server))?;
     if !is_session_lost(pool, &ready, status).await {
-        return Ok(DeliveryOutcome::Refused(status, said));
+        return Ok(DeliveryOutcome::Refused(status, body));
     }
     tracing::info!(%server, "the server lost its session; opening another");
     session.upstream_slot(place).discard(&ready);

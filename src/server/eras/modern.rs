@@ -128,18 +128,19 @@ fn check(call: &Call) -> Result<(), Fault> {
         ));
     }
     let says = |field, text: Option<StringSpan>| {
-        let said = call.fields.get(field).filter(|said| said.is_ascii() && !call.fields.is_doubled(field));
-        said.zip(text)
+        let value = call.fields.get(field).filter(|value| value.is_ascii() && !call.fields.is_doubled(field));
+        value.zip(text)
     };
-    if !says(Field::McpMethod, call.envelope.method).is_some_and(|(said, text)| text.equals(&call.body, said))
+    if !says(Field::McpMethod, call.envelope.method)
+        .is_some_and(|(value, text)| text.equals(&call.body, value))
     {
         return Err(mismatch("send Mcp-Method once, with the method of the body"));
     }
     if let Some(named) = named_by_header(call) {
-        let agrees = says(Field::McpName, Some(named)).is_some_and(|(said, text)| {
+        let agrees = says(Field::McpName, Some(named)).is_some_and(|(value, text)| {
             // Nearly every name is written without encoding.
-            let literal = !said.starts_with(b"=") && text.equals(&call.body, said);
-            literal || decode_header_value(said).is_ok_and(|said| text.equals(&call.body, said.as_bytes()))
+            let literal = !value.starts_with(b"=") && text.equals(&call.body, value);
+            literal || decode_header_value(value).is_ok_and(|value| text.equals(&call.body, value.as_bytes()))
         });
         if !agrees {
             return Err(mismatch("send Mcp-Name once, with the name or URI of the body"));
@@ -166,18 +167,18 @@ fn check_version(call: &Call) -> Result<(), Fault> {
     if call.fields.is_doubled(Field::McpProtocolVersion) {
         return Err(mismatch("send MCP-Protocol-Version once"));
     }
-    let Some(asked) = call.fields.get(Field::McpProtocolVersion) else {
+    let Some(requested) = call.fields.get(Field::McpProtocolVersion) else {
         return Err(mismatch("send MCP-Protocol-Version with every request"));
     };
     let in_body = call.envelope.params.meta.protocol_version;
-    if in_body.is_some_and(|in_body| !in_body.equals(&call.body, asked)) {
+    if in_body.is_some_and(|in_body| !in_body.equals(&call.body, requested)) {
         return Err(mismatch("MCP-Protocol-Version is not what params._meta says"));
     }
-    if Revision::parse(asked).is_some_and(|revision| revision.era() == Era::Modern) {
+    if Revision::parse(requested).is_some_and(|revision| revision.era() == Era::Modern) {
         return Ok(());
     }
-    let asked = call.fields.text(Field::McpProtocolVersion).unwrap_or_default();
-    let data = json!({"supported": [Revision::MODERN_LATEST.as_str()], "requested": asked});
+    let requested = call.fields.text(Field::McpProtocolVersion).unwrap_or_default();
+    let data = json!({"supported": [Revision::MODERN_LATEST.as_str()], "requested": requested});
     Err(Fault::client(FaultKind::UnsupportedVersion, "this protocol version is not supported")
         .with_data(data.to_string()))
 }

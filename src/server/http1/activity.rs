@@ -56,7 +56,7 @@ pub enum ConnectionOrder {
     Continue,
     /// Close after the requests in flight.
     Drain,
-    /// Close now.
+    /// Close the connection at once.
     Close,
 }
 
@@ -147,9 +147,9 @@ impl ConnectionActivity {
 
     /// The current order. The task is woken when it changes.
     pub fn current_order(&self, waker: &Waker) -> ConnectionOrder {
-        let mut kept = self.waker.borrow_mut();
-        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-            *kept = Some(waker.clone());
+        let mut stored = self.waker.borrow_mut();
+        if !stored.as_ref().is_some_and(|stored| stored.will_wake(waker)) {
+            *stored = Some(waker.clone());
         }
         self.order.get()
     }

@@ -41,24 +41,27 @@ const OPENINGS: [(Method, &[u8]); 2] = [(Method::POST, b"POST /"), (Method::DELE
 
 /// The method of a request that begins like a supported one. For less than a whole beginning: the method that
 /// it may become.
-fn usual_method(came: &[u8]) -> Option<Method> {
+fn usual_method(received: &[u8]) -> Option<Method> {
     let is_it = |opening: &[u8]| {
-        let seen = came.len().min(opening.len());
-        came[..seen] == opening[..seen]
+        let seen = received.len().min(opening.len());
+        received[..seen] == opening[..seen]
     };
     OPENINGS.into_iter().find_map(|(method, opening)| is_it(opening).then_some(method))
 }
 
 /// Parses a request of the common form.
-pub fn read_request(config: &HttpConfig, table: &RouteTable, came: &[u8]) -> ParseOutcome {
-    let Some(method) = usual_method(came) else { return ParseOutcome::Unusual };
+pub fn read_request(config: &HttpConfig, table: &RouteTable, received: &[u8]) -> ParseOutcome {
+    let Some(method) = usual_method(received) else { return ParseOutcome::Unusual };
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
-    let parsed =
-        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, came, &mut lines);
+    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(
+        &mut request,
+        received,
+        &mut lines,
+    );
     let head_bytes = match parsed {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if came.len() <= HEAD_BYTES_MAX => return ParseOutcome::Partial,
+        Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => return ParseOutcome::Partial,
         Ok(httparse::Status::Partial) | Err(_) => return ParseOutcome::Unusual,
     };
     let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
@@ -75,21 +78,21 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, came: &[u8]) -> Par
         _ => return ParseOutcome::Unusual,
     };
     let bytes = head_bytes + body_bytes;
-    if came.len() < bytes {
+    if received.len() < bytes {
         return ParseOutcome::Partial;
     }
-    let text = Bytes::copy_from_slice(&came[..bytes]);
+    let text = Bytes::copy_from_slice(&received[..bytes]);
     let body = text.slice(head_bytes..);
     let mut fields = Fields::of(text);
     for line in request.headers.iter() {
-        fields.add(place(line.name.as_bytes(), came), place(line.value, came));
+        fields.add(place(line.name.as_bytes(), received), place(line.value, received));
     }
     if fields.any_doubled() {
         return ParseOutcome::Unusual;
     }
     let (endpoint, body) = (Arc::clone(endpoint), RequestBody::Whole(body));
-    let asked = EndpointRequest { method, authority: None, endpoint, fields, body };
-    ParseOutcome::Usual(asked, bytes)
+    let request = EndpointRequest { method, authority: None, endpoint, fields, body };
+    ParseOutcome::Usual(request, bytes)
 }
 
 /// A header field concerns the message's framing or its connection in an unsupported way.
@@ -105,9 +108,9 @@ fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unsupporte
                 if length.is_some() {
                     return Err(UnsupportedFraming);
                 }
-                let said =
+                let bytes =
                     header::parse_content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
-                length = Some(said.ok_or(UnsupportedFraming)?);
+                length = Some(bytes.ok_or(UnsupportedFraming)?);
             }
             10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => {
                 return Err(UnsupportedFraming);
@@ -136,7 +139,7 @@ mod tests {
     use metamcp_config::sections::{EndpointConfig, EndpointMembers, NamePrefix};
     use metamcp_core::base::{EndpointName, ServerName};
 
-    fn read(came: &[u8]) -> ParseOutcome {
+    fn read(received: &[u8]) -> ParseOutcome {
         let config = HttpConfig {
             body_bytes_max: 64 << 10,
             header_bytes_max: 16 << 10,
@@ -147,24 +150,26 @@ mod tests {
         let name = EndpointName::new("default").expect("valid");
         let endpoint = EndpointConfig { name, servers: EndpointMembers::All, prefix: NamePrefix::Always };
         let table = RouteTable::build(&servers, &[endpoint]).expect("all servers exist");
-        read_request(&config, &table, came)
+        read_request(&config, &table, received)
     }
 
     /// Checks the endpoint's scope, the body and the number of bytes after the request, or why it was not
     /// parsed.
     #[track_caller]
-    fn check(came: &[u8], expected: Result<(&str, &[u8], usize), &str>) {
-        let read = read(came);
+    fn check(received: &[u8], expected: Result<(&str, &[u8], usize), &str>) {
+        let read = read(received);
         let got = match &read {
             ParseOutcome::Partial => Err("partial"),
             ParseOutcome::Unusual => Err("unusual"),
-            ParseOutcome::Usual(asked, bytes) => {
-                let RequestBody::Whole(body) = &asked.body else { panic!("a body that was read") };
-                assert!(came.starts_with(asked.method.as_str().as_bytes()) && asked.authority.is_none());
-                Ok((&*asked.endpoint.scope, &body[..], came.len() - bytes))
+            ParseOutcome::Usual(request, bytes) => {
+                let RequestBody::Whole(body) = &request.body else { panic!("a body that was read") };
+                assert!(
+                    received.starts_with(request.method.as_str().as_bytes()) && request.authority.is_none()
+                );
+                Ok((&*request.endpoint.scope, &body[..], received.len() - bytes))
             }
         };
-        assert_eq!(got, expected, "{}", came.escape_ascii());
+        assert_eq!(got, expected, "{}", received.escape_ascii());
     }
 
     fn head(lines: &str) -> String {
@@ -182,9 +187,9 @@ mod tests {
         for at in 0..usual.len() {
             check(&usual.as_bytes()[..at], Err("partial"));
         }
-        let ParseOutcome::Usual(asked, _) = read(usual.as_bytes()) else { panic!("it is usual") };
-        assert_eq!(asked.fields.get(Field::Host), Some(&b"localhost"[..]));
-        assert_eq!(asked.fields.get(Field::Origin), None);
+        let ParseOutcome::Usual(request, _) = read(usual.as_bytes()) else { panic!("it is usual") };
+        assert_eq!(request.fields.get(Field::Host), Some(&b"localhost"[..]));
+        assert_eq!(request.fields.get(Field::Origin), None);
         for lines in ["", "Content-Length: 0\r\n", "Content-Length: 00\r\nConnection: keep-alive\r\n"] {
             let end = delete(lines);
             check(end.as_bytes(), Ok(("e/default", b"", 0)));

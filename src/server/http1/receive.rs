@@ -78,11 +78,11 @@ pub async fn collect(
     body: &mut Incoming,
 ) -> Result<Bytes, Fault> {
     // Refuse before reading a byte, if the length is known.
-    let said = fields.text(Field::ContentLength).and_then(|value| value.parse::<u64>().ok());
-    if said.is_some_and(|bytes| bytes > bytes_max as u64) {
+    let announced = fields.text(Field::ContentLength).and_then(|value| value.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
-    let mut collecting = pin!(collect_all(bytes_max, body, said));
+    let mut collecting = pin!(collect_all(bytes_max, body, announced));
     // Nearly every body has arrived together with its head, and needs no timer.
     if let Poll::Ready(collected) = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
         return collected;
@@ -92,13 +92,14 @@ pub async fn collect(
     })
 }
 
-async fn collect_all(bytes_max: usize, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
+async fn collect_all(bytes_max: usize, body: &mut Incoming, announced: Option<u64>) -> Result<Bytes, Fault> {
     let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() {
         return check_length(bytes_max, first);
     }
-    let said = said.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
-    match said {
+    let announced =
+        announced.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
+    match announced {
         Some(bytes) => collect_mapped(first, body, bytes).await,
         None => collect_buffered(bytes_max, first, body).await,
     }

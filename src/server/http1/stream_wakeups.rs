@@ -105,8 +105,8 @@ impl StreamWakeups {
 
     fn wake(&self, is_meant: impl Fn(&Slot) -> bool) {
         let mut registrations = self.registrations.borrow_mut();
-        let meant = registrations.values_mut().filter(|slot| is_meant(slot));
-        let wakers: Vec<Waker> = meant.filter_map(|slot| slot.waker.take()).collect();
+        let matching = registrations.values_mut().filter(|slot| is_meant(slot));
+        let wakers: Vec<Waker> = matching.filter_map(|slot| slot.waker.take()).collect();
         // Waking may drop a registration, which borrows the table.
         drop(registrations);
         wakers.into_iter().for_each(Waker::wake);

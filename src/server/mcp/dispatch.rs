@@ -16,7 +16,6 @@ use metamcp_core::protocol::McpMethod;
 
 /// Where a request goes.
 pub enum Dispatch {
-    /// To one server.
     Forward(Target),
     /// To these servers in turn, until one has the resource. Never empty.
     TryInTurn(Vec<usize>),

@@ -59,11 +59,10 @@ pub enum ServerRequests {
 
 /// An event from one of several servers, as it is forwarded.
 pub enum ForwardedEvent {
-    /// As received.
+    /// No id had to change.
     Untouched(Bytes),
-    /// With changed ids.
     Rewritten(Bytes),
-    /// Not forwarded.
+    /// The message must not be forwarded.
     Dropped,
     /// As received, and it notifies that one of the server's lists changed.
     ListChanged(Bytes),

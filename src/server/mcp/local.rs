@@ -29,7 +29,6 @@ pub async fn list(catalog: &Catalog, call: &Call, view: View, kind: ListKind) ->
     Ok(reply::result(&call.id(), page))
 }
 
-/// Answers `server/discover`.
 pub async fn discover(catalog: &Catalog, topology: &TopologyFollower, call: &Call) -> Result<Reply, Fault> {
     let merged = catalog.lists(&call.endpoint, View::Modern).await;
     // `lists` has probed the era of every server by now.

@@ -61,7 +61,6 @@ pub async fn send(
 
 /// A response of an upstream, ready for the client.
 pub enum RelayedResponse {
-    /// A complete response.
     Reply(Reply),
     /// An event stream, which may be made resumable.
     Events(Box<Relay>),
@@ -136,9 +135,7 @@ enum ResponseStart {
     Accepted,
     /// The server rejected the message by its status; this is the body.
     Refused(Bytes),
-    /// An event stream.
     Events,
-    /// A complete body.
     Whole(Bytes),
     /// The first bytes of a body whose rest is still to come.
     Partial(Bytes),

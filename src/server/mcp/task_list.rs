@@ -70,7 +70,6 @@ struct Page {
     next: Option<Cursor>,
 }
 
-/// Answers `tasks/list`.
 pub async fn list(
     topology: &TopologyFollower,
     sealer: &Arc<Sealer>,
@@ -94,17 +93,17 @@ pub async fn list(
     }
     let ids = TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint);
     let mut page = Page::default();
-    let mut asked = 0;
+    let mut requests = 0;
     let begun = Instant::now();
     let mut places = (from..session.endpoint.servers.len()).filter_map(|place| Some((place, lists(place)?)));
     let mut now = places.next();
     while let Some((place, ready)) = &now {
         let server = &session.endpoint.servers[*place];
-        if page.is_full() || asked == REQUESTS_MAX || begun.elapsed() >= PAGE_TIME {
+        if page.is_full() || requests == REQUESTS_MAX || begun.elapsed() >= PAGE_TIME {
             page.next = Some(Cursor(server.name.as_str().to_owned(), cursor));
             break;
         }
-        asked += 1;
+        requests += 1;
         let before = cursor.take();
         match timeout(ANSWER_TIMEOUT, fetch(topology, server, ready, before.as_deref())).await.ok().flatten()
         {
@@ -180,13 +179,13 @@ async fn fetch(
     let params = cursor.map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));
     let method = McpMethod::TasksList;
     let message = json!({"jsonrpc": "2.0", "id": id, "method": method.as_str(), "params": params});
-    let asked = BufferedRequest {
+    let request = BufferedRequest {
         method,
         message: message.to_string().into(),
         session: Some(ready),
         modern_headers: None,
     };
-    let response = send_buffered(&topology.pool(place).ok()?, asked).await.ok()?;
+    let response = send_buffered(&topology.pool(place).ok()?, request).await.ok()?;
     let Answer { result } = serde_json::from_slice(&response.message).ok()?;
     let items = result.tasks.iter().map(|item| response.message.slice_ref(item.get().as_bytes()));
     Some((items.collect(), result.next_cursor))

@@ -24,7 +24,6 @@ use metamcp_core::protocol::{McpMethod, Revision};
 struct IncomingTrace {
     in_head: Option<TraceContext>,
     in_message: Option<TraceContext>,
-    /// The message's `tracestate`.
     state_in_message: Option<String>,
     /// The span of `traceparent` in the message.
     place: Option<Place>,
@@ -45,8 +44,8 @@ const TRACESTATE_BYTES_MAX: usize = 512;
 /// Starts the span of a sampled message. From now on, what goes to servers names this span as its parent.
 pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
     let tracer = metering.tracer.as_ref()?;
-    let said = IncomingTrace::of(call);
-    let parent = said.in_message.or(said.in_head);
+    let incoming = IncomingTrace::of(call);
+    let parent = incoming.in_message.or(incoming.in_head);
     let server = tracer.sample(parent, metering.clock.now_s())?;
     let client = tracer.child_context(server);
     // A call to one server continues from the client span; calls to several servers continue from the
@@ -55,9 +54,9 @@ pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
         && matches!(call.method, Some(McpMethod::Listen | McpMethod::TasksList));
     let onward = if call.is_request() && !is_split { client } else { server };
     call.fields.replace(Field::Traceparent, Some(onward.traceparent().as_bytes()));
-    if said.in_message.is_some() || said.in_head.is_none() {
+    if incoming.in_message.is_some() || incoming.in_head.is_none() {
         // The header's `tracestate` belongs to another trace, or to none.
-        let state = said.state_in_message.as_ref().filter(|_| said.in_message.is_some());
+        let state = incoming.state_in_message.as_ref().filter(|_| incoming.in_message.is_some());
         call.fields.replace(Field::Tracestate, state.map(String::as_bytes));
     }
     let state = call.fields.text(Field::Tracestate).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
@@ -65,10 +64,10 @@ pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
     let span = Span {
         parent: parent.map(|parent| parent.span),
         is_parent_remote: parent.is_some(),
-        link: said.in_message.and(said.in_head).filter(|head| said.in_message != Some(*head)),
+        link: incoming.in_message.and(incoming.in_head).filter(|head| incoming.in_message != Some(*head)),
         ..of_call(call, server, tracestate.clone())
     };
-    call.trace = Some(Box::new(Trace { server, client, onward, tracestate, in_message: said.place }));
+    call.trace = Some(Box::new(Trace { server, client, onward, tracestate, in_message: incoming.place }));
     Some(tracer.start_span(span))
 }
 
@@ -136,25 +135,25 @@ impl IncomingTrace {
     fn of(call: &Call) -> Self {
         let in_head =
             call.fields.get(Field::Traceparent).filter(|_| !call.fields.is_doubled(Field::Traceparent));
-        let said = Self { in_head: in_head.and_then(TraceContext::parse), ..Self::default() };
+        let incoming = Self { in_head: in_head.and_then(TraceContext::parse), ..Self::default() };
         let Some(meta) = call.envelope.params.meta.object.map(|place| place.slice(&call.body)) else {
-            return said;
+            return incoming;
         };
         // Most messages have no trace context. A name that is written with escapes contains a backslash.
         if memmem::find(meta, b"traceparent").is_none() && memchr(b'\\', meta).is_none() {
-            return said;
+            return incoming;
         }
-        let Ok(meta) = serde_json::from_slice::<Meta<'_>>(meta) else { return said };
+        let Ok(meta) = serde_json::from_slice::<Meta<'_>>(meta) else { return incoming };
         let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).ok();
         let Some((raw, value)) = meta.traceparent.and_then(|raw| Some((raw, text(raw)?))) else {
-            return said;
+            return incoming;
         };
         let is_visible = |state: &String| state.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         Self {
             in_message: TraceContext::parse(value.as_bytes()),
             state_in_message: meta.tracestate.and_then(text).filter(is_visible),
             place: Place::locate(&call.body, raw.get().as_bytes()),
-            ..said
+            ..incoming
         }
     }
 }

@@ -79,7 +79,7 @@ impl Acceptor {
 
     fn log_error(&mut self, error: &io::Error) {
         let now = Instant::now();
-        if self.logged_at.is_none_or(|said| now.duration_since(said) >= LOG_INTERVAL) {
+        if self.logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= LOG_INTERVAL) {
             self.logged_at = Some(now);
             tracing::warn!(
                 %error,

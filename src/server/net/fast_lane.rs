@@ -68,7 +68,7 @@ pub async fn serve(
         let pause = match lane.next(can_be_parked).await {
             // Boxed while requests follow one another, so that an idle connection does not hold the memory of
             // an exchange.
-            Ok(asked) => Box::pin(lane.serve_busy(asked)).await,
+            Ok(request) => Box::pin(lane.serve_busy(request)).await,
             Err(pause) => pause,
         };
         match pause {
@@ -111,10 +111,10 @@ impl FastLane<'_> {
     /// Answers a request and those that follow it.
     async fn serve_busy(&mut self, first: EndpointRequest) -> ReadOutcome {
         self.link.protocol = Some(HttpVersion::Http1);
-        let mut asked = first;
+        let mut request = first;
         loop {
             let active = self.activity.begin_request();
-            match self.answer(asked).await {
+            match self.answer(request).await {
                 RequestOutcome::KeepAlive => drop(active),
                 RequestOutcome::Gone => return ReadOutcome::Gone,
                 RequestOutcome::Stream(writing) => {
@@ -125,7 +125,7 @@ impl FastLane<'_> {
                 }
             }
             match self.next(true).await {
-                Ok(next) => asked = next,
+                Ok(next) => request = next,
                 Err(pause) => return pause,
             }
         }
@@ -176,19 +176,19 @@ impl FastLane<'_> {
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer));
-            let came = buffer.filled();
-            if read.is_err() || came.is_empty() {
+            let received = buffer.filled();
+            if read.is_err() || received.is_empty() {
                 return Poll::Ready(Some(Err(ReadOutcome::Gone)));
             }
             self.activity.note_read();
             if self.link.unprocessed.is_empty()
-                && let ParseOutcome::Usual(asked, bytes) =
-                    read_request(&shared.config, &pools.topology().table, came)
+                && let ParseOutcome::Usual(request, bytes) =
+                    read_request(&shared.config, &pools.topology().table, received)
             {
-                self.link.unprocessed.extend_from_slice(&came[bytes..]);
-                return Poll::Ready(Some(Ok(asked)));
+                self.link.unprocessed.extend_from_slice(&received[bytes..]);
+                return Poll::Ready(Some(Ok(request)));
             }
-            self.link.unprocessed.extend_from_slice(came);
+            self.link.unprocessed.extend_from_slice(received);
             Poll::Ready(self.read_ahead())
         })
     }
@@ -199,20 +199,20 @@ impl FastLane<'_> {
         match read_request(&shared.config, &pools.topology().table, &self.link.unprocessed) {
             ParseOutcome::Partial => None,
             ParseOutcome::Unusual => Some(Err(ReadOutcome::Unusual)),
-            ParseOutcome::Usual(asked, bytes) => {
+            ParseOutcome::Usual(request, bytes) => {
                 self.link.unprocessed.advance(bytes);
                 if self.link.unprocessed.is_empty() {
                     self.link.unprocessed = BytesMut::new();
                 }
-                Some(Ok(asked))
+                Some(Ok(request))
             }
         }
     }
 
     /// Answers a request. Event streams are left to the caller.
-    async fn answer(&mut self, asked: EndpointRequest) -> RequestOutcome {
+    async fn answer(&mut self, request: EndpointRequest) -> RequestOutcome {
         let reply = {
-            let mut answering = pin!(handler::answer(self.worker, self.activity, asked));
+            let mut answering = pin!(handler::answer(self.worker, self.activity, request));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(reply) => Poll::Ready(Some(reply)),
                 Poll::Pending if self.is_over(cx) => Poll::Ready(None),

@@ -262,10 +262,10 @@ fn service(
 
 /// Whether the connection stays open after the request, and the request says so in the common way.
 fn is_kept_alive(request: &Request<Incoming>) -> bool {
-    let said = |headers: &HeaderMap| {
+    let is_common = |headers: &HeaderMap| {
         headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
     };
-    request.version() == Version::HTTP_11 && said(request.headers())
+    request.version() == Version::HTTP_11 && is_common(request.headers())
 }
 
 /// Whether the whole body is read before an event stream answers the request.

@@ -43,7 +43,7 @@ const BLOCKING_THREADS_MAX: usize = 8;
 /// Where the workers listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenTarget {
-    /// The configured address.
+    /// The address that clients connect to.
     Public,
     /// A Unix socket at this path for this process only. Connections of other processes are closed at once.
     /// The caller owns the directory, and restricts access to it.

@@ -39,8 +39,8 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         && let Some(endpoint) = worker.topology.endpoint(head.uri.path())
     {
         let body = RequestBody::Streamed(body);
-        let asked = EndpointRequest { method: head.method, authority, endpoint, fields, body };
-        return answer(worker, activity, asked).await;
+        let request = EndpointRequest { method: head.method, authority, endpoint, fields, body };
+        return answer(worker, activity, request).await;
     }
     if head.method != Method::OPTIONS
         && let Some(endpoint) = worker.topology.streamed_endpoint(head.uri.path())
@@ -61,10 +61,10 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
 
 /// Answers a request to an endpoint. A fault becomes a response too. Not cancel safe, for the same reason as
 /// [`handle`].
-pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Reply {
-    let origin = worker.shared.guard.allowed_origin(&asked.fields);
-    let label = asked.endpoint.label;
-    let answered = forward(worker, activity, asked).await;
+pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, request: EndpointRequest) -> Reply {
+    let origin = worker.shared.guard.allowed_origin(&request.fields);
+    let label = request.endpoint.label;
+    let answered = forward(worker, activity, request).await;
     conclude(&worker.metering, answered, Some(label), origin)
 }
 
@@ -88,9 +88,9 @@ fn conclude(
 async fn forward(
     worker: &Rc<Worker>,
     activity: &ConnectionActivity,
-    asked: EndpointRequest,
+    request: EndpointRequest,
 ) -> Result<Reply, Fault> {
-    let EndpointRequest { method, authority, endpoint, fields, body } = asked;
+    let EndpointRequest { method, authority, endpoint, fields, body } = request;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
@@ -181,8 +181,8 @@ fn preflight(worker: &Worker, head: &Parts) -> Reply {
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     // Any header is allowed: `Mcp-Param-*` has an open set of names, and a program could send them all
     // anyway.
-    if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    if let Some(requested) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
     }
     reply
 }

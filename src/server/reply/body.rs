@@ -21,7 +21,6 @@ pub struct ResponseBody {
 
 /// The kinds of response body. Whole bodies are not boxed just for being a variant.
 enum Kind {
-    /// One complete piece.
     Whole(Bytes),
     /// One complete piece that holds a permit. Boxed for its size.
     Held(Box<BufferedPiece>),
@@ -66,7 +65,6 @@ pub trait BodySource {
 pub enum BodyPoll {
     /// A complete body made by the gateway: the response to a request, under its id.
     Pieces([Bytes; 3]),
-    /// A complete body.
     Whole(Bytes),
     /// A body that is not complete yet.
     Arriving(ResponseBody),

@@ -65,11 +65,11 @@ type FailureCell = Rc<Cell<Option<FaultKind>>>;
 /// Whether and how the client can resume streams. Depends on the revision that it sends, or the older one
 /// that the server negotiated.
 pub fn resume_mode(fields: &Fields, session: &Session) -> Option<ResumeMode> {
-    let said = match fields.get(Field::McpProtocolVersion) {
-        Some(said) => Revision::parse(said)?,
+    let revision = match fields.get(Field::McpProtocolVersion) {
+        Some(revision) => Revision::parse(revision)?,
         None => Revision::FALLBACK,
     };
-    match said.min(session.claims.revision) {
+    match revision.min(session.claims.revision) {
         Revision::V2024_11_05 => None,
         Revision::V2025_03_26 | Revision::V2025_06_18 => Some(ResumeMode::ById),
         Revision::V2025_11_25 | Revision::V2026_07_28 => Some(ResumeMode::ByReconnect),
@@ -100,9 +100,9 @@ impl ResumableCall {
         }
         let (writer, reader) = streams.begin(&session.claims, Some(id));
         session.add_resumable_stream(writer.stream());
-        let mut kept = ResumableBody::new(reader, mode, streams, None);
-        spawn_local(pump(relay, writer, Rc::clone(&kept.of_call().failure)));
-        reply::events(ResponseBody::source(Box::new(kept)))
+        let mut body = ResumableBody::new(reader, mode, streams, None);
+        spawn_local(pump(relay, writer, Rc::clone(&body.of_call().failure)));
+        reply::events(ResponseBody::source(Box::new(body)))
     }
 }
 
@@ -266,8 +266,8 @@ pub fn resume(
     };
     match (reader, &mark.request_id) {
         (Ok(reader), _) => {
-            let kept = ResumableBody::new(reader, mode, streams, Some(permit));
-            Ok(Ok(reply::events(ResponseBody::source(Box::new(kept)))))
+            let body = ResumableBody::new(reader, mode, streams, Some(permit));
+            Ok(Ok(reply::events(ResponseBody::source(Box::new(body)))))
         }
         (Err(ResumeError::Lost), Some(_)) if !mark.is_loss_notice() => Ok(Ok(reply::events(gone(&mark)))),
         // A client that has everything and asks nevertheless (TypeScript SDK 1, after an error response)

@@ -314,7 +314,7 @@ fn poll_until_end<F, T, E>(
 /// Polls streams in turn, so that a busy server does not starve the others.
 #[derive(Default)]
 struct RoundRobin {
-    /// Increases without bound.
+    /// Where the next poll begins, modulo the number of streams.
     turn: u32,
     /// Events taken in this turn.
     in_a_row: u8,

@@ -78,7 +78,7 @@ impl WokenConnection {
     /// Takes the event stream that the connection carries.
     pub fn take_stream(&mut self) -> Option<ResponseWriter> {
         let silent = self.parked.stream.take()?;
-        Some(self.response.take().map_or_else(|| silent.timer.into(), |said| *said))
+        Some(self.response.take().map_or_else(|| silent.timer.into(), |response| *response))
     }
 }
 
@@ -118,8 +118,8 @@ impl Parking {
     pub fn park(&self, mut parked: ParkedConnection) {
         let number = self.next.get();
         self.next.set(number + 1);
-        let (said, what) = (EventData::new_u64(number), EventFlags::IN | EventFlags::RDHUP);
-        if let Err(error) = epoll::add(self.set.get_ref(), &parked.socket, said, what) {
+        let (data, what) = (EventData::new_u64(number), EventFlags::IN | EventFlags::RDHUP);
+        if let Err(error) = epoll::add(self.set.get_ref(), &parked.socket, data, what) {
             tracing::warn!(%error, "cannot watch an idle connection; it was closed");
             return;
         }
@@ -185,25 +185,25 @@ impl Parking {
     /// Removes the connections with epoll events. Returns the number of events.
     fn take_ready(&self, woken: &mut Vec<WokenConnection>) -> io::Result<usize> {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; AT_ONCE];
-        let (said, _) = epoll::wait(self.set.get_ref(), &mut room[..], Some(&NOW))?;
-        for event in said.iter() {
+        let (events, _) = epoll::wait(self.set.get_ref(), &mut room[..], Some(&NOW))?;
+        for event in events.iter() {
             let one = self.parked.borrow_mut().remove(&event.data.u64());
             // Dropping the socket removes it from the epoll instance.
             if let Some(one) = one.filter(ParkedConnection::is_there) {
                 self.leave(one, None, woken);
             }
         }
-        Ok(said.len())
+        Ok(events.len())
     }
 
     fn leave(
         &self,
         parked: ParkedConnection,
-        said: Option<ResponseWriter>,
+        response: Option<ResponseWriter>,
         woken: &mut Vec<WokenConnection>,
     ) {
         if epoll::delete(self.set.get_ref(), &parked.socket).is_ok() {
-            woken.push(WokenConnection { parked, response: said.map(Box::new) });
+            woken.push(WokenConnection { parked, response: response.map(Box::new) });
         }
     }
 

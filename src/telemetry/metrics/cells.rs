@@ -107,7 +107,6 @@ fn bucket(ns: u64) -> usize {
 }
 
 impl DurationHistogram {
-    /// Records one duration.
     #[inline]
     pub fn record(&self, ns: u64) {
         self.buckets[bucket(ns)].add(1);

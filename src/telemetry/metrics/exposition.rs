@@ -12,9 +12,9 @@ use super::cells::{BOUNDS_NS, HistogramSnapshot};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpositionFormat {
-    /// `application/openmetrics-text; version=1.0.0`.
+    /// Content type `application/openmetrics-text; version=1.0.0`.
     OpenMetrics,
-    /// `text/plain; version=0.0.4`.
+    /// Content type `text/plain; version=0.0.4`.
     Plain,
 }
 
@@ -33,7 +33,6 @@ pub struct MetricFamily {
 /// The unit of a family's values; it becomes a suffix of the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricUnit {
-    /// Plain counts.
     None,
     Seconds,
     Bytes,

@@ -14,7 +14,7 @@ pub const SERIES_MAX: usize = 4096;
 
 /// The cells of one worker. The worker writes them; a scrape reads them.
 pub struct WorkerMetrics {
-    /// Indexed by label.
+    /// Indexed by the endpoint's label.
     endpoints: Box<[OnceLock<Box<EndpointCells>>]>,
     servers: Box<[OnceLock<Box<ServerCells>>]>,
     /// Faults of requests that named no endpoint, by kind.
@@ -41,7 +41,7 @@ pub struct ConnectionCounts {
 /// The cells of one endpoint.
 pub struct EndpointCells {
     pub operations: OperationHistograms,
-    /// By kind.
+    /// Indexed by the fault's kind.
     pub faults: [SingleWriterCell; FAULT_KINDS],
     pub request_bytes: SingleWriterCell,
     pub response_bytes: SingleWriterCell,
@@ -50,7 +50,7 @@ pub struct EndpointCells {
 /// The cells of one server.
 pub struct ServerCells {
     pub operations: OperationHistograms,
-    /// By kind.
+    /// Indexed by the fault's kind.
     pub faults: [SingleWriterCell; FAULT_KINDS],
     pub first_byte: OnceLock<Option<Box<DurationHistogram>>>,
     /// Pooled connections that carry no request, as last set.

@@ -23,21 +23,21 @@ pub struct Span {
     pub began_ns: u64,
     /// End, in nanoseconds since the Unix epoch; zero while the span is active.
     pub ended_ns: u64,
-    /// `mcp.method.name`.
+    /// The span attribute `mcp.method.name`.
     pub method: Cow<'static, str>,
     /// What the method is called on; part of the span's name.
     pub target: Option<SpanTarget>,
-    /// `jsonrpc.request.id`.
+    /// The span attribute `jsonrpc.request.id`.
     pub id: Option<Box<str>>,
-    /// `mcp.protocol.version`.
+    /// The span attribute `mcp.protocol.version`.
     pub protocol: Option<&'static str>,
     /// The name of the endpoint for [`SpanKind::Server`], of the server for [`SpanKind::Client`].
     pub endpoint_or_server: Box<str>,
     /// `ok`, `error` or `gone`, as in the metrics.
     pub outcome: &'static str,
-    /// `error.type`.
+    /// The span attribute `error.type`.
     pub error: Option<Cow<'static, str>>,
-    /// `rpc.response.status_code`.
+    /// The span attribute `rpc.response.status_code`.
     pub code: Option<i32>,
 }
 
@@ -64,9 +64,9 @@ pub enum SpanKind {
 /// The tool or prompt that a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpanTarget {
-    /// `gen_ai.tool.name`.
+    /// The span attribute `gen_ai.tool.name`.
     Tool(Box<str>),
-    /// `gen_ai.prompt.name`.
+    /// The span attribute `gen_ai.prompt.name`.
     Prompt(Box<str>),
 }
 

@@ -96,7 +96,6 @@ pub struct PendingCall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallKind {
     Call,
-    /// Opens the session.
     Initialize,
 }
 

@@ -136,7 +136,7 @@ pub enum CallKind {
 /// Who gets the response to a call.
 pub enum Recipient {
     Client(ResponseSink),
-    /// The gateway itself.
+    /// The gateway itself waits for the response.
     Gateway(oneshot::Sender<(Bytes, Envelope)>),
 }
 

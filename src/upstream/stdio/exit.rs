@@ -13,7 +13,6 @@ use metamcp_config::server::Program;
 pub enum ExitCause {
     /// The gateway asked it to end.
     Requested,
-    /// It exited.
     Exited(io::Result<ExitStatus>),
     StdoutClosed,
     StdinClosed,
@@ -27,7 +26,7 @@ pub enum ExitCause {
 
 /// Why a process failed.
 pub struct ExitReport {
-    /// For clients.
+    /// The reason that clients are told.
     pub reason: String,
     /// The last line of standard error, for administrators.
     pub last_stderr: Option<String>,

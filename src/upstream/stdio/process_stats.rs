@@ -39,7 +39,7 @@ pub struct ProcessFailure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessStage {
     Start,
-    /// Answering `initialize`.
+    /// Time to answer `initialize`.
     Initialize,
     Run,
 }

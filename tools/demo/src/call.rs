@@ -20,7 +20,6 @@ use crate::{
 pub struct Client {
     /// The protocol revision of the request.
     pub version: &'static str,
-    /// The declared `ClientCapabilities`.
     pub capabilities: Value,
     /// The client's `Implementation`, null if not sent. Not verified.
     pub info: Value,

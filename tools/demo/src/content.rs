@@ -20,13 +20,11 @@ pub trait ServerContent: 'static {
     /// Lists all tools, as an era defines them.
     fn tools(&self, era: Era) -> Vec<Value>;
 
-    /// Lists all resources.
     fn resources(&self) -> Vec<Value>;
 
     /// Lists all resource templates.
     fn resource_templates(&self) -> Vec<Value>;
 
-    /// Lists all prompts.
     fn prompts(&self) -> Vec<Value>;
 
     /// Runs the tool `name`. The future is dropped when the client cancels.

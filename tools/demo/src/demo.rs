@@ -25,7 +25,6 @@ const STEP_MS_MAX: u64 = 1_000;
 /// The names that completion suggests.
 const NAMES: [&str; 4] = ["Ada", "Alan", "Barbara", "Grace"];
 
-/// The demonstration content.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 

@@ -48,7 +48,6 @@ pub fn capabilities() -> Value {
     })
 }
 
-/// Handles a request.
 pub async fn dispatch<C: ServerContent>(server: &Server<C>, method: &str, call: &Call) -> HandlerResult {
     let content = &server.content;
     match (method, call.era) {

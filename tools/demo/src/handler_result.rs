@@ -7,13 +7,12 @@ use crate::protocol::RpcError;
 /// Why a handler has no result.
 #[derive(Debug, PartialEq)]
 pub enum HandlerError {
-    /// A JSON-RPC error.
     Error(RpcError),
     /// The tool ran and failed; the model can read why and try something else (`isError`).
     Failed(String),
     /// Modern era: the client must call again with these inputs.
     InputRequired {
-        /// The `inputRequests` member.
+        /// The `inputRequests` member of the result.
         requests: Map<String, Value>,
         /// The sealed `requestState` member.
         state: Option<String>,

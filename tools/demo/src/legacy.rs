@@ -23,7 +23,6 @@ use crate::{
 /// The capabilities and info that a client sends in `initialize` are kept with its session. SDKs send a few hundred bytes.
 const CLIENT_BYTES_MAX: usize = 64 << 10;
 
-/// Handles a POST.
 pub async fn post<C: ServerContent>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
     if let Message::Request { id, method, params } = &message
         && method == "initialize"
@@ -92,7 +91,6 @@ fn resume(session: &Session, id: &HeaderValue) -> Reply {
     }
 }
 
-/// Ends the session.
 pub fn delete<C: ServerContent>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     match session(server, headers) {
         Err(rejection) => rejection.reply(),

@@ -100,7 +100,6 @@ pub fn response(id: &Value, outcome: &Result<Value, RpcError>) -> Value {
     }
 }
 
-/// Builds a notification.
 pub fn notification(method: &str, params: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "method": method, "params": params })
 }

@@ -19,7 +19,6 @@ use crate::{
     sse::{EventBody, QUEUE_MESSAGES_MAX},
 };
 
-/// Handles a POST.
 pub async fn post<C: ServerContent>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
     let (id, method, params) = match message {
         Message::Request { id, method, params } => (id, method, params),

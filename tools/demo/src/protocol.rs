@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// The stateless revision.
+/// The revision without sessions.
 pub const MODERN: &str = "2026-07-28";
 
 /// The revisions that begin with `initialize`, oldest first.
@@ -27,7 +27,6 @@ pub mod meta {
     pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 }
 
-/// JSON-RPC error codes.
 pub mod code {
     /// The body is not JSON.
     pub const PARSE: i64 = -32700;
@@ -37,7 +36,6 @@ pub mod code {
     pub const METHOD_NOT_FOUND: i64 = -32601;
     /// The parameters do not fit the method.
     pub const INVALID_PARAMS: i64 = -32602;
-    /// The server failed.
     pub const INTERNAL: i64 = -32603;
     /// A transport error of a Legacy session. The specification names no code; SDKs send this one.
     pub const SESSION: i64 = -32000;
@@ -87,17 +85,13 @@ pub enum SupportedEras {
 /// Severity of a log message, lowest first (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Details for debugging.
     Debug,
-    /// General information.
     Info,
-    /// Normal but significant.
+    /// Normal, but worth a notice.
     Notice,
     /// Might become an error.
     Warning,
-    /// Something failed.
     Error,
-    /// A component failed.
     Critical,
     /// Action must be taken at once.
     Alert,
@@ -135,7 +129,6 @@ pub struct RpcError {
     pub code: i64,
     /// One sentence for people.
     pub message: String,
-    /// Machine-readable details.
     pub data: Option<Value>,
 }
 
@@ -145,7 +138,6 @@ impl RpcError {
         Self { code, message: message.into(), data: None }
     }
 
-    /// Adds `data`.
     #[must_use]
     pub fn with_data(mut self, data: Value) -> Self {
         self.data = Some(data);

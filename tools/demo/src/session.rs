@@ -41,12 +41,11 @@ const REPLAYS_MAX: usize = 32;
 /// The client's result or error for a request of this server.
 pub type ClientReply = Result<Value, RpcError>;
 
-/// One Legacy session.
 #[derive(Debug)]
 pub struct Session {
     /// A random id that cannot be guessed; see `hub`.
     pub id: String,
-    /// The negotiated revision.
+    /// The protocol revision that was negotiated.
     pub version: &'static str,
     /// The capabilities that the client declared in `initialize`.
     pub capabilities: Value,

@@ -36,7 +36,7 @@ pub struct Location {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Manage API keys
+    /// Create, show, change and revoke API keys
     #[command(subcommand)]
     Keys(Keys),
     /// Manage the keys that sign tokens
@@ -126,11 +126,11 @@ pub enum Keys {
     Create(CreateKeyArgs),
     /// List keys, without their secrets
     List {
-        /// Include inactive keys
+        /// Include keys that are inactive
         #[arg(long)]
         include_inactive: bool,
     },
-    /// Show one key
+    /// Show one key, without its secret
     Show(KeyArg),
     /// Activate a key again; tokens from before stay revoked
     Activate(KeyArg),
@@ -249,13 +249,13 @@ pub struct AuditArgs {
 
 #[derive(Debug, Args)]
 pub struct UsageArgs {
-    /// Only this key
+    /// Count only this key's calls
     #[arg(long, value_name = "ID")]
     pub key: Option<String>,
-    /// Only this server
+    /// Count only calls to this server
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
-    /// Only this tool
+    /// Count only calls of this tool
     #[arg(long, value_name = "NAME")]
     pub tool: Option<String>,
     /// Only from this time on: 24h ago (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z
@@ -283,7 +283,7 @@ pub enum Servers {
 /// Commands for servers that are in the database.
 #[derive(Debug, Subcommand)]
 pub enum ExistingServers {
-    /// List all servers
+    /// List all servers, with their state
     List,
     /// Show one server, without its credentials
     Show(NameArg),
@@ -364,7 +364,7 @@ pub struct ImportServersArgs {
     /// Replace servers that have the same names
     #[arg(long)]
     pub replace: bool,
-    /// Allow private addresses
+    /// Allow addresses of private networks
     #[arg(long)]
     pub allow_private: bool,
     /// Show what would be done, and write nothing
@@ -384,7 +384,7 @@ pub enum EraArg {
 
 #[derive(Debug, Subcommand)]
 pub enum Endpoints {
-    /// List all endpoints
+    /// List all endpoints, with their servers
     List,
     /// Show one endpoint with its servers, filters and overrides
     Show(NameArg),

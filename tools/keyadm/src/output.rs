@@ -2,7 +2,6 @@
 
 /// What a command prints, and its exit code.
 pub struct CommandOutput {
-    /// For standard output.
     pub text: String,
     /// 0, unless something needs attention.
     pub code: u8,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::streams::StreamsConfig;
 
-/// Limits of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionConfig {
     /// Counted from `initialize`. Afterwards the id is answered with 404, and the client opens another session.

@@ -30,11 +30,11 @@ struct ToolPatterns {
 pub struct ToolOverride {
     /// The full advertised name. It gets no server prefix.
     pub name: Option<String>,
-    /// Shown to people.
+    /// The name shown to people.
     pub title: Option<String>,
-    /// Shown to models.
+    /// The description shown to models.
     pub description: Option<String>,
-    /// A JSON object.
+    /// A JSON object that replaces the server's.
     pub annotations: Option<Value>,
 }
 

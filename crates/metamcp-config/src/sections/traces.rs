@@ -40,10 +40,8 @@ pub enum ParentPolicy {
 pub struct SamplingRatio(u64);
 
 impl SamplingRatio {
-    /// Samples every message.
     pub const ALL: Self = Self(Self::WHOLE);
 
-    /// Samples no message.
     pub const NONE: Self = Self(0);
 
     /// The ratio 1. A double holds every integer up to this one exactly.

@@ -12,7 +12,7 @@ pub struct ProcessLimits {
     /// Bytes of data: heap and private writable mappings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_bytes: Option<u64>,
-    /// Open file descriptors.
+    /// Most open file descriptors (`RLIMIT_NOFILE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u64>,
     /// Processes and threads of the user, whoever started them. Does not apply to root.

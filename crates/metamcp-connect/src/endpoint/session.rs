@@ -16,7 +16,6 @@ use metamcp_http::UpstreamRequest;
 pub struct OpenSession {
     /// The `Mcp-Session-Id`; some endpoints assign none.
     pub id: Option<HeaderValue>,
-    /// The negotiated revision.
     revision: HeaderValue,
     /// The list changes that the endpoint announces.
     announced_changes: Vec<McpMethod>,

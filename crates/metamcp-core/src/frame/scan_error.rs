@@ -5,13 +5,9 @@ use crate::frame::span::IdSpan;
 /// The objects of a message whose member names are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageObject {
-    /// The message itself.
     Envelope,
-    /// `params`.
     Params,
-    /// `params._meta`.
     Meta,
-    /// `params.ref`.
     Ref,
 }
 

@@ -15,7 +15,7 @@ use super::message_id::canonical_id;
 /// The ids that it returns are canonical: the same JSON value as the sender wrote.
 #[derive(Debug)]
 pub struct CallsById<V, const MAX: usize> {
-    /// By canonical id.
+    /// Keyed by the canonical form of the id.
     calls: HashMap<Bytes, V, RandomState>,
 }
 

@@ -71,7 +71,7 @@ impl<V> CallsByNumber<V> {
         self.calls.iter().map(|(number, call)| (*number, call))
     }
 
-    /// Removes all calls.
+    /// Removes and returns all calls.
     pub fn drain(&mut self) -> impl Iterator<Item = V> {
         self.calls.drain().map(|(_, call)| call)
     }

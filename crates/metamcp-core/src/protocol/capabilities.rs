@@ -7,19 +7,19 @@ use serde::de::IgnoredAny;
 pub struct ClientCapabilities(u8);
 
 impl ClientCapabilities {
-    /// `roots`
+    /// The client capability `roots`.
     pub const ROOTS: Self = Self(1);
-    /// `roots.listChanged`
+    /// The client capability `roots.listChanged`.
     pub const ROOTS_LIST_CHANGED: Self = Self(1 << 1);
-    /// `sampling`
+    /// The client capability `sampling`.
     pub const SAMPLING: Self = Self(1 << 2);
-    /// `sampling.context`
+    /// The client capability `sampling.context`.
     pub const SAMPLING_CONTEXT: Self = Self(1 << 3);
-    /// `sampling.tools`
+    /// The client capability `sampling.tools`.
     pub const SAMPLING_TOOLS: Self = Self(1 << 4);
     /// `elicitation` in form mode
     pub const ELICITATION_FORM: Self = Self(1 << 5);
-    /// `elicitation.url`
+    /// The client capability `elicitation.url`.
     pub const ELICITATION_URL: Self = Self(1 << 6);
     pub const ALL: Self = Self(0x7f);
 

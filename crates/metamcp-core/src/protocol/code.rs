@@ -16,7 +16,7 @@ pub const LEGACY_TRANSPORT: i32 = -32000;
 pub const LEGACY_RESOURCE_NOT_FOUND: i32 = -32002;
 /// A header is missing or malformed, or contradicts the body (2026-07-28).
 pub const HEADER_MISMATCH: i32 = -32020;
-/// Unsupported revision (2026-07-28).
+/// The revision is not supported (2026-07-28).
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// The call needs a capability that the client did not declare (2026-07-28).
 pub const MISSING_CAPABILITY: i32 = -32021;

@@ -3,49 +3,38 @@
 pub enum McpMethod {
     /// Opens a Legacy session.
     Initialize,
-    /// `notifications/initialized`.
     Initialized,
-    /// Legacy only.
+    /// Only Legacy revisions have it.
     Ping,
-    /// Modern only.
+    /// Only Modern revisions have it.
     Discover,
-    /// `subscriptions/listen`, Modern only.
+    /// Only Modern revisions have it.
     Listen,
-    /// `tools/list`.
     ToolsList,
-    /// `tools/call`.
     ToolsCall,
-    /// `prompts/list`.
     PromptsList,
-    /// `prompts/get`.
     PromptsGet,
-    /// `resources/list`.
     ResourcesList,
-    /// `resources/templates/list`.
     TemplatesList,
-    /// `resources/read`.
     ResourcesRead,
-    /// `resources/subscribe`, Legacy only.
+    /// Only Legacy revisions have it.
     Subscribe,
-    /// `resources/unsubscribe`, Legacy only.
+    /// Only Legacy revisions have it.
     Unsubscribe,
-    /// `completion/complete`.
     Complete,
-    /// `logging/setLevel`, Legacy only.
+    /// Only Legacy revisions have it.
     SetLevel,
-    /// `tasks/list`, 2025-11-25 only.
+    /// Only revision 2025-11-25 has it.
     TasksList,
-    /// `notifications/cancelled`.
     Cancelled,
-    /// `notifications/progress`.
     Progress,
-    /// `notifications/roots/list_changed`, Legacy only.
+    /// Only Legacy revisions have it.
     RootsListChanged,
-    /// `notifications/tools/list_changed`, from servers.
+    /// Sent by servers, to clients.
     ToolsListChanged,
-    /// `notifications/prompts/list_changed`, from servers.
+    /// Sent by servers, to clients.
     PromptsListChanged,
-    /// `notifications/resources/list_changed`, from servers.
+    /// Sent by servers, to clients.
     ResourcesListChanged,
     /// `notifications/subscriptions/acknowledged`, from Modern servers.
     Acknowledged,

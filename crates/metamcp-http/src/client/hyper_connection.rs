@@ -23,7 +23,6 @@ use super::request_body::RequestBody;
 use super::stream::Stream;
 use crate::error::{FailureStage, SendError, UpstreamError};
 
-/// hyper's connection future.
 type Driver = Connection<TokioIo<HandoverStream>, RequestBody>;
 
 /// A connection driven by hyper.

@@ -7,7 +7,7 @@ use metamcp_core::protocol::header;
 pub struct ResponseHead {
     pub status: StatusCode,
     pub content_type: Option<HeaderValue>,
-    /// `Mcp-Session-Id`.
+    /// The value of `Mcp-Session-Id`.
     pub session_id: Option<HeaderValue>,
     /// Whether the body has a Content-Encoding, which no request asks for.
     pub is_encoded: bool,

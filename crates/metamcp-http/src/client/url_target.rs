@@ -28,7 +28,7 @@ impl TlsRoots {
         Self::from_roots(roots)
     }
 
-    /// Trusts these authorities.
+    /// Trusts these certificate authorities alone.
     pub fn from_roots(roots: RootCertStore) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

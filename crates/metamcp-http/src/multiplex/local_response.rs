@@ -10,11 +10,9 @@ use crate::error::UpstreamError;
 
 /// An operation of Streamable HTTP.
 pub enum HttpOperation {
-    /// Sends a message.
     Post(Bytes),
     /// Opens the event stream of a session.
     Get,
-    /// Ends a session.
     Delete,
 }
 
@@ -33,7 +31,6 @@ pub struct LocalResponse {
 pub enum LocalBody {
     /// One message, or none.
     Message(Bytes),
-    /// An event stream.
     Events(EventSource),
 }
 

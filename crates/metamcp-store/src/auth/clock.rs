@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy)]
 pub struct ClockReading {
     pub instant: Instant,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub unix_s: u64,
 }
 

@@ -17,7 +17,7 @@ pub enum KeySource {
     Store,
     /// The file written by an earlier run. Changes made since then are not known yet.
     Snapshot {
-        /// Seconds since 1970.
+        /// Unix time in seconds.
         written_at: u64,
     },
 }

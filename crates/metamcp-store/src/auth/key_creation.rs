@@ -17,7 +17,7 @@ use super::secret_verifier::SecretVerifier;
 pub struct KeyRequest {
     /// The display name: shown in lists, logs and traces.
     pub name: String,
-    /// May be empty.
+    /// A note for people; may be empty.
     pub description: String,
     pub grants: Grants,
     /// Seconds since 1970; `None` for a key that does not expire.

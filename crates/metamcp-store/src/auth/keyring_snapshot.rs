@@ -7,7 +7,7 @@ use crate::store::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, Keys, SealedValue
 /// The keys of the store at one moment.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeyringSnapshot {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub written_at: u64,
     pub keys: Keys,
     /// The token signing keys. `None` when an earlier version of this program wrote the snapshot.

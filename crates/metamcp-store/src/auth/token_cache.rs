@@ -13,7 +13,7 @@ pub struct TokenClaims {
     pub key_id: KeyId,
     /// The epoch of the API key when the token was issued.
     pub epoch: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub expires_at: u64,
 }
 

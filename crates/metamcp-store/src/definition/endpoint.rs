@@ -73,11 +73,11 @@ pub struct ToolOverrideDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_./-]+$")]
     pub name: Option<String>,
-    /// Shown to people.
+    /// The title shown to people.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
     pub title: Option<String>,
-    /// Shown to models.
+    /// The description shown to models.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 16384)]
     pub description: Option<String>,

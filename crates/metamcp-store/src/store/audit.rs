@@ -36,11 +36,10 @@ column_enum! {
 pub struct AuditRow {
     /// Greater than the id of every earlier entry.
     pub id: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub at: u64,
-    /// See [`Audit::actor`].
     pub actor: String,
-    /// `key.create`, `server.replace`, ...
+    /// What was done: `key.create`, `server.replace`, ...
     pub action: String,
     pub object_kind: ObjectKind,
     /// The object's id; `*` for many objects at once.

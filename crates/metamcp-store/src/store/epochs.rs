@@ -10,7 +10,6 @@ pub struct Epochs {
     pub servers: u64,
     /// Endpoints with their servers, filters and overrides.
     pub endpoints: u64,
-    /// Token signing keys.
     pub jwt_keys: u64,
 }
 

@@ -75,7 +75,7 @@ pub struct MetaNamespace {
 pub struct MetaMember {
     pub namespace_uuid: Uuid,
     pub mcp_server_uuid: Uuid,
-    /// `ACTIVE` or `INACTIVE`.
+    /// Either `ACTIVE` or `INACTIVE`.
     pub status: String,
 }
 
@@ -86,7 +86,7 @@ pub struct MetaTool {
     pub mcp_server_uuid: Uuid,
     /// The server's own name of the tool.
     pub tool_name: String,
-    /// `ACTIVE` or `INACTIVE`.
+    /// Either `ACTIVE` or `INACTIVE`.
     pub status: String,
     pub override_name: Option<String>,
     pub override_title: Option<String>,
@@ -99,7 +99,6 @@ pub struct MetaTool {
 #[allow(clippy::struct_excessive_bools, reason = "the columns of a table that is not ours")]
 pub struct MetaEndpoint {
     pub uuid: Uuid,
-    /// Unique.
     pub name: String,
     pub namespace_uuid: Uuid,
     /// `None` for a public endpoint.

@@ -25,9 +25,9 @@ pub struct UsageCounts {
     pub calls: u64,
     /// Requests that the gateway could not get a response for.
     pub errors: u64,
-    /// Bytes from clients.
+    /// Bytes of request bodies.
     pub bytes_in: u64,
-    /// Bytes to clients.
+    /// Bytes of response bodies.
     pub bytes_out: u64,
     /// From the last byte of the request to the last byte of the response.
     pub milliseconds: u64,

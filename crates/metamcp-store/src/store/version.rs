@@ -6,7 +6,6 @@ use super::error::StoreError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionMatch {
     Any,
-    /// Exactly this version.
     Version(u64),
 }
 

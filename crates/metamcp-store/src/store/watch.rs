@@ -33,7 +33,7 @@ pub struct WatchState {
 /// A period in which the store does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOutage {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub since: u64,
     /// For operators; holds no password.
     pub reason: String,

@@ -29,7 +29,7 @@ struct ToolPin {
 struct PendingApproval {
     #[serde(rename = "print")]
     fingerprint: ToolFingerprint,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     since: u64,
 }
 

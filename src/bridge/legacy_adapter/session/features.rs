@@ -4,14 +4,14 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
 pub struct SessionFeatures {
-    /// `logging`
+    /// The server capability `logging`.
     pub logging: bool,
-    /// `resources.subscribe`
+    /// The server capability `resources.subscribe`.
     pub subscribe: bool,
-    /// `tools.listChanged`
+    /// The server capability `tools.listChanged`.
     pub tools_changed: bool,
-    /// `prompts.listChanged`
+    /// The server capability `prompts.listChanged`.
     pub prompts_changed: bool,
-    /// `resources.listChanged`
+    /// The server capability `resources.listChanged`.
     pub resources_changed: bool,
 }

@@ -51,7 +51,7 @@ pub(super) struct SessionState {
 /// State that most sessions never have.
 #[derive(Default)]
 pub(super) struct OptionalState {
-    /// Raw JSON.
+    /// The raw JSON of the level.
     log_level: Option<Bytes>,
     /// Input requests to the client, by their ids.
     pub(super) pending_inputs: Vec<(String, oneshot::Sender<Bytes>)>,

@@ -27,7 +27,6 @@ pub struct InFlightRequests {
 
 /// The record of one request in flight.
 pub struct InFlightRequest {
-    /// How it ends.
     pub lifecycle: RequestLifecycle,
     handle: AbortHandle,
 }
@@ -79,7 +78,7 @@ impl InFlightRequests {
         self.futures.push(Abortable::new(answering, registration));
     }
 
-    /// Cancels a request.
+    /// Cancels the request with this id, if it is in flight.
     pub fn cancel(&mut self, id: &[u8], cx: &mut Context<'_>) {
         if let Some(flight) = self.forget(id) {
             flight.handle.abort();

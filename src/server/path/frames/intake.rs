@@ -42,7 +42,6 @@ struct PendingNotification {
 /// Which messages are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptedMessages {
-    /// All messages.
     All,
     /// No requests: only messages that help in-flight requests to complete.
     AnswersOnly,
@@ -274,12 +273,12 @@ fn check_header(header: FrameHeader, call: &Call) -> Result<(), Fault> {
             "flag 1 stands before what is no answer; send 0",
         ));
     }
-    let said = header.method();
-    if said == UNNUMBERED {
+    let number = header.method();
+    if number == UNNUMBERED {
         return Ok(());
     }
-    let Some(name) = method_name(said) else {
-        let text = format!("method number {said} is not known here; send 0 and the name alone");
+    let Some(name) = method_name(number) else {
+        let text = format!("method number {number} is not known here; send 0 and the name alone");
         return Err(Fault::client(FaultKind::UnknownMethodInSession, text));
     };
     if call.envelope.method.is_some_and(|method| method.equals(&call.body, name.as_bytes())) {

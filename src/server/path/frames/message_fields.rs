@@ -44,11 +44,11 @@ impl MessageFields {
     /// The fields of a Modern request, which repeat parts of its body (MCP 2026-07-28, transports).
     pub fn of_modern(&self, catalog: &Catalog, call: &Call) -> Fields {
         let mut lines = self.trace_fields();
-        let said = [
+        let texts = [
             (header::PROTOCOL_VERSION, call.envelope.params.meta.protocol_version),
             (header::METHOD, call.envelope.method),
         ];
-        for (name, text) in said {
+        for (name, text) in texts {
             // A value that no header can carry is left out, and the request is rejected for the missing
             // field.
             let value = text.map(|text| text.decode_bytes(&call.body));

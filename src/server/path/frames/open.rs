@@ -74,8 +74,9 @@ fn form(fields: &Fields) -> Result<(MessageFraming, &'static str), Fault> {
             "send the body as it is, without Content-Encoding",
         ));
     }
-    let said = fields.get(Field::ContentType).unwrap_or_default();
-    let Some((name, form)) = FORMS.into_iter().find(|(name, _)| header::is_media_type(said, name)) else {
+    let media_type = fields.get(Field::ContentType).unwrap_or_default();
+    let Some((name, form)) = FORMS.into_iter().find(|(name, _)| header::is_media_type(media_type, name))
+    else {
         return Err(Fault::client(
             FaultKind::UnsupportedMedia,
             "send `Content-Type: application/x-ndjson` or `application/vnd.metamcp.frames`",
@@ -117,12 +118,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(said: &[(&'static str, &'static str)], expected: Result<MessageFraming, FaultKind>) {
-        let pairs =
-            said.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    fn check(media_type: &[(&'static str, &'static str)], expected: Result<MessageFraming, FaultKind>) {
+        let pairs = media_type
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let map: HeaderMap = pairs.collect();
         let form = form(&Fields::from_map(&map));
-        assert_eq!(form.map(|(form, _)| form).map_err(|fault| fault.kind), expected, "{said:?}");
+        assert_eq!(form.map(|(form, _)| form).map_err(|fault| fault.kind), expected, "{media_type:?}");
     }
 
     #[test]

@@ -42,7 +42,6 @@ pub struct FramedBody {
 
 /// The phase of a stream. It only moves forward.
 enum BodyPhase {
-    /// Messages are accepted.
     Open,
     /// The gateway drains: requests are rejected, in-flight ones may end.
     Draining,
@@ -62,7 +61,6 @@ enum StreamNotice {
     Phase(ShutdownPhase),
 }
 
-/// Checks timeouts periodically.
 struct Clock {
     tick: Pin<Box<Sleep>>,
     period: Duration,

@@ -5,11 +5,11 @@ use crate::frame::span::{IdSpan, Span, StringSpan};
 /// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// `method` and `id`.
+    /// The message has `method` and `id`.
     Request,
-    /// `method` without `id`.
+    /// The message has `method` and no `id`.
     Notification,
-    /// `result` and `id`.
+    /// The message has `result` and `id`.
     Response,
     /// `error`, with the id of its request, with `null`, or without an id.
     Error,
@@ -46,19 +46,18 @@ pub struct MessageParams {
     pub form: ParamsForm,
     /// `name`: a tool or a prompt.
     pub name: Option<StringSpan>,
-    /// `uri`: a resource.
+    /// The `uri` of a resource.
     pub uri: Option<StringSpan>,
     /// `cursor`: a page of a list.
     pub cursor: Option<StringSpan>,
-    /// `taskId`.
     pub task_id: Option<StringSpan>,
-    /// `level` of `logging/setLevel`.
+    /// The `level` of `logging/setLevel`.
     pub level: Option<StringSpan>,
-    /// `protocolVersion` of `initialize`.
+    /// The `protocolVersion` of `initialize`.
     pub protocol_version: Option<StringSpan>,
-    /// `requestId` of `notifications/cancelled`.
+    /// The `requestId` of `notifications/cancelled`.
     pub request_id: Option<IdSpan>,
-    /// `progressToken` of `notifications/progress`.
+    /// The `progressToken` of `notifications/progress`.
     pub progress_token: Option<IdSpan>,
     /// `ref.name` of `completion/complete`: a prompt.
     pub ref_name: Option<StringSpan>,
@@ -81,16 +80,16 @@ pub struct MessageMeta {
     pub present: bool,
     /// The whole object, braces included.
     pub object: Option<Span>,
-    /// `io.modelcontextprotocol/protocolVersion`.
+    /// The `_meta` member `io.modelcontextprotocol/protocolVersion`.
     pub protocol_version: Option<StringSpan>,
     /// The value of `io.modelcontextprotocol/clientCapabilities`.
     pub client_capabilities: Option<Span>,
     /// Whether that value is an object, as it must be.
     pub client_capabilities_is_object: bool,
-    /// `progressToken`.
+    /// The `_meta` member `progressToken`.
     pub progress_token: Option<IdSpan>,
-    /// `io.modelcontextprotocol/subscriptionId`.
+    /// The `_meta` member `io.modelcontextprotocol/subscriptionId`.
     pub subscription_id: Option<IdSpan>,
-    /// `io.modelcontextprotocol/logLevel`.
+    /// The `_meta` member `io.modelcontextprotocol/logLevel`.
     pub log_level: Option<StringSpan>,
 }

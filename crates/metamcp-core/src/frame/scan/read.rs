@@ -59,7 +59,7 @@ struct EnvelopeDraft {
 struct EnvelopeReader<'a> {
     tokens: Tokens<'a>,
     names: &'a mut NameTable,
-    /// The first error.
+    /// The first error; later ones are dropped.
     error: Option<ScanError>,
     /// Members of the wrong type. Whether that is an error depends on the method, which may follow.
     mistyped: FieldSet,

@@ -21,7 +21,6 @@ enum Position {
     Boundary,
     /// At the start of a line within an event.
     Line,
-    /// Within a line.
     Text,
 }
 

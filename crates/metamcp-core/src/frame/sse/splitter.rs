@@ -49,7 +49,6 @@ enum EventState {
     /// It has no data yet.
     #[default]
     NoData,
-    /// It has data.
     HasData,
     /// A part of it was passed on.
     Split,
@@ -58,7 +57,7 @@ enum EventState {
 /// The kind of the current line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum LineKind {
-    /// Not known yet.
+    /// No line decided it yet.
     #[default]
     Unknown,
     /// A field that is passed on.

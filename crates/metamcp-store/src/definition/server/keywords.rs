@@ -15,7 +15,6 @@ pub enum KindKeyword {
     Http,
     /// The HTTP+SSE transport of MCP 2024-11-05.
     Sse,
-    /// A child process.
     Stdio,
 }
 

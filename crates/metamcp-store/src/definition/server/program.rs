@@ -156,7 +156,7 @@ fn allowlist_of(rules: &DefinitionRules) -> Option<&StdioAllowlist> {
     }
 }
 
-/// `PATH_MAX` of Linux.
+/// `PATH_MAX` of Linux, in bytes.
 const PATH_BYTES_MAX: usize = 4096;
 
 /// More than any command line in use.

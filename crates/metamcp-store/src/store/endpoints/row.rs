@@ -16,7 +16,7 @@ use crate::store::value::{Row, Value, column_enum};
 column_enum! {
     /// How an endpoint names the tools of its servers.
     PrefixMode {
-        /// Prefixed: `{server}__{tool}`.
+        /// Every name is prefixed: `{server}__{tool}`.
         Always = "always",
         /// As the server names them.
         Never = "never",
@@ -39,16 +39,15 @@ column_enum! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRow {
     pub id: Uuid,
-    /// Unique.
     pub name: String,
     pub prefix: PrefixMode,
     /// In the order in condition their tools are listed.
     pub servers: Vec<EndpointServer>,
     /// Rises with every change of the endpoint; used as its `ETag`.
     pub version: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub created_at: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub changed_at: u64,
     /// An empty plaintext, sealed together with all of the above except version and times.
     pub seal: SealedValue,
@@ -57,7 +56,6 @@ pub struct EndpointRow {
 /// The definition of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointSpec {
-    /// Unique; not empty.
     pub name: String,
     pub prefix: PrefixMode,
     /// In the order in condition their tools are listed, each server once.
@@ -92,7 +90,6 @@ pub struct ToolOverride {
 pub struct Endpoints {
     /// The epoch of the endpoints at that moment.
     pub epoch: u64,
-    /// Sorted by name.
     pub rows: Vec<EndpointRow>,
 }
 

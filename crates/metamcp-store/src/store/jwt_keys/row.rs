@@ -11,9 +11,7 @@ use crate::store::value::{Row, column_enum};
 column_enum! {
     /// The signature algorithm of a token signing key.
     JwtAlgorithm {
-        /// HMAC with SHA-256.
         Hs256 = "HS256",
-        /// Ed25519.
         EdDsa = "EdDSA",
     }
 }
@@ -39,7 +37,7 @@ pub struct JwtKeyRow {
     /// The signing secret, sealed together with the other columns.
     pub secret: SealedValue,
     pub phase: JwtPhase,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub created_at: u64,
     /// The start of the phase, in seconds since 1970.
     pub changed_at: u64,
@@ -48,7 +46,6 @@ pub struct JwtKeyRow {
 /// A signing key to be added.
 #[derive(Debug, Clone)]
 pub struct NewJwtKey {
-    /// Unique; not empty.
     pub kid: String,
     pub algorithm: JwtAlgorithm,
     /// The signing secret, to be sealed.
@@ -62,7 +59,7 @@ pub struct NewJwtKey {
 pub struct JwtKeys {
     /// The epoch of the signing keys at that moment.
     pub epoch: u64,
-    /// Oldest first.
+    /// Sorted by age, oldest first.
     pub rows: Vec<JwtKeyRow>,
 }
 

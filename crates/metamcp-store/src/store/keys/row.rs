@@ -21,7 +21,7 @@ column_enum! {
 column_enum! {
     /// The role of a key.
     Role {
-        /// May call tools.
+        /// May call tools, and nothing else.
         Client = "client",
         /// May administer the gateway, and call tools.
         Admin = "admin",
@@ -64,9 +64,8 @@ pub struct KeyRow {
     pub id: Uuid,
     /// The public part of the key, in the key itself.
     pub key_id: String,
-    /// The display name.
     pub name: String,
-    /// May be empty.
+    /// A note for people; may be empty.
     pub description: String,
     pub grants: Grants,
     pub status: KeyStatus,
@@ -80,9 +79,9 @@ pub struct KeyRow {
     pub successor: Option<Uuid>,
     /// The end of the grace period after a rotation, in seconds since 1970.
     pub grace_until: Option<u64>,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub created_at: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub changed_at: u64,
     /// The epoch of the keys at the last change of this row that revoked its tokens.
     pub epoch: u64,
@@ -116,13 +115,12 @@ impl KeyRow {
 /// A key to be stored, as active.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// From [`new_id`](crate::store::new_id).
     pub id: Uuid,
     /// The public part of the key: 12 characters.
     pub key_id: String,
     /// The display name; not empty.
     pub name: String,
-    /// May be empty.
+    /// A note for people; may be empty.
     pub description: String,
     pub grants: Grants,
     /// The verifier of the secret, to be sealed.
@@ -136,7 +134,7 @@ pub struct NewKey {
 pub struct Keys {
     /// The epoch of the keys at that moment.
     pub epoch: u64,
-    /// Oldest first.
+    /// Sorted by age, oldest first.
     pub rows: Vec<KeyRow>,
 }
 

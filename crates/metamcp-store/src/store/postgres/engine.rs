@@ -31,7 +31,7 @@ pub struct Postgres {
 #[derive(Default)]
 struct Schema {
     is_ready: AtomicBool,
-    /// Migrations that failed.
+    /// Attempts to migrate that failed.
     failures: AtomicU64,
     /// The error of the last one. Held while the next one runs.
     last_error: Mutex<Option<StoreError>>,

@@ -14,11 +14,9 @@ use crate::store::value::{Row, Value, column_enum};
 column_enum! {
     /// The transport of a server.
     ServerKind {
-        /// Streamable HTTP.
         Http = "http",
         /// HTTP with SSE, the transport of revision 2024-11-05.
         Sse = "sse",
-        /// A child process.
         Stdio = "stdio",
     }
 }
@@ -26,7 +24,6 @@ column_enum! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerRow {
     pub id: Uuid,
-    /// Unique.
     pub name: String,
     pub kind: ServerKind,
     /// Opaque to the store: address, command, limits. Holds no secrets: it is stored in the clear, and copied to the audit log.
@@ -35,19 +32,17 @@ pub struct ServerRow {
     pub secrets: SealedValue,
     /// Rises with every change; used as the `ETag`.
     pub version: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub created_at: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub changed_at: u64,
 }
 
 /// The definition of a server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerSpec {
-    /// Unique; not empty.
     pub name: String,
     pub kind: ServerKind,
-    /// See [`ServerRow::definition`].
     pub definition: Json,
     pub secrets: Secrets,
 }
@@ -66,7 +61,6 @@ pub enum Secrets {
 pub struct Servers {
     /// The epoch of the servers at that moment.
     pub epoch: u64,
-    /// Sorted by name.
     pub rows: Vec<ServerRow>,
 }
 

@@ -18,7 +18,7 @@ pub struct ToolPinsRow {
     pub seal: SealedValue,
     /// Rises with every change.
     pub version: u64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub changed_at: u64,
 }
 
@@ -27,7 +27,6 @@ pub struct ToolPinsRow {
 pub struct NewToolPins {
     /// The name of the server.
     pub server: String,
-    /// See [`ToolPinsRow::pins`].
     pub pins: Json,
     /// The version that must be stored now; `None` when there must be none.
     pub expect: Option<u64>,
