@@ -111,24 +111,22 @@ pub async fn notify_server(
     is_accepted
 }
 
-/// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session
-/// management). Some servers answer 400, which has many other causes; a ping then decides.
+/// Whether a status means that the server lost the session. A 404 should say so (MCP 2025-03-26, session
+/// management), and some servers answer 400, but both have other causes: an application behind the server may
+/// answer 404 after the call ran. A ping in the same session decides, so that no call is repeated that may have run.
 pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    match status {
-        StatusCode::NOT_FOUND => true,
-        StatusCode::BAD_REQUEST => {
-            let message = Bytes::from_static(PING);
-            let ping = BufferedRequest {
-                method: McpMethod::Ping,
-                message,
-                session: Some(session),
-                modern_headers: None,
-            };
-            send_buffered(pool, ping).await.is_ok_and(|response| response.status.is_client_error())
-        }
-        _ => false,
+    let is_refusal = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    if !is_refusal(status) {
+        return false;
     }
+    let ping = BufferedRequest {
+        method: McpMethod::Ping,
+        message: Bytes::from_static(PING),
+        session: Some(session),
+        modern_headers: None,
+    };
+    send_buffered(pool, ping).await.is_ok_and(|response| is_refusal(response.status))
 }
 
 /// Reads an event stream up to the JSON-RPC response, and skips the messages before it.

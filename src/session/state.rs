@@ -13,7 +13,7 @@ use super::upstream_slot::UpstreamSessionSlot;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use metamcp_core::base::KeyId;
-use metamcp_core::protocol::{ClientCapabilities, Revision};
+use metamcp_core::protocol::{ClientCapabilities, Revision, is_same_id};
 
 /// One client's session with one version of its endpoint. Shared by all workers, and rebuilt from its id when lost.
 /// When the endpoint changes, a new version replaces it ([`Session::with_endpoint`]); in-flight calls keep this one.
@@ -62,6 +62,8 @@ struct InFlightCall {
     id: Bytes,
     /// The id of the server's upstream.
     upstream: u32,
+    /// Whether the client cancelled it, so that it waits for no response.
+    is_cancelled: bool,
     before: Option<Box<Self>>,
 }
 
@@ -200,14 +202,15 @@ impl Session {
         let (mut count, mut is_duplicate) = (0, false);
         for call in state.calls() {
             count += 1;
-            is_duplicate |= call.id == id;
+            is_duplicate |= is_same_id(&call.id, &id);
         }
         if count >= IN_FLIGHT_MAX || is_duplicate {
             return None;
         }
         let upstream = self.endpoint.servers[server_index].upstream;
         let before = state.in_flight.take();
-        state.in_flight = Some(Box::new(InFlightCall { id: id.clone(), upstream, before }));
+        state.in_flight =
+            Some(Box::new(InFlightCall { id: id.clone(), upstream, is_cancelled: false, before }));
         drop(state);
         Some(CallGuard { session: Arc::clone(self), id })
     }
@@ -215,7 +218,7 @@ impl Session {
     /// Finds the server that has the call with this raw id. The returned version of the session is an earlier one if
     /// the endpoint no longer has that server.
     pub fn find_call(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
-        let upstream = lock(&self.core.state).calls().find(|call| call.id == id)?.upstream;
+        let upstream = lock(&self.core.state).calls().find(|call| is_same_id(&call.id, id))?.upstream;
         let all = std::iter::once(Arc::clone(self)).chain(self.former_versions());
         all.into_iter().find_map(|session| {
             let server_index = session.server_index(upstream)?;
@@ -275,10 +278,20 @@ impl Session {
         self.find_stream(|stream| stream.request_id().is_none() && stream.has_reader()).is_some()
     }
 
+    /// Marks the call with this raw id as cancelled by the client.
+    pub fn cancel_call(&self, id: &[u8]) {
+        let mut state = lock(&self.core.state);
+        let mut link = state.in_flight.as_mut();
+        while let Some(call) = link {
+            call.is_cancelled |= is_same_id(&call.id, id);
+            link = call.before.as_mut();
+        }
+    }
+
     /// Marks the resumable stream of a cancelled call, whose response the client will not fetch.
     pub fn cancel_stream(&self, request_id: &[u8]) {
         let answers_call = |stream: &ResumableStream| {
-            stream.request_id().is_some_and(|id| *id == *request_id) && !stream.is_closed()
+            stream.request_id().is_some_and(|id| is_same_id(id, request_id)) && !stream.is_closed()
         };
         if let Some(stream) = self.find_stream(answers_call) {
             stream.cancel();
@@ -398,6 +411,14 @@ impl Drop for StreamGuard {
 pub struct CallGuard {
     session: Arc<Session>,
     id: Bytes,
+}
+
+impl CallGuard {
+    /// Whether the client cancelled the call. Such a call gets no response (MCP 2025-11-25, cancellation).
+    pub fn is_cancelled(&self) -> bool {
+        let state = lock(&self.session.core.state);
+        state.calls().any(|call| call.id == self.id && call.is_cancelled)
+    }
 }
 
 impl Drop for CallGuard {

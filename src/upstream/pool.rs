@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -17,7 +16,7 @@ use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
-use metamcp_http::client::BodySource;
+use metamcp_http::client::{BodySource, BodyTimeouts};
 use metamcp_http::multiplex::{CancelGuard, LocalResponse};
 use metamcp_http::{FailureStage, UpstreamError};
 use metamcp_http::{HttpPool, InvalidTarget, TlsRoots, UpstreamBody, UpstreamResponse};
@@ -314,11 +313,8 @@ impl UpstreamPool {
         let (response, guard) =
             timeout(config.settings.first_byte_timeout, call).await.unwrap_or_else(timed_out)?;
         let (head, source) = BodySource::from_local(response, Some(guard));
-        let idle_timeout: Option<Duration> = match kind {
-            RequestKind::Call => Some(config.settings.stream_idle_timeout),
-            RequestKind::Stream => None,
-        };
-        let body = UpstreamBody::new(source, None, idle_timeout, permit);
+        let timeouts = BodyTimeouts::new(&config.settings, kind, &head);
+        let body = UpstreamBody::new(source, None, timeouts, permit);
         Ok(Box::new(UpstreamResponse { head, body }))
     }
 
@@ -336,6 +332,8 @@ impl UpstreamPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use metamcp_config::server::ServerSettings;
     use metamcp_config::server::settings::DEFAULTS;
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
@@ -208,6 +209,62 @@ fn a4_a_server_that_stops_after_its_head() {
         let cut = answer("200 OK", &result("1", "whole"));
         peer.push([vec![send(&cut[..cut.len() - 3]), Step::Hold]]);
         check_error(&what, &Client::once(gateway.address, &request), "went silent");
+    }
+}
+
+/// The client learns that there is no answer: by an error event, or because the stream breaks visibly.
+#[test]
+fn a17_a_line_without_end() {
+    let peer = Peer::script([]);
+    let gateway = short(&peer);
+    for (what, request) in ways(&gateway) {
+        for ends in [Step::Hold, Step::Close, Step::Send(chunk(""))] {
+            let line = chunk(&"x".repeat(64 << 10));
+            let flood = Step::Flood(line, 160);
+            peer.push([vec![send(events()), send(chunk("data: {\"a\":\"")), flood, ends.clone()]]);
+            let response = Client::once(gateway.address, &request);
+            let text = response.text();
+            let last =
+                text.rsplit_once("data: ").and_then(|(_, last)| serde_json::from_str::<Value>(last).ok());
+            let is_error = last.is_some_and(|last| last["id"] == 1 && last["error"].is_object());
+            assert!(is_error || !response.whole, "{what} {ends:?}: it ends in good order without an answer");
+        }
+    }
+}
+
+/// Neither the first byte nor silence has a timeout here: only the whole takes too long.
+#[test]
+fn a5_a_server_that_sends_byte_by_byte() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().server_with("a", peer.address, "call_timeout = \"700ms\"").start();
+    let drip = |text: &str| text.bytes().flat_map(|byte| [send([byte]), Step::Pause]).collect::<Vec<_>>();
+    for (what, request) in ways(&gateway) {
+        let whole = answer("200 OK", &result("1", &"slow ".repeat(20)));
+        let (head, body) = whole.split_at(whole.len() - 100);
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        peer.push([[vec![send(head)], drip(&body)].concat()]);
+        check_error(&what, &Client::once(gateway.address, &request), "did not complete its answer in time");
+        peer.wait_closed(peer.calls().last().unwrap().connection);
+
+        let event = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+        let bytes = event.bytes().flat_map(|byte| [send(chunk(&char::from(byte).to_string())), Step::Pause]);
+        peer.push([[send(events()), send(chunk(event))].into_iter().chain(bytes).collect()]);
+        let response = Client::once(gateway.address, &request);
+        assert!(response.whole, "{what}");
+        let told = response.events();
+        assert_eq!(
+            (told.len(), &told[1]["error"]["code"]),
+            (2, &(-32603).into()),
+            "{what}: {}",
+            response.text()
+        );
+
+        // Messages are progress: such a stream may take longer.
+        let messages = (0..30).flat_map(|_| [send(chunk(event)), Step::Pause]);
+        let last = [send(chunk(&format!("data: {}\n\n", result("1", "done")))), send(chunk(""))];
+        peer.push([[send(events())].into_iter().chain(messages).chain(last).collect()]);
+        let told = Client::once(gateway.address, &request).events();
+        assert_eq!((told.len(), told[30]["result"].is_object()), (31, true), "{what}");
     }
 }
 
@@ -471,18 +528,47 @@ fn a_lost_session_is_opened_again_and_the_call_repeated_once() {
     }
 }
 
+const SESSION_NOT_FOUND: &str =
+    r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#;
+
 #[test]
 fn a_server_that_loses_every_session_is_asked_twice_and_no_more() {
+    for (path, tool) in [(SINGLE, "echo"), (AGGREGATED, "a__echo")] {
+        let peer = Peer::script([]);
+        let gateway = Gateway::open(&[("a", peer.address)]);
+        let session = open_session(&gateway, path, None);
+        let call = legacy_call(path, &session, "1", tool, "{}");
+        assert_eq!(Client::once(gateway.address, &call).status, 200);
+        let called = peer.calls().len();
+        peer.lose_sessions("404 Not Found");
+        // The first call is refused because its session is lost, the second one by this script.
+        peer.push([vec![send(answer("404 Not Found", SESSION_NOT_FOUND))]]);
+        let response = Client::once(gateway.address, &call);
+        assert!(response.json()["error"].is_object(), "{path}: {}", response.text());
+        assert_eq!(peer.calls().len(), called + 2, "{path}");
+    }
+}
+
+/// An application behind the server may answer 404 after it ran the call, while the session is alive.
+#[test]
+fn a_call_is_not_repeated_after_a_404_in_a_living_session() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
     for (path, tool) in [(SINGLE, "echo"), (AGGREGATED, "a__echo")] {
-        let session = open_session(&gateway, path, None);
-        let called = peer.calls().len();
-        let lost = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#;
-        peer.push([vec![send(answer("404 Not Found", lost))], vec![send(answer("404 Not Found", lost))]]);
-        let response = Client::once(gateway.address, &legacy_call(path, &session, "1", tool, "{}"));
-        assert!(response.json()["error"].is_object(), "{path}: {}", response.text());
-        assert_eq!(peer.calls().len(), called + 2, "{path}");
+        for status in ["404 Not Found", "400 Bad Request"] {
+            let session = open_session(&gateway, path, None);
+            let called = peer.calls().len();
+            peer.push([vec![send(answer(status, SESSION_NOT_FOUND))]]);
+            let call = legacy_call(path, &session, "1", tool, "{}");
+            let response = Client::once(gateway.address, &call);
+            assert!(response.json()["error"].is_object(), "{path}: {}", response.text());
+            assert_eq!(peer.calls().len(), called + 1, "{path} {status}");
+            assert_eq!(
+                Client::once(gateway.address, &call).status,
+                200,
+                "{path} {status}: the session is alive"
+            );
+        }
     }
 }
 

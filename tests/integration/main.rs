@@ -11,6 +11,7 @@ mod asking;
 mod bound;
 mod bridge_legacy;
 mod bridge_modern;
+mod cancelled;
 mod connect;
 mod fast_lane;
 mod faults;

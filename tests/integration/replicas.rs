@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Client, Database, ENCRYPTION_KEY, Gateway, Peer, Request, Response, gateway_on, listed, modern,
-    modern_call, sql, until, within,
+    Client, Database, ENCRYPTION_KEY, Gateway, Peer, Request, Response, clear_environment, gateway_on,
+    listed, modern, modern_call, sql, until, within,
 };
 use metamcp_store::store::{Audit, VersionMatch};
 use serde_json::{Value, json};
@@ -308,8 +308,7 @@ fn what_no_waiting_helps_ends_the_start() {
     let Some(database) = Database::new() else { return };
     sql(database.url(), "CREATE TABLE api_keys (theirs TEXT)");
     let data = std::env::temp_dir().join(format!("metamcp-test-{}-theirs", std::process::id()));
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_metamcp"))
-        .env_clear()
+    let child = clear_environment(&mut std::process::Command::new(env!("CARGO_BIN_EXE_metamcp")))
         .env("DATABASE_URL", database.url())
         .env("ENCRYPTION_KEY", ENCRYPTION_KEY)
         .env("JWT_SECRET", "j".repeat(40))

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Gate, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, initialize, legacy,
-    legacy_call, modern, notification, open_session, result,
+    Client, Gate, Gateway, Peer, Request, Setup, Step, answer, chunk, clear_environment, error, events,
+    initialize, legacy, legacy_call, modern, notification, open_session, result,
 };
 use metamcp_store::store::{Grants, Rate};
 
@@ -226,8 +226,7 @@ fn a_slow_request_head_times_out_and_an_idle_client_does_not() {
 fn a_port_in_use_is_reported() {
     let gateway = Gateway::open(&[("a", demo())]);
     let port = gateway.address.port().to_string();
-    let second = Command::new(env!("CARGO_BIN_EXE_metamcp"))
-        .env_clear()
+    let second = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
         .current_dir(gateway.path())
         .args(["--port", &port, "--data-dir", "other", "--no-auth"])
         .stdin(Stdio::null())
@@ -302,7 +301,12 @@ fn the_first_key_survives_a_failed_start() {
     let gateway = Gateway::open(&[("a", demo())]);
     let start = |port: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
-        command.env_clear().current_dir(gateway.path()).args(["--port", port, "--data-dir", "fresh"]);
+        clear_environment(&mut command).current_dir(gateway.path()).args([
+            "--port",
+            port,
+            "--data-dir",
+            "fresh",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut failed = start(&taken.local_addr().unwrap().port().to_string());

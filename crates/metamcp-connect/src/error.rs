@@ -124,8 +124,12 @@ impl From<UpstreamError> for RequestError {
             | FailureStage::ConnectTimeout
             | FailureStage::NotSent => Self::Unreachable,
             FailureStage::Tls => Self::Tls,
-            FailureStage::FirstByteTimeout | FailureStage::BodyIdle => Self::TimedOut,
-            FailureStage::NoResponse | FailureStage::BodyIncomplete => Self::ConnectionLost,
+            FailureStage::FirstByteTimeout | FailureStage::BodyIdle | FailureStage::MessageTimeout => {
+                Self::TimedOut
+            }
+            FailureStage::NoResponse | FailureStage::BodyIncomplete | FailureStage::Cancelled => {
+                Self::ConnectionLost
+            }
             FailureStage::ResponseTooLarge => Self::ResponseTooLarge,
             FailureStage::InvalidResponse | FailureStage::NoEndpoint | FailureStage::ForeignEndpoint => {
                 Self::NotMcp

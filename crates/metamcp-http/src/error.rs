@@ -45,10 +45,14 @@ pub enum FailureStage {
     NoResponse,
     /// The request was written and no response came in time; the call may have run.
     FirstByteTimeout,
+    /// The client cancelled the call, so the server owes no response (MCP 2025-11-25, cancellation).
+    Cancelled,
     /// The response ended before it was complete.
     BodyIncomplete,
     /// The response body stalled for too long.
     BodyIdle,
+    /// A message of the response took too long, though bytes arrived.
+    MessageTimeout,
     /// The response is larger than the limit.
     ResponseTooLarge,
     /// The response is not what the protocol requires.
@@ -73,6 +77,7 @@ impl FailureStage {
                 | Self::BreakerOpen
                 | Self::PrivateAddress
                 | Self::LocalPortsExhausted
+                | Self::Cancelled
         )
     }
 
@@ -88,8 +93,8 @@ impl FailureStage {
             Self::ProcessStart => "starting",
             Self::Tls => "TLS handshake",
             Self::NotSent => "sending",
-            Self::NoResponse | Self::FirstByteTimeout => "waiting for an answer",
-            Self::BodyIncomplete | Self::BodyIdle => "reading the answer",
+            Self::NoResponse | Self::FirstByteTimeout | Self::Cancelled => "waiting for an answer",
+            Self::BodyIncomplete | Self::BodyIdle | Self::MessageTimeout => "reading the answer",
             Self::ResponseTooLarge | Self::InvalidResponse => "understanding the answer",
         }
     }
@@ -126,8 +131,10 @@ impl FailureStage {
                 FaultKind::InvalidResponse,
                 "sent an event `endpoint` that leads to another origin than its own, which is refused",
             ),
+            Self::Cancelled => (FaultKind::ConnectionLost, "was told that the client cancelled the call"),
             Self::FirstByteTimeout => (FaultKind::TimedOut, "did not answer in time"),
             Self::BodyIdle => (FaultKind::TimedOut, "went silent"),
+            Self::MessageTimeout => (FaultKind::TimedOut, "did not complete its answer in time"),
             Self::NoResponse | Self::BodyIncomplete => {
                 (FaultKind::ConnectionLost, "broke off the connection")
             }
@@ -161,6 +168,8 @@ impl fmt::Display for FailureStage {
             Self::FirstByteTimeout => "response timeout",
             Self::BodyIncomplete => "incomplete body",
             Self::BodyIdle => "body idle timeout",
+            Self::Cancelled => "cancelled",
+            Self::MessageTimeout => "message timeout",
             Self::ResponseTooLarge => "response too large",
             Self::InvalidResponse => "invalid response",
         })

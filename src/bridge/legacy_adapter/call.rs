@@ -75,10 +75,6 @@ const EVENTS_MAX: usize = 16;
 /// with each round.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The error code of a call that its client cancelled. Clients ignore it. Taken from the Language Server
-/// Protocol.
-const CANCELLED: i32 = -32800;
-
 /// Forwards a request of a session to its server, and returns the response in the form of the Legacy era.
 /// Dropping the future, or the event stream that it returned, aborts the request to the server.
 pub async fn forward_call(
@@ -93,13 +89,18 @@ pub async fn forward_call(
     let exchange = Exchange { session, pool, tool_headers, input_timeout, request, message, id, sent_id };
     let outcome = tokio::select! {
         outcome = exchange.send(None) => outcome?,
-        () = in_flight.cancelled() => CallOutcome::Reply(exchange.cancelled()),
+        () = in_flight.cancelled() => return Err(cancelled()),
     };
     Ok(match outcome {
         CallOutcome::Reply(message) => gateway_reply(LocalResponse::from_message(message)),
         CallOutcome::Failed(response) => response,
         outcome => exchange.into_stream(in_flight, outcome),
     })
+}
+
+/// A cancelled call gets no response (MCP 2025-11-25, cancellation).
+fn cancelled() -> UpstreamError {
+    UpstreamError::from_stage(FailureStage::Cancelled)
 }
 
 impl Exchange {
@@ -224,10 +225,6 @@ impl Exchange {
         invalid_reply_error(&self.id, self.pool.upstream().name().as_str(), what)
     }
 
-    fn cancelled(&self) -> Bytes {
-        gateway_error(&self.id, CANCELLED, "the call was cancelled", None)
-    }
-
     /// Serves the rest of the call as an event stream.
     fn into_stream(self, mut in_flight: InFlightCall, outcome: CallOutcome) -> Box<UpstreamResponse> {
         let (sink, events) = event_channel_with_capacity(EVENTS_MAX);
@@ -235,7 +232,7 @@ impl Exchange {
         spawn_local(async move {
             let last = tokio::select! {
                 last = self.drive(&sink, outcome) => last,
-                () = in_flight.cancelled() => Ok(self.cancelled()),
+                () = in_flight.cancelled() => Err(cancelled()),
                 // Dropping the future aborts the call.
                 () = sink.closed() => return,
             };

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -73,14 +72,20 @@ impl CallStream {
         None
     }
 
-    /// Releases the permit of a held call, whose server waits for the gateway. `idle_timeout` is how long the
-    /// server may be silent from now on.
-    pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
+    /// Releases the permit of a held call, whose server waits for the gateway and may be silent meanwhile.
+    pub fn set_aside(&mut self) {
+        self.body().into_iter().for_each(UpstreamBody::release_permit);
+    }
+
+    /// Waits for the server again, after [`Self::set_aside`].
+    pub fn take_up(&mut self) {
+        self.body().into_iter().for_each(UpstreamBody::restart_timeouts);
+    }
+
+    fn body(&mut self) -> Option<&mut UpstreamBody> {
         match &mut self.state {
-            StreamState::Single(_, body, _) | StreamState::Events(body, _) => {
-                body.release_permit(idle_timeout);
-            }
-            StreamState::Connecting(_) | StreamState::Ended => {}
+            StreamState::Single(_, body, _) | StreamState::Events(body, _) => Some(body),
+            StreamState::Connecting(_) | StreamState::Ended => None,
         }
     }
 

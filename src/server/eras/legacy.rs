@@ -105,6 +105,10 @@ async fn try_in_turn(
 /// Forwards a cancellation. Then the call's stream is no longer kept for the client to resume.
 async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
+    // First, because the server may end the call before it has answered this message.
+    if let Some(id) = &id {
+        session.cancel_call(id);
+    }
     let routed = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(as_answer);
     if let Some(id) = id {
         session.cancel_stream(&id);
@@ -156,7 +160,13 @@ async fn forward(
         let server = &call.endpoint.servers[place];
         let original_name = target::counted(rename.as_ref());
         let mut meter = Meter::begin(&worker.metering, &call, server, original_name, view);
-        let (pool, delivered) = asking.await.map_err(|fault| send::failed(meter.as_mut(), fault))?;
+        let (pool, delivered) = match asking.await {
+            Ok(delivered) => delivered,
+            Err(_) if in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {
+                return Ok(send::cancelled(meter.as_mut()));
+            }
+            Err(fault) => return Err(send::failed(meter.as_mut(), fault)),
+        };
         (pool, delivered, in_flight, meter)
     };
     let response = match delivered {
@@ -180,7 +190,7 @@ async fn forward(
         }
     };
     let held = RequestResources {
-        _in_flight: in_flight,
+        in_flight,
         meter,
         tasks,
         refuser: ServerRequestRefuser::for_session(&session, place, &pool),

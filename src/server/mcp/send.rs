@@ -13,7 +13,7 @@ use crate::route::{EndpointShape, RoutedServer};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
-use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
+use crate::session::{CallGuard, MESSAGE_BYTES_MAX, read_terminal_message};
 use crate::telemetry::metrics::OperationOutcome;
 use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ServerName};
@@ -92,6 +92,9 @@ pub async fn relay(
     let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
     let begun = match read_start(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
         Ok(begun) => begun,
+        Err(_) if held.in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {
+            return Ok(RelayedResponse::Reply(cancelled(held.meter.as_mut())));
+        }
         Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
     };
     match begun {
@@ -191,6 +194,15 @@ pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
         meter.fail(Some(fault.kind));
     }
     fault
+}
+
+/// The reply to a call that the client cancelled: an event stream without a response (MCP 2025-11-25, cancellation).
+#[cold]
+pub fn cancelled(meter: Option<&mut Meter>) -> Reply {
+    if let Some(meter) = meter {
+        meter.end(OperationOutcome::Disconnect);
+    }
+    reply::events(ResponseBody::empty())
 }
 
 /// The complete message of a response if it is a result. Used when several servers are asked in turn.

@@ -15,8 +15,7 @@ use metamcp_core::protocol::code;
 use metamcp_http::UpstreamRequest;
 use metamcp_http::UpstreamResponse;
 use metamcp_http::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_cancelled_response, encode_error,
-    splice,
+    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_error, splice,
 };
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -127,7 +126,7 @@ impl SseSession {
         let cancellation = splice(message, &[(id, number.to_string().as_bytes())]);
         self.post_cancellation(number, &entry.call, self.new_post(cancellation).with_headers_of(request));
         self.refuse_server_requests_during(number);
-        entry.call.sink.finish(&encode_cancelled_response(raw), &[]);
+        entry.call.sink.fail(UpstreamError::from_stage(FailureStage::Cancelled));
     }
 
     /// Creates a POST of a message to the session's endpoint.

@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use super::client_slots::ClientSlotId;
 use super::connection::{CallKind, CallLocation, PendingCall, ProcessConnection, Recipient};
 use metamcp_core::frame::{Envelope, Span};
-use metamcp_core::protocol::{McpMethod, code};
-use metamcp_http::FailureStage;
-use metamcp_http::multiplex::{CallEntry, encode_cancellation, encode_cancelled_response, encode_error};
+use metamcp_core::protocol::{McpMethod, code, is_same_id};
+use metamcp_http::multiplex::{CallEntry, encode_cancellation, encode_error};
+use metamcp_http::{FailureStage, UpstreamError};
 
 impl ProcessConnection {
     /// Sends a client's call, under an id and a progress token of the gateway. Returns the call when too much
@@ -97,15 +97,15 @@ impl ProcessConnection {
         }
     }
 
-    /// Cancels a client's own call, by the client's raw id. The call is answered at once: a server sends
-    /// nothing more for a cancelled call (MCP, cancellation).
+    /// Cancels a client's own call, by the client's raw id. The call ends at once, without a response: a server
+    /// sends nothing more for a cancelled call (MCP, cancellation).
     pub fn cancel(&self, client: ClientSlotId, id: &[u8]) {
         let mut state = self.state.borrow_mut();
         let is_match = |call: &PendingCall| call.client == Some(client) && call.call.is_some();
         let found = state
             .calls
             .iter()
-            .find(|(_, entry)| entry.id == id && is_match(&entry.call))
+            .find(|(_, entry)| is_same_id(&entry.id, id) && is_match(&entry.call))
             .map(|(number, _)| number);
         let Some((number, entry)) = found.and_then(|number| Some((number, state.calls.remove(number)?)))
         else {
@@ -115,7 +115,7 @@ impl ProcessConnection {
         self.end_unanswered(number, Some(client));
         self.forget_call(&entry.call);
         if let Recipient::Client(sink) = entry.call.recipient {
-            sink.finish(&encode_cancelled_response(id), &[]);
+            sink.fail(UpstreamError::from_stage(FailureStage::Cancelled));
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::gateway::{Dir, Setup};
-use super::{MODERN, PATIENCE};
+use super::{MODERN, PATIENCE, clear_environment};
 
 /// The program, running; killed when dropped.
 pub struct Desk {
@@ -38,7 +38,7 @@ impl Desk {
     fn start(dir: Dir, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
-        command.env_clear().envs(variables.iter().copied()).current_dir(dir.path()).args(args);
+        clear_environment(&mut command).envs(variables.iter().copied()).current_dir(dir.path()).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());

@@ -16,7 +16,7 @@ use metamcp_store::auth::{
 };
 use metamcp_store::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
 
-use super::PATIENCE;
+use super::{PATIENCE, clear_environment};
 
 /// A running gateway; killed when dropped.
 pub struct Gateway {
@@ -137,7 +137,11 @@ impl Gateway {
         let path = dir.path();
         let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
-        command.env_clear().current_dir(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        clear_environment(&mut command)
+            .current_dir(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
         command.args(["--port", "0", "--workers", &workers.to_string(), "--data-dir", "data"]);
         if !keys {
             command.arg("--no-auth");

@@ -74,6 +74,13 @@ pub fn error(response: &Response) -> i64 {
     response.json()["error"]["code"].as_i64().unwrap_or_else(|| panic!("no error: {}", response.text()))
 }
 
+/// The response to a cancelled call: an event stream that ends in good order without a message.
+#[track_caller]
+pub fn assert_unanswered(response: &Response) {
+    assert_eq!((response.status, response.header("content-type")), (200, Some("text/event-stream")));
+    assert!(response.whole && response.events().is_empty(), "{}", response.text());
+}
+
 /// The message of the response, in whichever of the two forms it came. Of several events it is the last.
 #[track_caller]
 pub fn message(response: &Response) -> Value {

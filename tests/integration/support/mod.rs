@@ -16,6 +16,7 @@ mod stream;
 mod twins;
 mod wait;
 
+use std::process::Command;
 use std::time::Duration;
 
 pub use client::{Client, Request, Response};
@@ -24,8 +25,8 @@ pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, s
 pub use desk::{Desk, modern_params, text};
 pub use gateway::{Gateway, Setup};
 pub use message::{
-    MODERN, call, error, initialize, legacy, legacy_call, listed, message, modern, modern_call, notification,
-    open_session, tool_text,
+    MODERN, assert_unanswered, call, error, initialize, legacy, legacy_call, listed, message, modern,
+    modern_call, notification, open_session, tool_text,
 };
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
@@ -35,3 +36,8 @@ pub use wait::{until, until_within};
 
 /// Nothing here takes this long on a busy machine; what does has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Leaves a program nothing of the environment, except where it counts which of its lines run (`tools/coverage`).
+pub fn clear_environment(command: &mut Command) -> &mut Command {
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"))
+}

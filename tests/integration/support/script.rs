@@ -3,9 +3,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use super::PATIENCE;
+
+/// How long a slow server pauses: less than any timeout that a test sets, and a hundred of them are more.
+const PAUSE: Duration = Duration::from_millis(40);
 
 /// One thing to do on the connection that a call came on.
 #[derive(Clone, Debug)]
@@ -14,6 +18,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Sends a whole response with this message, in which `@id` stands for the raw id of the request.
     Answer(String),
+    /// Does nothing for [`PAUSE`].
+    Pause,
     /// Does nothing until the test opens the gate.
     Wait(Gate),
     /// Opens the gate, for a test that waits for what was sent before.
@@ -66,6 +72,7 @@ impl Step {
                 sent(bytes.len());
             }
             Self::Answer(_) => unreachable!("who knows the request makes bytes of it"),
+            Self::Pause => thread::sleep(PAUSE),
             Self::Wait(gate) => gate.wait(),
             Self::Open(gate) => gate.open(),
             Self::Hold => {

@@ -75,6 +75,11 @@ server_settings! {
     // is alive.
     stream_idle_timeout: Duration = secs(600), Duration(millis(10)..=secs(86_400));
 
+    /// Time for a whole response after its head; each message of an event stream restarts it.
+    // It ends what arrives byte by byte and would hold a call for ever. Longer than any honest server takes to write one
+    // message.
+    call_timeout: Duration = secs(900), Duration(millis(10)..=secs(86_400));
+
     /// Time a request may be queued.
     // Enough to absorb a burst. A longer wait exceeds the timeout of most clients.
     queue_timeout: Duration = secs(5), Duration(secs(0)..=secs(300));

@@ -7,6 +7,7 @@
 //! Does not know: what a message means, circuit breaking, or limits on in-flight calls.
 
 mod body_source;
+mod body_timer;
 mod chunked;
 mod connect;
 mod connection;
@@ -30,6 +31,7 @@ pub use stream::Stream;
 pub use url_target::{InvalidTarget, TlsRoots, UrlTarget, resolve_url};
 
 pub use body_source::BodySource;
+pub use body_timer::BodyTimeouts;
 pub use encode::RequestHeads;
 pub use pool::{HttpPool, HttpServer};
 pub use url_target::parse_path;

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 use metamcp_config::server::{ServerAddress, ServerConfig, ServerSettings};
@@ -10,6 +9,7 @@ use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::body_timer::BodyTimeouts;
 use super::connect::{ConnectTarget, connect};
 use super::connection::Connection;
 use super::encode::RequestHeads;
@@ -95,20 +95,14 @@ impl HttpPool {
             match connection.send(request, &server.heads, server.settings.fast_lane).await {
                 Ok((head, source)) => {
                     let pooled = PooledConnection { connection, idle: Rc::clone(&self.idle) };
-                    let body = UpstreamBody::new(source, Some(pooled), self.idle_timeout(kind), permit);
+                    let timeouts = BodyTimeouts::new(&server.settings, kind, &head);
+                    let body = UpstreamBody::new(source, Some(pooled), timeouts, permit);
                     return Ok(Box::new(UpstreamResponse { head, body }));
                 }
                 Err(SendError::NotSent) if !is_new => {}
                 Err(SendError::NotSent) => return Err(UpstreamError::from_stage(FailureStage::NotSent)),
                 Err(SendError::Failed(error)) => return Err(error),
             }
-        }
-    }
-
-    fn idle_timeout(&self, kind: RequestKind) -> Option<Duration> {
-        match kind {
-            RequestKind::Call => Some(self.server.settings.stream_idle_timeout),
-            RequestKind::Stream => None,
         }
     }
 

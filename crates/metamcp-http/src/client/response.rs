@@ -1,16 +1,15 @@
 //! A response, whose body is read by the task that passes it on.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
-use tokio::time::{Instant, Sleep, sleep};
 
 use super::body_source::BodySource;
+use super::body_timer::{BodyTimeouts, BodyTimer};
 use super::connection::Connection;
 use super::hyper_connection::poll_without_waker;
 use super::idle::IdleConnections;
@@ -31,11 +30,13 @@ pub struct UpstreamBody {
     source: BodySource,
     /// The connection and the pool that it returns to; `None` once nothing more is to be read.
     connection: Option<PooledConnection>,
-    /// Between two reads; `None` where silence is normal.
-    idle_timeout: Option<Duration>,
-    /// Created by the first wait: a small response arrives in one piece with its head and needs no clock.
-    idle_timer: Option<Pin<Box<Sleep>>>,
+    /// `None` where silence is normal.
+    timeouts: Option<BodyTimeouts>,
+    /// Created by the first wait.
+    timer: Option<Box<BodyTimer>>,
     permit: Option<InFlightPermit>,
+    /// Whether the timeouts apply now.
+    is_awaited: bool,
 }
 
 /// A connection on loan from a pool.
@@ -77,11 +78,11 @@ impl UpstreamBody {
     pub fn new(
         source: BodySource,
         connection: Option<PooledConnection>,
-        idle_timeout: Option<Duration>,
+        timeouts: Option<BodyTimeouts>,
         permit: Option<InFlightPermit>,
     ) -> Self {
         let is_complete = matches!(source, BodySource::Buffered(_) | BodySource::Ended);
-        let mut body = Self { source, connection, idle_timeout, idle_timer: None, permit };
+        let mut body = Self { source, connection, timeouts, timer: None, permit, is_awaited: true };
         if is_complete {
             body.release();
         }
@@ -105,10 +106,7 @@ impl UpstreamBody {
             BodySource::Hyper(_) => self.poll_hyper(cx),
             BodySource::Events(guarded) => match guarded.0.poll_next(cx) {
                 Poll::Pending => self.poll_idle(cx),
-                Poll::Ready(Some(Ok(bytes))) => {
-                    self.note_progress();
-                    Poll::Ready(Some(Ok(bytes)))
-                }
+                Poll::Ready(Some(Ok(bytes))) => self.pass(bytes),
                 Poll::Ready(Some(Err(error))) => self.fail(error),
                 Poll::Ready(None) => {
                     // Drops the guard, by which the server forgets where the stream was.
@@ -135,8 +133,7 @@ impl UpstreamBody {
                 if *left == 0 {
                     self.finish();
                 }
-                self.note_progress();
-                Poll::Ready(Some(Ok(bytes)))
+                self.pass(bytes)
             }
             Poll::Ready(Err(error)) => self.fail(error),
         }
@@ -161,8 +158,7 @@ impl UpstreamBody {
                     }
                     (false, _) => {}
                 }
-                self.note_progress();
-                Poll::Ready(Some(Ok(bytes)))
+                self.pass(bytes)
             }
             Poll::Ready(Err(error)) => self.fail(error),
         }
@@ -187,8 +183,7 @@ impl UpstreamBody {
                     if incoming.is_end_stream() {
                         self.finish();
                     }
-                    self.note_progress();
-                    return Poll::Ready(Some(Ok(bytes)));
+                    return self.pass(bytes);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return self.fail(UpstreamError::new(FailureStage::BodyIncomplete, error));
@@ -255,10 +250,25 @@ impl UpstreamBody {
     }
 
     /// Releases the permit while the body stays open, for a call whose response is not awaited at the moment.
-    /// The caller bounds how many there are. From now on `idle_timeout` applies between two reads; `None` for
-    /// no timeout.
-    pub fn release_permit(&mut self, idle_timeout: Option<Duration>) {
-        (self.idle_timeout, self.idle_timer, self.permit) = (idle_timeout, None, None);
+    /// The caller bounds how many there are. Silence has no limit until [`Self::restart_timeouts`].
+    pub fn release_permit(&mut self) {
+        (self.timer, self.permit) = (None, None);
+        self.is_awaited = false;
+    }
+
+    /// Limits silence again, after [`Self::release_permit`].
+    pub fn restart_timeouts(&mut self) {
+        self.is_awaited = true;
+    }
+
+    /// Limits the time of each message of an event stream. The caller reports each to [`Self::note_message`].
+    pub fn limit_messages(&mut self) {
+        self.timeouts.iter_mut().for_each(BodyTimeouts::limit_messages);
+    }
+
+    /// Notes that a message of an event stream is complete.
+    pub fn note_message(&mut self) {
+        self.timer.iter_mut().for_each(|timer| timer.note_message());
     }
 
     /// Whether the last byte was read.
@@ -268,7 +278,7 @@ impl UpstreamBody {
 
     /// Converts the body for a holder that keeps it for days while nothing comes.
     pub fn into_idle(self) -> IdleBody {
-        let holds_nothing = self.idle_timeout.is_none() && self.permit.is_none() && self.connection.is_none();
+        let holds_nothing = self.timeouts.is_none() && self.permit.is_none() && self.connection.is_none();
         match self {
             Self { source: BodySource::Events(guarded), .. } if holds_nothing => match *guarded {
                 (events, None) => IdleBody::Events(events),
@@ -279,18 +289,18 @@ impl UpstreamBody {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        let Some(timeout) = self.idle_timeout else { return Poll::Pending };
-        let timer = self.idle_timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        if timer.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
+        let Some(timeouts) = self.timeouts.filter(|_| self.is_awaited) else { return Poll::Pending };
+        match self.timer.get_or_insert_with(|| Box::new(BodyTimer::start(timeouts))).poll_idle(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(stage) => self.fail(UpstreamError::from_stage(stage)),
         }
-        self.fail(UpstreamError::from_stage(FailureStage::BodyIdle))
     }
 
-    /// Restarts the idle timer after a read.
-    fn note_progress(&mut self) {
-        if let (Some(timer), Some(timeout)) = (&mut self.idle_timer, self.idle_timeout) {
-            timer.as_mut().reset(Instant::now() + timeout);
+    /// Hands out bytes, unless they come too late.
+    fn pass(&mut self, bytes: Bytes) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        match self.timer.as_mut().map_or(Ok(()), |timer| timer.note_read()) {
+            Ok(()) => Poll::Ready(Some(Ok(bytes))),
+            Err(stage) => self.fail(UpstreamError::from_stage(stage)),
         }
     }
 

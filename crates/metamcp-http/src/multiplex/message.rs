@@ -8,10 +8,6 @@ use crate::error::{FailureStage, UpstreamError};
 use metamcp_core::frame::Envelope;
 use metamcp_core::protocol::McpMethod;
 
-/// The error code of a call that its client cancelled, as in the Language Server Protocol. No client looks at
-/// it.
-const REQUEST_CANCELLED: i32 = -32800;
-
 /// Returns the method of a message, if the gateway knows it.
 pub fn known_method(message: &Bytes, envelope: &Envelope) -> Option<McpMethod> {
     McpMethod::parse(envelope.method?.decode(message).as_bytes())
@@ -28,11 +24,6 @@ pub fn encode_error(id: &[u8], code: i32, text: &str, data: Option<&Value>) -> B
     let text = Value::from(text);
     let data = data.map_or_else(String::new, |data| format!(r#","data":{data}"#));
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}{data}}}}}"#).into()
-}
-
-/// Encodes the response that ends a call which its client cancelled.
-pub fn encode_cancelled_response(id: &[u8]) -> Bytes {
-    encode_error(id, REQUEST_CANCELLED, "the call was cancelled", None)
 }
 
 /// Encodes the notification that tells a server that a call was abandoned.

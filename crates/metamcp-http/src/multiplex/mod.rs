@@ -24,9 +24,6 @@ pub use local_response::{CallOutcome, HttpOperation, LocalBody, LocalResponse};
 pub use backoff::Backoff;
 pub use client_stream::ClientStream;
 pub use in_flight::{CallEntry, PendingCalls, REQUEST_ID_BYTES_MAX, ServerRequests, TOO_MANY_REQUESTS};
-pub use message::{
-    encode_cancellation, encode_cancelled_response, encode_error, encode_pong, known_method, new_session_id,
-    raw_id,
-};
+pub use message::{encode_cancellation, encode_error, encode_pong, known_method, new_session_id, raw_id};
 pub use response_sink::ResponseSink;
 pub use splice::{replace_line_breaks, splice, splice_event, splice_into};

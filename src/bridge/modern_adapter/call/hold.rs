@@ -44,10 +44,10 @@ impl ActiveCall {
             };
             let message = input_required(&client.id, &self.input_requests, Some(&permit.state));
             let is_delivered = client.end(LocalResponse::from_message(message)).await;
-            exchange.stream.set_aside(None);
+            exchange.stream.set_aside();
             let resumption =
                 if is_delivered { self.wait(permit, exchange, &mut response).await } else { None };
-            exchange.stream.set_aside(Some(self.pool.upstream().config.settings.stream_idle_timeout));
+            exchange.stream.take_up();
             let Some(CallResumption { client: resumed, responses, capabilities }) = resumption else {
                 self.cancel(exchange).await;
                 return None;

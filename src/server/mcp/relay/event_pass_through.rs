@@ -66,11 +66,14 @@ impl EventPassThrough {
             }
             let error = match stream.poll_chunk(answer, cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.push(chunk, stream);
+                    if self.push(chunk, stream) {
+                        answer.note_message();
+                    }
                     continue;
                 }
-                // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6).
-                Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
+                // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6), unless a part of it was
+                // passed on: then the client must see that the rest is missing.
+                Poll::Ready(None) if !self.torn && !self.is_awaited(stream) => return Poll::Ready(None),
                 Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
@@ -114,8 +117,10 @@ impl EventPassThrough {
             (self.boundary, self.kept_bytes) = (BoundaryTracker::new(), 0);
             return Poll::Pending;
         };
-        let event = stream.terminal_event(error);
-        stream.emit(event).map(|next| next.map(Ok))
+        match stream.terminal_event(error) {
+            Some(event) => stream.emit(event).map(|next| next.map(Ok)),
+            None => Poll::Ready(None),
+        }
     }
 
     /// Ends a stream that is cut. Inside an event no error can be inserted, nor if it is unknown whether the
@@ -149,15 +154,17 @@ impl EventPassThrough {
         outcome_of(&self.passed, stream)
     }
 
-    /// Passes on complete events and holds back the rest.
-    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) {
+    /// Passes on complete events and holds back the rest. Returns whether a message was among them.
+    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) -> bool {
         let whole = self.boundary.feed(&chunk);
+        let mut has_message = false;
         if whole > 0 {
             let piece = chunk.split_to(whole);
             if self.torn || !self.kept.is_empty() || !is_blank(&piece) {
                 self.passed.clear();
                 self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
                 self.passed_unseen = self.torn;
+                has_message = true;
             }
             stream.ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
@@ -168,7 +175,7 @@ impl EventPassThrough {
             }
         }
         if chunk.is_empty() {
-            return;
+            return has_message;
         }
         if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
             stream.ready.extend(self.kept.drain(..));
@@ -178,6 +185,7 @@ impl EventPassThrough {
             self.kept_bytes += chunk.len();
             self.kept.push(chunk);
         }
+        has_message
     }
 }
 

@@ -61,10 +61,15 @@ impl EventTagger {
             let is_refusing = self.refuser.as_mut().is_some_and(|refuser| refuser.poll_sent(cx).is_pending());
             if !is_refusing {
                 match self.reader.next() {
-                    Ok(Some(event)) => match self.forward(event, stream) {
-                        Some(bytes) => return stream.emit(bytes),
-                        None => continue,
-                    },
+                    Ok(Some(event)) => {
+                        if event.data.is_some() {
+                            answer.note_message();
+                        }
+                        match self.forward(event, stream) {
+                            Some(bytes) => return stream.emit(bytes),
+                            None => continue,
+                        }
+                    }
                     Ok(None) => {}
                     Err(error) => {
                         return self.end(stream, UpstreamError::new(FailureStage::InvalidResponse, error));
@@ -140,7 +145,9 @@ impl EventTagger {
             stream.ended = true;
             return Poll::Ready(None);
         }
-        let event = stream.terminal_event(error);
-        stream.emit(event)
+        match stream.terminal_event(error) {
+            Some(event) => stream.emit(event),
+            None => Poll::Ready(None),
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
 use crate::server::worker::{SharedState, Worker};
+use crate::session::CallGuard;
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::topology::Topology;
 use crate::upstream::UpstreamId;
@@ -31,6 +32,8 @@ pub struct RelayedStream {
     pub worker: Rc<Worker>,
     _streaming: Option<OpenStreamGuard>,
     pub server: ServerName,
+    /// The session's record of the call.
+    in_flight: Option<CallGuard>,
     /// The id of the request, for an error event at the end.
     pub id: Option<Bytes>,
     pub ready: VecDeque<Bytes>,
@@ -53,7 +56,12 @@ pub struct RelayedStream {
 }
 
 impl RelayedStream {
-    pub fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &RequestResources) -> Self {
+    pub fn new(
+        worker: &Rc<Worker>,
+        server: &ServerName,
+        id: Option<Bytes>,
+        held: &mut RequestResources,
+    ) -> Self {
         Self {
             worker: Rc::clone(worker),
             _streaming: worker.metering.streaming(match held.subscription {
@@ -61,6 +69,7 @@ impl RelayedStream {
                 Some(_) => StreamKind::Subscription,
             }),
             server: server.clone(),
+            in_flight: held.in_flight.take(),
             id,
             ready: VecDeque::new(),
             last: Instant::now(),
@@ -166,12 +175,22 @@ impl RelayedStream {
         Poll::Pending
     }
 
+    /// Whether the client cancelled the call, so that it gets no response.
+    pub fn is_cancelled(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(CallGuard::is_cancelled)
+    }
+
+    /// Ends the stream. Returns the event that says why, unless the client cancelled the call.
     #[cold]
-    pub fn terminal_event(&mut self, error: UpstreamError) -> Bytes {
+    pub fn terminal_event(&mut self, error: UpstreamError) -> Option<Bytes> {
+        if self.is_cancelled() {
+            self.ended = true;
+            return None;
+        }
         let fault = error.into_fault(&self.server).with_id(self.id.clone());
         (self.ended, self.failed) = (true, Some(fault.kind));
         self.worker.metering.note_fault(&fault);
-        reply::terminal_event(&fault)
+        Some(reply::terminal_event(&fault))
     }
 }
 

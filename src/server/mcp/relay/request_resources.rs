@@ -11,8 +11,8 @@ use metamcp_store::auth::Identity;
 /// Resources that a request holds until the last byte of its response has passed.
 pub struct RequestResources {
     pub _permit: Option<Permit>,
-    /// The session's record of the call.
-    pub _in_flight: Option<CallGuard>,
+    /// The session's record of the call, which knows whether the client cancelled it.
+    pub in_flight: Option<CallGuard>,
     /// Counts usage and the outcome.
     pub meter: Option<Meter>,
     /// The owner of the call: its event stream ends when the key is revoked.
@@ -31,7 +31,7 @@ impl RequestResources {
     pub fn new(permit: Option<Permit>, identity: Identity) -> Self {
         Self {
             _permit: permit,
-            _in_flight: None,
+            in_flight: None,
             meter: None,
             identity,
             subscription: None,

@@ -23,8 +23,9 @@ use metamcp_http::UpstreamBody;
 pub struct Relay {
     /// The first field, so that it is dropped before the server sees the cancellation.
     held: RequestResources,
-    answer: UpstreamBody,
+    /// Before the answer for the same reason: it holds the session's record of the call.
     pace: RelayPace,
+    answer: UpstreamBody,
     /// Counts the client's message, if the client receives the answer from this body.
     operation: Option<Operation>,
     /// Whether the last bytes, or the fault that ended the response, were handed out.
@@ -49,13 +50,14 @@ impl Relay {
 
     /// An event stream that needs no change.
     pub fn events(
-        answer: UpstreamBody,
-        held: RequestResources,
+        mut answer: UpstreamBody,
+        mut held: RequestResources,
         worker: &Rc<Worker>,
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
-        let stream = RelayedStream::new(worker, server, id, &held);
+        let stream = RelayedStream::new(worker, server, id, &mut held);
+        answer.limit_messages();
         Self {
             held,
             answer,
@@ -67,14 +69,14 @@ impl Relay {
 
     /// An event stream from one of several servers, or from a server whose requests are refused.
     pub fn tagged(
-        answer: UpstreamBody,
-        held: RequestResources,
+        mut answer: UpstreamBody,
+        mut held: RequestResources,
         worker: &Rc<Worker>,
         server: (&ServerName, UpstreamId),
         id: Option<Bytes>,
     ) -> Self {
-        let stream = RelayedStream::new(worker, server.0, id, &held);
-        let mut held = held;
+        let stream = RelayedStream::new(worker, server.0, id, &mut held);
+        answer.limit_messages();
         let (tasks, refuser) = (held.tasks.take(), held.refuser.take());
         let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), tasks, refuser));
         Self { held, answer, pace: RelayPace::Tagged(stream, tagging), operation: None, done: false }
@@ -123,17 +125,28 @@ impl Relay {
 
     /// Counts the outcome of the call. Only the first call has an effect.
     fn end(&mut self, failure: Option<FaultKind>) {
+        let answer = if self.is_cancelled() { Came::Disconnect } else { Came::Answer };
         let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
         if let Some(meter) = meter {
             match failure {
-                None => meter.end(Came::Answer),
+                None => meter.end(answer),
                 Some(kind) => meter.fail(Some(kind)),
             }
         }
         if let Some(operation) = operation {
             match failure {
-                None => operation.end(Came::Answer),
+                None => operation.end(answer),
                 Some(kind) => operation.fail_streaming(kind),
+            }
+        }
+    }
+
+    /// Whether the stream ended without a response because the client cancelled the call.
+    fn is_cancelled(&self) -> bool {
+        match &self.pace {
+            RelayPace::Bytes(_) => false,
+            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => {
+                stream.ended && stream.is_cancelled()
             }
         }
     }

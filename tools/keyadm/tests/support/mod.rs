@@ -40,10 +40,11 @@ impl Place {
         self.path.join("data")
     }
 
-    /// With nothing of the environment but what is named.
+    /// With nothing of the environment but what is named, and what `tools/coverage` needs.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyadm"));
-        command.env_clear().env("METAMCP_DATA_DIR", self.data_dir()).current_dir(&self.path).args(arguments);
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"));
+        command.env("METAMCP_DATA_DIR", self.data_dir()).current_dir(&self.path).args(arguments);
         command.envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)));
         command
     }
