@@ -232,6 +232,29 @@ fn a17_a_line_without_end() {
     }
 }
 
+/// The answer to another call, with its content, is not handed to the client.
+#[test]
+fn a15_an_answer_under_another_id() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    for (what, request) in ways(&gateway) {
+        for id in ["2", "\"1\"", "11"] {
+            peer.push([vec![send(answer("200 OK", &result(id, "foreign")))]]);
+            let response = Client::once(gateway.address, &request);
+            check_error(&what, &response, "under the id of another call");
+            assert!(!response.text().contains("foreign"), "{what}");
+        }
+        // Its own id, wherever it stands.
+        let last = r#"{"result":{"content":[],"resultType":"complete"},"jsonrpc":"2.0","id":1}"#;
+        for own in [result("1", "own"), last.to_owned(), last.replace("\"id\":1", " \"id\" : 1 ")] {
+            peer.push([vec![send(answer("200 OK", &own))]]);
+            let response = Client::once(gateway.address, &request);
+            assert_eq!(response.json()["id"], 1, "{what}: {}", response.text());
+            assert!(response.json()["result"].is_object(), "{what}: {}", response.text());
+        }
+    }
+}
+
 /// Neither the first byte nor silence has a timeout here: only the whole takes too long.
 #[test]
 fn a5_a_server_that_sends_byte_by_byte() {

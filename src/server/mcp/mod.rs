@@ -5,6 +5,7 @@
 //!
 //! Does not know: eras beyond what a call carries, sessions' event streams, or HTTP connections.
 
+pub mod answer_id;
 pub mod call;
 pub mod candidates;
 pub mod dispatch;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
+use super::answer_id::is_answer;
 use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Relay, RequestResources};
@@ -116,6 +117,15 @@ pub async fn relay(
                 }
             };
             Ok(RelayedResponse::Events(Box::new(relay)))
+        }
+        ResponseStart::Whole(bytes)
+            if id.as_deref().is_some_and(|id| !is_answer(&worker.scanner, &bytes, id)) =>
+        {
+            let text = format!(
+                "server `{}` answered under the id of another call; the call may have run",
+                place.name
+            );
+            Err(failed(held.meter.as_mut(), Fault::upstream(FaultKind::InvalidResponse, text)))
         }
         ResponseStart::Whole(bytes) => {
             let bytes = match held.tasks.take().filter(|_| is_changed) {

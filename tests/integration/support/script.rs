@@ -72,7 +72,7 @@ impl Step {
                 sent(bytes.len());
             }
             Self::Answer(_) => unreachable!("who knows the request makes bytes of it"),
-            Self::Pause => thread::sleep(PAUSE),
+            Self::Pause => thread::park_timeout(PAUSE),
             Self::Wait(gate) => gate.wait(),
             Self::Open(gate) => gate.open(),
             Self::Hold => {
