@@ -40,6 +40,7 @@ mod stdio;
 mod store_reads;
 mod stored;
 mod stored_programs;
+mod strict_http;
 mod task_server;
 mod tasks;
 mod traces;

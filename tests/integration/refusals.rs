@@ -225,7 +225,6 @@ fn foreign_methods_and_media_types_are_rejected() {
             ("a lookalike Origin", good().with("Origin", "http://localhost.evil.example"), 403),
             ("a foreign Host", good().set("Host", "evil.example"), 403),
             ("a lookalike Host", good().set("Host", "127.0.0.1:80@evil.example"), 403),
-            ("two Hosts", good().with("Host", "localhost"), 403),
             ("a foreign authority", good().path(&format!("http://evil.example{path}")), 403),
             ("a Modern GET", with_head("GET"), 405),
             ("a Modern DELETE", with_head("DELETE"), 405),

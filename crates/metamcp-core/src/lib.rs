@@ -4,4 +4,5 @@
 
 pub mod base;
 pub mod frame;
+pub mod http1;
 pub mod protocol;

@@ -21,6 +21,10 @@ pub struct ConnectionActivity {
     protocol: Cell<HttpVersion>,
     /// Requests whose responses have not been written completely.
     in_flight: Cell<u32>,
+    /// How many requests have begun, modulo 2^32.
+    begun: Cell<u32>,
+    /// Whether the task is to be woken when no request is in flight.
+    wakes_when_answered: Cell<bool>,
     /// Whether a request head has been received in part.
     in_head: Cell<bool>,
     /// Counts heads that began, and requests that began and ended.
@@ -72,6 +76,8 @@ impl ConnectionActivity {
         Rc::new(Self {
             protocol: Cell::new(HttpVersion::Http1),
             in_flight: Cell::new(0),
+            begun: Cell::new(0),
+            wakes_when_answered: Cell::new(false),
             in_head: Cell::new(false),
             progress: ProgressCounter::default(),
             blocked: ProgressCounter::default(),
@@ -127,10 +133,26 @@ impl ConnectionActivity {
     /// Counts a request as in flight until the guard is dropped, with the last byte of the response.
     pub fn begin_request(self: &Rc<Self>) -> ActiveRequest {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.begun.set(self.begun.get().wrapping_add(1));
         self.in_head.set(false);
         self.is_quiet.set(false);
         self.progress.note();
         ActiveRequest(Rc::clone(self))
+    }
+
+    /// How many requests have begun on the connection, modulo 2^32.
+    pub fn requests_begun(&self) -> u32 {
+        self.begun.get()
+    }
+
+    /// How many requests have begun, and are not answered completely.
+    pub fn requests_in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Wakes the task when no request is in flight any more.
+    pub fn wake_when_answered(&self) {
+        self.wakes_when_answered.set(true);
     }
 
     /// Sets whether the request in flight is an event stream.
@@ -230,6 +252,9 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.progress.note();
+        if self.0.in_flight.get() == 0 && self.0.wakes_when_answered.take() {
+            self.0.wake();
+        }
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 
-use super::fields::Fields;
+use super::fields::{Field, Fields};
 use super::receive::RequestBody;
 use super::request::EndpointRequest;
 use crate::route::RouteTable;
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::frame::Span;
+use metamcp_core::http1::is_misspelt_framing_field;
 use metamcp_core::protocol::header;
 
 /// Header fields of a request. Clients send about a dozen.
@@ -64,6 +65,10 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, received: &[u8]) ->
         Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => return ParseOutcome::Partial,
         Ok(httparse::Status::Partial) | Err(_) => return ParseOutcome::Unusual,
     };
+    // What the standard forbids is refused on hyper's side (`StrictFeed`).
+    if !has_strict_lines(received, head_bytes, request.headers) {
+        return ParseOutcome::Unusual;
+    }
     let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
         && request.headers.len() <= config.header_count_max;
     let endpoint = request.path.and_then(|path| table.find_by_path(path));
@@ -87,12 +92,22 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, received: &[u8]) ->
     for line in request.headers.iter() {
         fields.add(place(line.name.as_bytes(), received), place(line.value, received));
     }
-    if fields.any_doubled() {
+    if fields.any_doubled() || !fields.has(Field::Host) {
         return ParseOutcome::Unusual;
     }
     let (endpoint, body) = (Arc::clone(endpoint), RequestBody::Whole(body));
     let request = EndpointRequest { method, authority: None, endpoint, fields, body };
     ParseOutcome::Usual(request, bytes)
+}
+
+/// Whether each line ends with CRLF. httparse accepts a line feed alone too.
+fn has_strict_lines(received: &[u8], head_bytes: usize, lines: &[httparse::Header<'_>]) -> bool {
+    let ends_before = |at: usize| at >= 2 && received[at - 2..at] == *b"\r\n";
+    let begins = |line: &httparse::Header<'_>| line.name.as_ptr().addr() - received.as_ptr().addr();
+    // Each line ends where the next one begins, and the last one two bytes before the end of the head.
+    lines.iter().all(|line| ends_before(begins(line)))
+        && ends_before(head_bytes)
+        && ends_before(head_bytes.saturating_sub(2))
 }
 
 /// A header field concerns the message's framing or its connection in an unsupported way.
@@ -116,6 +131,9 @@ fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unsupporte
                 return Err(UnsupportedFraming);
             }
             17 if is("transfer-encoding") => return Err(UnsupportedFraming),
+            10 | 14 | 16 | 17 if is_misspelt_framing_field(line.name.as_bytes()) => {
+                return Err(UnsupportedFraming);
+            }
             7 if is("upgrade") => return Err(UnsupportedFraming),
             6 if is("expect") => return Err(UnsupportedFraming),
             _ => {}
@@ -135,7 +153,6 @@ fn place(part: &[u8], whole: &[u8]) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::http1::fields::Field;
     use metamcp_config::sections::{EndpointConfig, EndpointMembers, NamePrefix};
     use metamcp_core::base::{EndpointName, ServerName};
 
@@ -218,6 +235,17 @@ mod tests {
             ("/mcp", "/nope"),
             ("HTTP/1.1", "HTTP/1.0"),
             ("HTTP/1.1", "HTTP/2.0"),
+            (" HTTP/1.1\r\n", " HTTP/1.1\n"),
+            ("Host: localhost\r\n", "Host: localhost\n"),
+            ("\r\n\r\n", "\n\r\n"),
+            ("\r\n\r\n", "\r\n\n"),
+            ("\r\n\r\n", "\n\n"),
+            ("Host:", "X-Host:"),
+            ("Host:", "Content_Length: 2\r\nHost:"),
+            ("Host:", "transfer_Encoding: chunked\r\nHost:"),
+            ("Host:", "Keep_Alive: 5\r\nHost:"),
+            ("Host:", "Proxy_Connection: close\r\nHost:"),
+            ("Host:", "HTTP2_Settings: x\r\nHost:"),
             ("Host:", "Host :"),
             ("Host: ", "Host: \u{0}"),
             ("Host: localhost", "Host: localhost\r\n folded"),

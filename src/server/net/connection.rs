@@ -46,7 +46,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot, tl
     };
     run_connection(
         worker,
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None },
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false },
         place,
         None,
     )
@@ -61,7 +61,7 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     let Some(socket) = Socket::from_std(socket) else { return };
     run_connection(
         worker,
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks },
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks, is_pipelined: false },
         place,
         writing,
     )

@@ -13,6 +13,9 @@ pub struct ConnectionHandover {
     pub unprocessed: BytesMut,
     /// The protocol, if it is known.
     pub protocol: Option<HttpVersion>,
+    /// Whether the request that comes next, or is in flight, arrived before the one in front of it was
+    /// answered.
+    pub is_pipelined: bool,
 }
 
 /// An event stream that its connection carries until it ends.

@@ -6,6 +6,7 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::CONNECTION;
@@ -15,13 +16,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::handover::{ConnectionHandover, DetachedStream};
 use super::rewind::RewoundSocket;
+use super::strict_feed::StrictFeed;
 use crate::runtime::{await_socket_polls, yield_once};
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
 use crate::server::http1::socket::Socket;
@@ -31,6 +33,7 @@ use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
+use metamcp_http::io::with_scratch;
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,6 +48,12 @@ const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 /// The receive window of a connection. h2 closes a connection whose unread small frames take, with their
 /// overhead, half of this. The frames of one stream, of 30 bytes and more, do not.
 const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
+
+/// Time for a client whose request was refused to read the response and to close.
+const REFUSED_LINGER: Duration = Duration::from_secs(1);
+
+/// What such a client may still send: what the buffers of two sockets usually hold.
+const REFUSED_BYTES_MAX: usize = 1 << 20;
 
 /// Why hyper stopped serving a connection.
 pub enum HyperExit {
@@ -71,7 +80,8 @@ pub async fn serve(
     };
     let Some((link, speaks)) = opened else { return HyperExit::Gone };
     activity.set_protocol(speaks);
-    let stream = RewoundSocket::new(link.unprocessed, link.socket, Rc::clone(activity));
+    let feed = (speaks == HttpVersion::Http1).then(|| StrictFeed::new(activity, link.is_pipelined));
+    let stream = RewoundSocket::new(link.unprocessed, link.socket, Rc::clone(activity), feed);
     match speaks {
         HttpVersion::Http1 => serve_http1(worker, stream, activity).await,
         HttpVersion::Http2 => {
@@ -167,17 +177,45 @@ async fn serve_http1(
         polled
     })
     .await;
+    let parts = connection.into_parts();
+    let stream = parts.io.into_inner();
     if is_over {
+        if stream.is_refused() {
+            // hyper holds nothing any more, and this holds no buffer of its own.
+            let _ = timeout(REFUSED_LINGER, discard(stream.socket)).await;
+        }
         return HyperExit::Gone;
     }
-    let parts = connection.into_parts();
-    let RewoundSocket { first, socket, .. } = parts.io.into_inner();
+    let is_pipelined = stream.is_pipelined();
+    let RewoundSocket { first, socket, .. } = stream;
+    // Empty, unless it is idle: the next request is in `first` until this one is answered.
     let mut ahead = BytesMut::from(parts.read_buf);
     ahead.unsplit(first);
-    let link = ConnectionHandover { socket, unprocessed: ahead, protocol: Some(HttpVersion::Http1) };
+    let protocol = Some(HttpVersion::Http1);
+    let link = ConnectionHandover { socket, unprocessed: ahead, protocol, is_pipelined };
     match exit.take() {
         None => HyperExit::Rest(link),
         Some(detached) => HyperExit::Stream(link, detached),
+    }
+}
+
+/// Reads and discards what a refused client still sends. To close a connection with unread bytes resets it, and
+/// the response would be lost.
+async fn discard(mut socket: Socket) {
+    let mut left = REFUSED_BYTES_MAX;
+    while left > 0 {
+        let read = poll_fn(|cx| {
+            with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                Pin::new(&mut socket)
+                    .poll_read(cx, &mut buffer)
+                    .map(|read| read.map(|()| buffer.filled().len()))
+            })
+        });
+        match read.await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
     }
 }
 

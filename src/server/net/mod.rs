@@ -14,3 +14,4 @@ pub mod hyper_connection;
 pub mod handover;
 pub mod listener;
 pub mod rewind;
+pub mod strict_feed;
