@@ -18,6 +18,7 @@ mod faults;
 mod flood;
 mod framed;
 mod grants;
+mod half_close;
 mod idle;
 mod isolation;
 mod journal_kill;

@@ -62,6 +62,7 @@ pub async fn serve(
     let can_be_parked = lane.link.socket.can_be_parked();
     loop {
         if !worker.shared.config.fast_lane {
+            lane.note_pipelining();
             let is_at_rest = can_be_parked && activity.can_park() && lane.link.unprocessed.is_empty();
             return if is_at_rest { FastLaneExit::Rest } else { FastLaneExit::Unusual };
         }
@@ -135,6 +136,7 @@ impl FastLane<'_> {
     /// parked.
     async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, ReadOutcome> {
         let mut timer: Option<Pin<Box<Sleep>>> = None;
+        self.note_pipelining();
         if !self.link.unprocessed.is_empty() {
             self.activity.note_read();
             if let Some(next) = self.read_ahead() {
@@ -168,6 +170,11 @@ impl FastLane<'_> {
             }
         })
         .await
+    }
+
+    /// Records whether the next request has begun to arrive before the last one was answered.
+    fn note_pipelining(&mut self) {
+        self.link.is_pipelined = !self.link.unprocessed.is_empty();
     }
 
     /// Reads once. `None` while the request is incomplete.
@@ -240,7 +247,12 @@ impl FastLane<'_> {
             Poll::Pending if self.is_over(cx) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending => {
                 let is_at_rest = can_be_parked && self.activity.can_park() && writing.is_silent();
-                if is_at_rest && self.link.unprocessed.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+                // While it is parked, a client that closed its sending side would have left.
+                if is_at_rest && self.link.unprocessed.is_empty() && !self.link.is_pipelined {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                }
             }
         })
         .await;
@@ -258,7 +270,8 @@ impl FastLane<'_> {
     }
 
     /// Whether the client left, or the connection is ordered to close. A client that closes only its sending
-    /// side has left too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
+    /// side has left too: in the Modern era this cancels a call (MCP 2026-07-28, transports). But it waits for
+    /// the answers of requests that it sent one behind the other.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.activity.current_order(cx.waker()) == ConnectionOrder::Close {
             return true;
@@ -269,12 +282,13 @@ impl FastLane<'_> {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer);
                 self.link.unprocessed.extend_from_slice(buffer.filled());
-                read.map(|read| read.is_ok() && !buffer.filled().is_empty())
+                read.map(|read| read.map(|()| buffer.filled().len()))
             });
             match read {
                 Poll::Pending => return false,
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return true,
+                Poll::Ready(Ok(0)) => return !self.link.is_pipelined && self.link.unprocessed.is_empty(),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return true,
             }
         }
         false

@@ -144,7 +144,8 @@ async fn serve_http1(
     let exit = Rc::new(DetachSlot::default());
     let mut connection = http1::Builder::new()
         // [`ConnectionActivity`] handles the timeouts. A client that closes only its sending side has left
-        // too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
+        // too: in the Modern era this cancels a call (MCP 2026-07-28, transports). `RewoundSocket` hides it from
+        // hyper behind pipelined requests.
         .header_read_timeout(None)
         .half_close(false)
         .max_headers(config.header_count_max)
