@@ -42,6 +42,7 @@ mod store_reads;
 mod stored;
 mod stored_programs;
 mod strict_http;
+mod strict_upstream;
 mod task_server;
 mod tasks;
 mod traces;

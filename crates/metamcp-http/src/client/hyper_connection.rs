@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
@@ -32,7 +32,13 @@ pub struct HyperConnection {
     driver: Option<Pin<Box<Driver>>>,
     is_closed: bool,
     write_mode: Rc<Cell<WriteMode>>,
+    /// Bytes that were read since a request was sent; `None` once its response has begun.
+    before_response: Rc<Cell<Option<usize>>>,
 }
+
+/// Bytes before the response to a request, and of its head: a head of the greatest size, and as much again of
+/// interim responses (1xx), which hyper reads and drops without end.
+const BYTES_BEFORE_RESPONSE_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// hyper reads a response head into a buffer of this size; a longer head is an error.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -74,12 +80,14 @@ impl HyperConnection {
 
     async fn handshake(stream: HandoverStream) -> hyper::Result<Self> {
         let write_mode = Rc::clone(&stream.write_mode);
+        let before_response = Rc::clone(&stream.before_response);
         let (sender, driver) = Builder::new()
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
-        let mut connection = Self { sender, driver: Some(Box::pin(driver)), is_closed: false, write_mode };
+        let driver = Some(Box::pin(driver));
+        let mut connection = Self { sender, driver, is_closed: false, write_mode, before_response };
         // hyper accepts requests only once the connection future has been polled.
         connection.drive(&mut Context::from_waker(Waker::noop()));
         Ok(connection)
@@ -94,9 +102,10 @@ impl HyperConnection {
     }
 
     async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        self.before_response.set(Some(0));
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, is_closed) = (&mut self.driver, &mut self.is_closed);
-        poll_fn(|cx| {
+        let exchanged = poll_fn(|cx| {
             if let Some(open) = driver.as_mut().filter(|_| !*is_closed) {
                 *is_closed = open.as_mut().poll(cx).is_ready();
             }
@@ -109,9 +118,10 @@ impl HyperConnection {
                 return poll_without_waker(|cx| response.as_mut().poll(cx));
             }
             polled
-        })
-        .await
-        .map_err(|mut error| match error.take_message() {
+        });
+        let exchanged = exchanged.await;
+        self.before_response.set(None);
+        exchanged.map_err(|mut error| match error.take_message() {
             Some(_unsent) => SendError::NotSent,
             None => SendError::Failed(UpstreamError::new(FailureStage::NoResponse, error.into_error())),
         })
@@ -162,6 +172,8 @@ struct HandoverStream {
     /// The rest of the request.
     rest: Option<PendingWrite>,
     write_mode: Rc<Cell<WriteMode>>,
+    /// As in [`HyperConnection`].
+    before_response: Rc<Cell<Option<usize>>>,
     /// Whether a write failed. The server may have answered before it closed, as with 413, and hyper does not
     /// read after a failed write.
     has_write_failed: bool,
@@ -172,7 +184,18 @@ struct HandoverStream {
 impl HandoverStream {
     fn new(stream: Stream, received: Bytes, rest: Option<PendingWrite>, write_mode: WriteMode) -> Self {
         let write_mode = Rc::new(Cell::new(write_mode));
-        Self { stream, received, rest, write_mode, has_write_failed: false, reader: None }
+        let before_response = Rc::new(Cell::new(None));
+        Self { stream, received, rest, write_mode, before_response, has_write_failed: false, reader: None }
+    }
+
+    /// Counts bytes that hyper reads before a response has begun. Fails if they are too many.
+    fn count_before_response(&self, count: usize) -> io::Result<()> {
+        let Some(before) = self.before_response.get() else { return Ok(()) };
+        if before > BYTES_BEFORE_RESPONSE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many interim responses"));
+        }
+        self.before_response.set(Some(before.saturating_add(count)));
+        Ok(())
     }
 
     /// Returns the result of a write unless it failed. A failed write stays pending forever: hyper then
@@ -219,9 +242,11 @@ impl AsyncRead for HandoverStream {
             let count = self.received.len().min(buffer.remaining());
             buffer.put_slice(&self.received[..count]);
             self.received.advance(count);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.count_before_response(count));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.count_before_response(buffer.filled().len() - before))
     }
 }
 
