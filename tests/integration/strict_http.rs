@@ -2,6 +2,7 @@
 //! nothing that was sent behind it runs. On the fast lane, and with hyper alone.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use crate::support::{Client, Gateway, Peer, Request, SINGLE, Setup, modern_call};
 
@@ -308,4 +309,45 @@ fn a_refusal_is_not_lost() {
         }
         assert_eq!(client.outcome().map(|response| response.status), Some(400), "{}", side.reader);
     }
+}
+
+/// A body in the smallest chunks costs at most ten times the CPU time of a plain one.
+#[test]
+fn tiny_chunks_cost_little() {
+    const TIMES: u32 = 10;
+    for side in Side::all() {
+        let text = "x".repeat(60 << 10);
+        // Refused behind the scan, so that no server takes part.
+        let request = call(&text).set("Mcp-Method", "other");
+        let body = String::from_utf8(request.body.clone()).unwrap();
+        let tiny: String = body.chars().map(|one| format!("1\r\n{one}\r\n")).collect();
+        let chunks = request.clone().with("Transfer-Encoding", "chunked").body(tiny + "0\r\n\r\n");
+        // The machine is busy: the cheapest of some tries tells.
+        let cost = |request: &Request| {
+            let bytes = request.bytes();
+            let mut client = Client::connect(side.gateway.address);
+            let tries = (0..5).map(|_| {
+                let before = cpu_time(side.gateway.pid());
+                for _ in 0..TIMES {
+                    client.send(&bytes);
+                    assert_eq!(client.response().status, 400);
+                }
+                (cpu_time(side.gateway.pid()) - before) / TIMES
+            });
+            tries.min().unwrap_or_default()
+        };
+        let (plain, chunked) = (cost(&request), cost(&chunks));
+        println!("{}: plain {plain:?}, in tiny chunks {chunked:?}", side.reader);
+        assert!(chunked <= plain * 10, "{}: plain {plain:?}, in tiny chunks {chunked:?}", side.reader);
+    }
+}
+
+/// What all threads of a process have used.
+fn cpu_time(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let used = tasks.filter_map(|task| {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(used.sum())
 }

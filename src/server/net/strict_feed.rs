@@ -137,6 +137,13 @@ impl StrictFeed {
             if piece.is_empty() {
                 break;
             }
+            let (count, copied) =
+                self.reader.copy_whole_chunks(piece, out.initialize_unfilled_to(piece.len()));
+            if count > 0 {
+                out.advance(copied);
+                at += count;
+                continue;
+            }
             match self.reader.next(piece) {
                 Ok((count, part)) => {
                     at += count;

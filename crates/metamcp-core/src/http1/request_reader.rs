@@ -84,6 +84,15 @@ impl RequestReader {
         }
     }
 
+    /// Copies the data of whole chunks to `out`, where the input begins with such. Returns how many bytes of the input
+    /// they take, and how many were copied.
+    pub fn copy_whole_chunks(&mut self, input: &[u8], out: &mut [u8]) -> (usize, usize) {
+        match &mut self.phase {
+            ReadPhase::Chunked(chunks) => chunks.copy_whole_chunks(input, out),
+            _ => (0, 0),
+        }
+    }
+
     /// Whether a request is complete, and the next one has not begun.
     pub fn is_between(&self) -> bool {
         matches!(self.phase, ReadPhase::Between)
