@@ -385,7 +385,9 @@ mod tests {
             (M::ChunkEnd, &["1\r\na3\r\nabc\r\n"]),
         ];
         for (malformed, bodies) in rows {
-            bodies.iter().for_each(|body| check(body, Err(malformed)));
+            for body in bodies {
+                check(body, Err(malformed));
+            }
         }
     }
 

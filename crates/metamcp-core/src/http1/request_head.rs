@@ -216,7 +216,7 @@ pub fn is_misspelt_framing_field(name: &[u8]) -> bool {
         let dashed = name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
         dashed.eq(wanted.bytes())
     };
-    name.contains(&b'_') && HYPHENATED.iter().any(|wanted| equals(&wanted))
+    name.contains(&b'_') && HYPHENATED.iter().any(equals)
 }
 
 impl FramingFields {

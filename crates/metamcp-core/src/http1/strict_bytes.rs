@@ -21,7 +21,7 @@ pub enum MalformedRequest {
 }
 
 impl MalformedRequest {
-    /// For the log.
+    /// The reason as the log states it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RequestLine => "malformed request line",

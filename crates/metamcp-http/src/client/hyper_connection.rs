@@ -172,7 +172,7 @@ struct HandoverStream {
     /// The rest of the request.
     rest: Option<PendingWrite>,
     write_mode: Rc<Cell<WriteMode>>,
-    /// As in [`HyperConnection`].
+    /// Bytes that were read since a request was sent; shared with [`HyperConnection`].
     before_response: Rc<Cell<Option<usize>>>,
     /// Whether a write failed. The server may have answered before it closed, as with 413, and hyper does not
     /// read after a failed write.
