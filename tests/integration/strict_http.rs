@@ -316,6 +316,57 @@ fn a_refusal_is_not_lost() {
     }
 }
 
+/// Responses to what cannot be read on end the connection too, and say so.
+#[test]
+fn heads_beyond_a_limit_end_the_connection() {
+    for side in Side::all() {
+        let rows = [
+            ("a long head", call("refused").with("X-Any", "x".repeat(64 << 10)).bytes(), 431),
+            (
+                "many fields",
+                {
+                    let many = (0..300).fold(call("refused"), |request, _| request.with("X-Any", "x"));
+                    many.bytes()
+                },
+                431,
+            ),
+            ("a long target", swap("/servers/a/mcp", &format!("/{}", "x".repeat(70 << 10))), 431),
+        ];
+        for (what, bytes, status) in rows {
+            let before = side.peer.calls().len();
+            let mut client = Client::connect(side.gateway.address);
+            client.send(&[bytes, call("behind").bytes()].concat());
+            let response = client.outcome();
+            let seen = response.as_ref().map(|response| (response.status, response.header("connection")));
+            assert_eq!(seen, Some((status, Some("close"))), "{}, {what}", side.reader);
+            assert!(client.is_closed(), "{}, {what}", side.reader);
+            assert_eq!(side.peer.calls().len(), before, "{}, {what}", side.reader);
+        }
+    }
+}
+
+/// Where a response does not wait for the body, the connection ends behind it.
+#[test]
+fn malformed_bodies_that_nobody_reads_end_the_connection() {
+    for side in Side::all() {
+        for path in ["/nope", "/servers/nope/mcp", "/health"] {
+            for form in ["{x} \r\n{b}\r\n0\r\n\r\n", "{x}\r\n{b}XX", "{x}\r\n{b}\r\n0\n\n"] {
+                let before = side.peer.calls().len();
+                let request = String::from_utf8(in_chunks(form)).unwrap().replacen(SINGLE, path, 1);
+                let mut client = Client::connect(side.gateway.address);
+                client.send(&[request.as_bytes(), &call("behind").bytes()].concat());
+                let mut statuses = Vec::new();
+                while let Some(response) = client.outcome() {
+                    statuses.push(response.status);
+                }
+                let what = format!("{}, {path}, {form:?}: {statuses:?}", side.reader);
+                assert!(statuses.len() <= 1 && !statuses.contains(&200), "{what}");
+                assert_eq!(side.peer.calls().len(), before, "{what}");
+            }
+        }
+    }
+}
+
 /// A body in the smallest chunks costs at most ten times the CPU time of a plain one.
 #[test]
 fn tiny_chunks_cost_little() {

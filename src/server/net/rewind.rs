@@ -78,6 +78,10 @@ impl RewoundSocket {
             if !self.first.is_empty() {
                 let count = feed.pass(&self.first, buffer);
                 self.first.advance(count);
+                if self.first.is_empty() {
+                    // An idle connection holds no buffer.
+                    self.first = BytesMut::new();
+                }
                 self.activity.note_read();
                 if count == 0 && !feed.is_refused() {
                     // hyper always has room for some KiB.
