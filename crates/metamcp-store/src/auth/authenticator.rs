@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::store::{Store, StoreError, StoreOutage};
 
@@ -33,7 +34,7 @@ use super::mac::{MacKey, MacTag};
 use super::rejection_cache::RejectionCache;
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
-use super::token::{AccessToken, TokenError};
+use super::token::{self, AccessToken, TokenError};
 use metamcp_config::sections::AuthMode;
 
 /// Checks credentials. Shared by all workers behind an `Arc`.
@@ -163,8 +164,8 @@ impl Authenticator {
         self.keys.unusable_keys()
     }
 
-    /// Whether the key behind a long-lived stream is unchanged since the stream began, and still valid. The expiry of an
-    /// access token does not end the stream it opened; the end of its key does.
+    /// Whether the credential behind a long-lived stream is still valid: its key is unchanged since the stream began, and
+    /// still active; a token has not expired, and the key that signed it was not deleted.
     pub fn is_still_valid(&self, identity: &Identity) -> bool {
         if identity.key_id() == self.anonymous.key_id() {
             return self.mode == AuthMode::Open;
@@ -173,16 +174,29 @@ impl Authenticator {
         let entry = keyring.entry(identity.key_id());
         let now = ClockReading::now();
         entry.is_some_and(|e| e.identity().epoch() == identity.epoch() && e.is_usable(now.unix_s))
+            && identity.token().is_none_or(|token| self.keys.tokens().is_still_valid(token, now.unix_s))
     }
 
-    /// Completes when the key behind a long-lived stream was changed or revoked. `changes` moves when keys changed; once
-    /// its sender is dropped, no change is noticed. The expiry of a key is not announced by `changes`: a caller that
-    /// waits for long has to check [`Authenticator::is_still_valid`] now and then.
+    /// The time until the credential expires by itself; a day, if that is later or never.
+    fn time_left(&self, identity: &Identity) -> Duration {
+        let keyring = self.keys.keyring();
+        let key_end = keyring.entry(identity.key_id()).and_then(|entry| entry.expires_at());
+        let ends = key_end.into_iter().chain(identity.token().map(token::expiry));
+        let left_s = ends.min().map(|end| end.saturating_sub(ClockReading::now().unix_s));
+        left_s.map_or(EXPIRY_LOOK_MAX, |left_s| Duration::from_secs(left_s.max(1)).min(EXPIRY_LOOK_MAX))
+    }
+
+    /// Completes when the credential behind a long-lived stream is no longer valid. `changes` moves when keys changed; once
+    /// its sender is dropped, only expiry is noticed.
     pub async fn wait_for_revocation(&self, identity: &Identity, mut changes: watch::Receiver<u64>) {
         while self.is_still_valid(identity) {
-            if changes.changed().await.is_err() {
-                pending::<()>().await;
-            }
+            let changed = async {
+                if changes.changed().await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            // What expires is not announced.
+            let _ = timeout(self.time_left(identity), changed).await;
         }
     }
 
@@ -256,7 +270,9 @@ impl Authenticator {
                 CredentialCheck::Denied(AuthDenial::Invalid)
             }
             Some(entry) if entry.identity().epoch() < claims.epoch => CredentialCheck::Undecided,
-            Some(entry) if entry.is_usable(now.unix_s) => CredentialCheck::Granted(entry.identity().clone()),
+            Some(entry) if entry.is_usable(now.unix_s) => {
+                CredentialCheck::Granted(self.keys.tokens().identity(&tag, entry.identity(), claims))
+            }
             Some(_) => CredentialCheck::Denied(AuthDenial::Invalid),
             None => CredentialCheck::Undecided,
         }
@@ -337,6 +353,9 @@ const UNKNOWN_TTL: Duration = Duration::from_secs(1);
 /// a larger burst would delay other requests. The next one gets a "try again later"; if it is genuine, its
 /// key is known by then.
 const UNPROVEN_MAX: usize = 4;
+
+/// Between two looks whether a credential that expires late has expired: a clock may be set.
+const EXPIRY_LOOK_MAX: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::store::{self, Rate, Role};
 
 use super::grants::CompiledGrants;
+use super::kid_digest::KidDigest;
 use metamcp_core::base::KeyId;
 
 /// Proof that a credential was checked. Only `auth` creates one. Cheap to clone.
@@ -12,7 +13,23 @@ use metamcp_core::base::KeyId;
 pub struct Identity(Arc<IdentityData>);
 
 #[derive(Debug)]
-struct IdentityData {
+pub(super) struct IdentityData {
+    key: Arc<KeyIdentity>,
+    /// What the identity depends on besides its key, if the credential was a token.
+    token: Option<TokenProof>,
+}
+
+/// What an access token depends on, besides its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TokenProof {
+    /// Unix time in seconds.
+    pub expires_at: u64,
+    /// The key that signed it.
+    pub signed_by: KidDigest,
+}
+
+#[derive(Debug)]
+struct KeyIdentity {
     key_id: KeyId,
     name: String,
     epoch: u64,
@@ -21,7 +38,9 @@ struct IdentityData {
 
 impl Identity {
     pub(super) fn new(key_id: KeyId, name: String, epoch: u64, grants: &store::Grants) -> Self {
-        Self(Arc::new(IdentityData { key_id, name, epoch, grants: CompiledGrants::compile(grants) }))
+        let grants = CompiledGrants::compile(grants);
+        let key = Arc::new(KeyIdentity { key_id, name, epoch, grants });
+        Self(Arc::new(IdentityData { key, token: None }))
     }
 
     /// An identity without a check, for the tests of other modules.
@@ -41,54 +60,79 @@ impl Identity {
         Self::new(KeyId::ANONYMOUS, "anonymous".into(), 0, &store::Grants::everything())
     }
 
+    /// The same client, as a token proves it.
+    pub(super) fn with_token(&self, token: TokenProof) -> Self {
+        Self(Arc::new(IdentityData { key: Arc::clone(&self.0.key), token: Some(token) }))
+    }
+
+    /// Takes the place of an identity whose parts are cached.
+    pub(super) fn from_data(data: Arc<IdentityData>) -> Self {
+        Self(data)
+    }
+
+    /// The parts, to be cached.
+    pub(super) fn data(&self) -> &Arc<IdentityData> {
+        &self.0
+    }
+
+    /// Whether both stand for the same row of a key.
+    pub(super) fn has_same_key(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.key, &other.0.key)
+    }
+
+    /// The proof of a token. `None` if the credential was the key itself.
+    pub(super) fn token(&self) -> Option<TokenProof> {
+        self.0.token
+    }
+
     pub fn key_id(&self) -> KeyId {
-        self.0.key_id
+        self.0.key.key_id
     }
 
     /// The display name of the key.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.key.name
     }
 
     /// The key's epoch when the credential was checked. A key that changed since then has a greater one.
     pub fn epoch(&self) -> u64 {
-        self.0.epoch
+        self.0.key.epoch
     }
 
     /// Whether a tool may be listed and called at an endpoint; listing and calling share this predicate. `scope` is
     /// written as in the routing table: `e/NAME`, or `s/NAME` for a server's own path. `tool` is the name that the
     /// client sees.
     pub fn can_call_tool(&self, scope: &str, tool: &str) -> bool {
-        self.can_use_endpoint(scope) && self.0.grants.can_call(tool)
+        self.can_use_endpoint(scope) && self.0.key.grants.can_call(tool)
     }
 
     /// Whether an endpoint may be used at all. A forbidden endpoint is answered like one that does not exist.
     pub fn can_use_endpoint(&self, scope: &str) -> bool {
-        self.0.grants.can_use_endpoint(scope)
+        self.0.key.grants.can_use_endpoint(scope)
     }
 
     /// Whether every tool is allowed. If so, the tool list of an allowed endpoint needs no filtering.
     pub fn can_call_all_tools(&self) -> bool {
-        self.0.grants.can_call_all_tools()
+        self.0.key.grants.can_call_all_tools()
     }
 
     /// Whether any endpoint or tool is forbidden.
     pub fn is_restricted(&self) -> bool {
-        self.0.grants.is_restricted()
+        self.0.key.grants.is_restricted()
     }
 
     pub fn role(&self) -> Role {
-        self.0.grants.role()
+        self.0.key.grants.role()
     }
 
     /// The rate limit of the key; `None` for no limit.
     pub fn rate(&self) -> Option<Rate> {
-        self.0.grants.rate()
+        self.0.key.grants.rate()
     }
 
     /// Concurrent calls allowed; `None` when only the gateway's own limits apply.
     pub fn concurrency(&self) -> Option<u32> {
-        self.0.grants.concurrency()
+        self.0.key.grants.concurrency()
     }
 }
 

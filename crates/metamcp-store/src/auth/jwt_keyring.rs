@@ -19,6 +19,7 @@ use crate::store::{
 };
 
 use super::error::AuthError;
+use super::kid_digest::KidDigest;
 use super::mac::hmac_sha256;
 use super::seal::Sealer;
 use super::secrets::generate_jwt_secret;
@@ -39,6 +40,7 @@ pub struct JwtKeyring {
 /// One token signing key.
 pub struct SigningKey {
     kid: String,
+    digest: KidDigest,
     /// The first part of every token under this key, encoded and with the dot. It is compared, never parsed.
     encoded_header: String,
     pub header: Header,
@@ -99,6 +101,11 @@ impl JwtKeyring {
         self.keys.iter().find(|key| token.starts_with(&key.encoded_header)).map(AsRef::as_ref)
     }
 
+    /// Whether the key with this digest still verifies tokens.
+    pub fn contains(&self, digest: KidDigest) -> bool {
+        self.keys.iter().any(|key| key.digest == digest)
+    }
+
     pub fn token_cache(&self) -> &TokenCache {
         &self.token_cache
     }
@@ -128,12 +135,17 @@ impl SigningKey {
         let encoded_header = format!("{}.", URL_SAFE_NO_PAD.encode(header_json));
         header.kid = Some(kid.clone());
         Self {
+            digest: KidDigest::of(&kid),
             kid,
             encoded_header,
             header,
             encoding: EncodingKey::from_secret(secret),
             decoding: DecodingKey::from_secret(secret),
         }
+    }
+
+    pub fn digest(&self) -> KidDigest {
+        self.digest
     }
 
     #[cfg(test)]

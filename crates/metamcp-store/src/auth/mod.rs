@@ -23,6 +23,7 @@ mod key;
 mod key_creation;
 mod keyring;
 mod keyring_snapshot;
+mod kid_digest;
 mod live_keys;
 mod mac;
 mod rejection_cache;

@@ -15,7 +15,7 @@ use jsonwebtoken::{Algorithm, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::denial::AuthDenial;
-use super::identity::Identity;
+use super::identity::{Identity, TokenProof};
 use super::jwt_keyring::{self, JwtKeyring, SigningKey};
 use super::mac::MacTag;
 use super::secrets::random_bytes;
@@ -123,8 +123,19 @@ impl TokenAuthority {
             keyring.token_cache().insert(tag, claims);
             claims
         };
-        let has_expired = claims.expires_at.saturating_add(LEEWAY_S) <= unix_s;
+        let has_expired = expiry(claims.proof) <= unix_s;
         if has_expired { Err(TokenError::Denied(AuthDenial::Expired)) } else { Ok(claims) }
+    }
+
+    /// The identity that a verified token proves, of the key `of`. `tag` is the tag of the token's text.
+    pub fn identity(&self, tag: &MacTag, of: &Identity, claims: TokenClaims) -> Identity {
+        self.keyring.load().token_cache().identity(tag, of, claims.proof)
+    }
+
+    /// Whether a token that was verified is still valid: it has not expired, and the key that signed it was not
+    /// deleted.
+    pub fn is_still_valid(&self, token: TokenProof, unix_s: u64) -> bool {
+        unix_s < expiry(token) && self.keyring.load().contains(token.signed_by)
     }
 
     fn verify_uncached(
@@ -149,8 +160,14 @@ impl TokenAuthority {
             return Err(AuthDenial::Invalid);
         }
         let key_id = KeyId::parse(&payload.sub).ok_or(AuthDenial::Invalid)?;
-        Ok(TokenClaims { key_id, epoch: payload.epoch, expires_at: payload.exp })
+        let proof = TokenProof { expires_at: payload.exp, signed_by: key.digest() };
+        Ok(TokenClaims { key_id, epoch: payload.epoch, proof })
     }
+}
+
+/// When a token is refused, and what it opened ends: Unix time in seconds.
+pub fn expiry(token: TokenProof) -> u64 {
+    token.expires_at.saturating_add(LEEWAY_S)
 }
 
 const ISSUER: &str = "metamcp";

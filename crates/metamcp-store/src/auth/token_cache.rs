@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use super::identity::{Identity, IdentityData, TokenProof};
 use super::mac::MacTag;
 use metamcp_core::base::KeyId;
 
@@ -13,8 +14,7 @@ pub struct TokenClaims {
     pub key_id: KeyId,
     /// The epoch of the API key when the token was issued.
     pub epoch: u64,
-    /// Unix time in seconds.
-    pub expires_at: u64,
+    pub proof: TokenProof,
 }
 
 /// Verified tokens in a fixed table. The tag of a token selects its slot.
@@ -23,6 +23,8 @@ pub struct TokenCache(Box<[ArcSwapOption<CachedToken>]>);
 struct CachedToken {
     tag: MacTag,
     claims: TokenClaims,
+    /// What the token last proved, so that no request makes it again.
+    identity: ArcSwapOption<IdentityData>,
 }
 
 impl Default for TokenCache {
@@ -38,7 +40,25 @@ impl TokenCache {
     }
 
     pub fn insert(&self, tag: &MacTag, claims: TokenClaims) {
-        self.slot(tag).store(Some(Arc::new(CachedToken { tag: *tag, claims })));
+        self.slot(tag).store(Some(Arc::new(CachedToken {
+            tag: *tag,
+            claims,
+            identity: ArcSwapOption::empty(),
+        })));
+    }
+
+    /// The identity that a verified token proves, of the key `of`.
+    pub fn identity(&self, tag: &MacTag, of: &Identity, proof: TokenProof) -> Identity {
+        let cached = self.slot(tag).load();
+        let Some(cached) = cached.as_ref().filter(|cached| cached.tag == *tag) else {
+            return of.with_token(proof);
+        };
+        let known = cached.identity.load_full().map(Identity::from_data);
+        known.filter(|known| known.has_same_key(of)).unwrap_or_else(|| {
+            let identity = of.with_token(proof);
+            cached.identity.store(Some(Arc::clone(identity.data())));
+            identity
+        })
     }
 
     fn slot(&self, tag: &MacTag) -> &ArcSwapOption<CachedToken> {

@@ -251,6 +251,34 @@ async fn a_token_dies_with_its_key_and_with_every_change_of_it() {
 }
 
 #[tokio::test]
+async fn what_a_token_opened_ends_with_the_token_and_with_its_signing_key() {
+    let fixture = AuthFixture::new().await;
+    let key = fixture.key().await;
+    let text = token(&fixture.auth, &key).await;
+    let of_key = fixture.auth.authenticate(&credential(&key)).await.unwrap();
+    let opened = fixture.auth.authenticate(&credential(&text)).await.unwrap();
+    let again = fixture.auth.authenticate(&credential(&text)).await.unwrap();
+    assert!(Arc::ptr_eq(opened.data(), again.data()), "made once for each token");
+    assert!(fixture.auth.is_still_valid(&opened));
+
+    let proof = opened.token().unwrap();
+    for (seconds, expected) in [(0, true), (29, true), (30, false)] {
+        let at = proof.expires_at + seconds;
+        assert_eq!(fixture.auth.keys.tokens().is_still_valid(proof, at), expected, "{seconds}");
+    }
+
+    let old = fixture.store.jwt_keys().await.unwrap().rows[0].kid.clone();
+    fixture.store.insert_jwt_key(generate_jwt_key(), Audit::by("test")).await.unwrap();
+    fixture.store.promote_jwt_key(Audit::by("test")).await.unwrap();
+    fixture.auth.refresh().await.unwrap();
+    assert!(fixture.auth.is_still_valid(&opened), "a key that retires still verifies");
+    fixture.store.delete_jwt_key(&old, Audit::by("test")).await.unwrap();
+    fixture.auth.refresh().await.unwrap();
+    assert!(!fixture.auth.is_still_valid(&opened));
+    assert!(fixture.auth.is_still_valid(&of_key));
+}
+
+#[tokio::test]
 async fn a_stream_ends_with_its_key_and_not_with_the_watcher_of_keys() {
     let fixture = AuthFixture::new().await;
     let key = fixture.key().await;
