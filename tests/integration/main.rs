@@ -14,6 +14,7 @@ mod bridge_modern;
 mod cancelled;
 mod connect;
 mod fast_lane;
+mod endings;
 mod faults;
 mod flood;
 mod framed;

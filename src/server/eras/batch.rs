@@ -90,7 +90,7 @@ pub async fn answer(
             }
         }
     });
-    Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
+    Ok(reply::events(ResponseBody::events(receiver, Some(permit), Some(identity.clone()))))
 }
 
 /// Scans the messages of the batch. If one is invalid, the whole batch is rejected before any message runs.

@@ -222,19 +222,20 @@ impl ConnectionActivity {
 
 /// Counts events, so that recording one does not read the clock.
 #[derive(Default)]
-struct ProgressCounter {
+pub struct ProgressCounter {
     count: Cell<u32>,
     /// The count when it was last seen to have changed, and the time of that.
     seen: Cell<Option<(u32, Instant)>>,
 }
 
 impl ProgressCounter {
-    fn note(&self) {
+    /// Records an event, without a look at the clock.
+    pub fn note(&self) {
         self.count.set(self.count.get().wrapping_add(1));
     }
 
     /// How long the count has not changed, as observed by calls of this method.
-    fn unchanged_for(&self, now: Instant) -> Duration {
+    pub fn unchanged_for(&self, now: Instant) -> Duration {
         match self.seen.get() {
             Some((count, since)) if count == self.count.get() => now.saturating_duration_since(since),
             _ => {

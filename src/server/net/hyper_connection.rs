@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::handover::{ConnectionHandover, DetachedStream};
 use super::rewind::RewoundSocket;
@@ -28,8 +28,8 @@ use crate::runtime::{await_socket_polls, yield_once};
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::path::handler::handle;
-use crate::server::reply::body::ResponseBody;
 use crate::server::reply::response_writer::ResponseWriter;
+use crate::server::reply::transport_body::TransportBody;
 use crate::server::worker::Worker;
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
@@ -54,6 +54,10 @@ const REFUSED_LINGER: Duration = Duration::from_secs(1);
 
 /// What such a client may still send: what the buffers of two sockets usually hold.
 const REFUSED_BYTES_MAX: usize = 1 << 20;
+
+/// How long a connection of HTTP/2 may take to end after it was ordered to close: a round trip for GOAWAY, and the
+/// rest of what its client still takes.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// Why hyper stopped serving a connection.
 pub enum HyperExit {
@@ -233,16 +237,18 @@ async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<C
         .keep_alive_timeout(config.header_timeout)
         .serve_connection(TokioIo::new(stream), service(worker, activity, &Rc::default()));
     let mut connection = pin!(connection);
-    let mut is_draining = false;
+    let (mut is_draining, mut grace) = (false, None);
     poll_fn(|cx| {
-        match activity.current_order(cx.waker()) {
-            ConnectionOrder::Continue => {}
-            _ if is_draining => {}
-            // An idle connection is closed gracefully too, as HTTP/2 supports it.
-            ConnectionOrder::Drain | ConnectionOrder::Close => {
-                is_draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
+        let order = activity.current_order(cx.waker());
+        // An idle connection is closed gracefully too, as HTTP/2 supports it.
+        if order != ConnectionOrder::Continue && !std::mem::replace(&mut is_draining, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        // One whose client accepts nothing would never end that way.
+        if order == ConnectionOrder::Close
+            && grace.get_or_insert_with(|| Box::pin(sleep(CLOSE_GRACE))).as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(());
         }
         connection.as_mut().poll(cx).map(drop)
     })
@@ -272,7 +278,7 @@ fn service(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
     exit: &Rc<DetachSlot>,
-) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + use<> {
+) -> impl HttpService<Incoming, ResBody = TransportBody, Error = Infallible, Future: 'static> + use<> {
     let (worker, activity, exit) = (Rc::clone(worker), Rc::clone(activity), Rc::clone(exit));
     service_fn(move |request: Request<Incoming>| {
         let (worker, activity, exit) = (Rc::clone(&worker), Rc::clone(&activity), Rc::clone(&exit));
@@ -294,7 +300,13 @@ fn service(
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             yield_once().await;
-            Ok(response.map(|body| body.held_by(active)))
+            Ok(response.map(|body| {
+                // On HTTP/1, a complete body holds nothing but its connection.
+                let is_watched = !(body.is_end_stream() || (is_http1 && body.is_complete()));
+                let body = body.held_by(active);
+                let protocol = if is_http1 { HttpVersion::Http1 } else { HttpVersion::Http2 };
+                if is_watched { worker.bodies.watch(body, protocol) } else { TransportBody::unwatched(body) }
+            }))
         }
     })
 }

@@ -12,6 +12,7 @@ use crate::limits::Permit;
 use crate::server::http1::activity::ActiveRequest;
 use crate::server::http1::control_plane::{ControlBody, Stream};
 use crate::telemetry::metrics::{Operation, OperationOutcome};
+use metamcp_store::auth::Identity;
 
 /// A response body, and the guard that tells its connection when it is complete.
 pub struct ResponseBody {
@@ -29,8 +30,8 @@ enum Kind {
     Pieces(Box<PieceQueue>),
     /// A body that is produced while it is sent.
     Source(Box<dyn BodySource>),
-    /// Events that a task sends.
-    Events(Events),
+    /// Events that a task sends. Boxed for its size.
+    Events(Box<Events>),
     /// A streaming body of the control plane.
     Control(Stream),
 }
@@ -53,6 +54,11 @@ pub trait BodySource {
 
     /// Whether it may be silent for long before it ends.
     fn is_event_stream(&self) -> bool;
+
+    /// Whose credential it needs, if it ends with it.
+    fn owner(&self) -> Option<&Identity> {
+        None
+    }
 
     /// Counts the answered message. By default at once and without its bytes, which suits bodies that do not
     /// end by themselves.
@@ -87,6 +93,7 @@ pub struct Events {
     /// Bounded, so that the task waits for a client that does not read.
     receiver: mpsc::Receiver<Bytes>,
     _permit: Option<Permit>,
+    owner: Option<Identity>,
 }
 
 /// A body and what it needs until its last byte.
@@ -115,9 +122,9 @@ impl ResponseBody {
         Self::from(Kind::Pieces(Box::new(PieceQueue { pieces, next: 0 })))
     }
 
-    /// The events that a task sends. The task sees the closed channel when the client leaves.
-    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Option<Permit>) -> Self {
-        Self::from(Kind::Events(Events { receiver, _permit: permit }))
+    /// The events that a task sends for `owner`. The task sees the closed channel when the client leaves.
+    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Option<Permit>, owner: Option<Identity>) -> Self {
+        Self::from(Kind::Events(Box::new(Events { receiver, _permit: permit, owner })))
     }
 
     /// The body that `source` produces.
@@ -128,6 +135,20 @@ impl ResponseBody {
     /// Whether it may be silent for long before it ends.
     pub fn is_stream(&self) -> bool {
         matches!(&self.kind, Kind::Source(source) if source.is_event_stream())
+    }
+
+    /// Whether it has its bytes, and holds nothing but them.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.kind, Kind::Whole(_) | Kind::Pieces(_))
+    }
+
+    /// Whose credential it needs, if it ends with it.
+    pub fn owner(&self) -> Option<&Identity> {
+        match &self.kind {
+            Kind::Source(source) => source.owner(),
+            Kind::Events(events) => events.owner.as_ref(),
+            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) | Kind::Control(_) => None,
+        }
     }
 
     /// Classifies the body by what is available.
@@ -200,6 +221,10 @@ impl<R> BodySource for HoldingSource<R> {
 
     fn is_event_stream(&self) -> bool {
         self.source.is_event_stream()
+    }
+
+    fn owner(&self) -> Option<&Identity> {
+        self.source.owner()
     }
 
     fn count(&mut self, operation: Operation) {
@@ -291,7 +316,6 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use metamcp_config::sections::LimitsConfig;
-    use metamcp_store::auth::Identity;
 
     #[track_caller]
     fn check(bytes: usize, parts: usize) {

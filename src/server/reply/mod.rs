@@ -8,3 +8,4 @@
 pub mod body;
 pub mod reply;
 pub mod response_writer;
+pub mod transport_body;

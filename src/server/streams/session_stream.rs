@@ -267,6 +267,10 @@ impl BodySource for SessionStream {
     fn is_event_stream(&self) -> bool {
         true
     }
+
+    fn owner(&self) -> Option<&Identity> {
+        Some(&self.identity)
+    }
 }
 
 const _: () = assert!(size_of::<SessionStream>() <= 192);

@@ -152,6 +152,10 @@ impl BodySource for Subscription {
     fn is_event_stream(&self) -> bool {
         true
     }
+
+    fn owner(&self) -> Option<&Identity> {
+        Some(&self.identity)
+    }
 }
 
 impl Subscription {

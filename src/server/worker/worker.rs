@@ -19,8 +19,10 @@ use crate::runtime::MemoryPurger;
 use crate::server::http1::activity::ConnectionRegistry;
 use crate::server::http1::mapped;
 use crate::server::http1::stream_wakeups::StreamWakeups;
+use crate::server::reply::transport_body::TransportBodies;
 use crate::session::SessionTerminator;
 use crate::upstream::UpstreamId;
+use metamcp_core::base::ShutdownPhase;
 use metamcp_core::frame::Scanner;
 
 /// One worker: owns the parts that its functions use. Lives on one thread, so nothing in it is locked.
@@ -37,12 +39,17 @@ pub struct Worker {
     /// The connections with a task.
     pub connections: ConnectionRegistry,
     pub stream_wakeups: Rc<StreamWakeups>,
+    /// The bodies that hyper sends.
+    pub bodies: Rc<TransportBodies>,
     /// The connections without a task.
     pub parking: Parking,
 }
 
 /// The period of timeouts, the clock and cleanup.
 const TICK: Duration = Duration::from_secs(1);
+
+/// A client that takes nothing for so long does not delay the end of the gateway.
+const STALL_AT_DRAIN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// On this thread, in its runtime.
@@ -74,6 +81,7 @@ impl Worker {
             // One more, because the thread that sweeps sessions also terminates sessions at servers.
             terminator: SessionTerminator::new(shared.config.workers + 1),
             connections: ConnectionRegistry::default(),
+            bodies: Rc::default(),
             stream_wakeups: StreamWakeups::new(shared.config.keep_alive),
             parking,
             shared,
@@ -108,6 +116,7 @@ impl Worker {
                 self.stream_wakeups.tick();
             }
             self.connections.sweep(config);
+            self.sweep_bodies();
             self.parking.sweep(config.idle_timeout);
             self.clock.tick();
             self.topology.pools().sweep();
@@ -121,6 +130,14 @@ impl Worker {
                 purge.observe([open, open + parked, self.shared.sessions.count()]);
             }
         }
+    }
+
+    /// Ends responses that outlive their credential, or that their client does not take.
+    fn sweep_bodies(&self) {
+        let idle_timeout = self.shared.config.idle_timeout;
+        let is_draining = self.clock.phase() >= ShutdownPhase::Drain;
+        let stall_max = if is_draining { idle_timeout.min(STALL_AT_DRAIN) } else { idle_timeout };
+        self.bodies.sweep(stall_max, |owner| self.shared.auth.is_still_valid(owner));
     }
 
     /// Publishes the connection counts for the metrics.

@@ -18,6 +18,7 @@ use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
 use crate::upstream::UpstreamId;
 use metamcp_core::base::{FaultKind, ServerName};
 use metamcp_http::UpstreamBody;
+use metamcp_store::auth::Identity;
 
 /// A response that is being relayed.
 pub struct Relay {
@@ -226,6 +227,10 @@ impl BodySource for Relay {
 
     fn is_event_stream(&self) -> bool {
         !matches!(self.pace, RelayPace::Bytes(_))
+    }
+
+    fn owner(&self) -> Option<&Identity> {
+        Some(&self.held.identity)
     }
 
     fn count(&mut self, operation: Operation) {

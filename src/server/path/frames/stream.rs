@@ -365,6 +365,12 @@ impl BodySource for FramedBody {
     fn is_event_stream(&self) -> bool {
         false
     }
+
+    /// Nobody's once it ends: what it held is given back, and its client reads the final fault.
+    fn owner(&self) -> Option<&Identity> {
+        let is_ending = matches!(self.phase, BodyPhase::Lingering(_) | BodyPhase::Over);
+        (!is_ending).then_some(&self.context.identity)
+    }
 }
 
 impl Drop for FramedBody {
