@@ -76,9 +76,8 @@ impl KeyUsage {
 
     /// Admits a request if the key is within its limits.
     pub fn admit(self: &Arc<Self>, identity: &Identity) -> Result<Permit, AdmissionError> {
-        let key_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
         let permit = Permit(Arc::clone(self));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.max.min(key_max.unwrap_or(usize::MAX)) {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.in_flight_max(identity) {
             return Err(AdmissionError::TooManyInFlight);
         }
         if let Some(rate) = identity.rate() {
@@ -86,6 +85,17 @@ impl KeyUsage {
             self.consume(rate, now_us)?;
         }
         Ok(permit)
+    }
+
+    /// How many requests can be admitted at once, if none is in flight and none was sent for long.
+    pub fn at_once_max(&self, identity: &Identity) -> usize {
+        let burst = identity.rate().and_then(|rate| usize::try_from(rate.burst.max(1)).ok());
+        self.in_flight_max(identity).min(burst.unwrap_or(usize::MAX))
+    }
+
+    fn in_flight_max(&self, identity: &Identity) -> usize {
+        let key_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
+        self.max.min(key_max.unwrap_or(usize::MAX))
     }
 
     /// The generic cell rate algorithm (ITU-T I.371). Each request delays the time at which the whole burst is

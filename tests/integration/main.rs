@@ -8,6 +8,7 @@ mod support;
 
 mod admin;
 mod asking;
+mod batches;
 mod bound;
 mod bridge_legacy;
 mod bridge_modern;

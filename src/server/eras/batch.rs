@@ -1,5 +1,6 @@
 //! Batches: several messages in one body, which only revision 2025-03-26 allows (JSON-RPC 2.0, section 6).
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,15 +15,17 @@ use super::message;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
+use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::mcp::call::{self, Call};
-use crate::server::reply::body::ResponseBody;
+use crate::server::mcp::relay::COMMENT;
+use crate::server::reply::body::{BodyError, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::{SessionCache, Worker};
 use crate::session::MESSAGE_BYTES_MAX;
-use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::MessageKind as FrameKind;
-use metamcp_core::frame::write_event;
-use metamcp_core::protocol::{McpMethod, Revision, code, header};
+use crate::telemetry::metrics::LabelId;
+use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
+use metamcp_core::frame::{Event, EventReader, MessageKind as FrameKind, write_event};
+use metamcp_core::protocol::{McpMethod, Revision, code, header, is_same_id};
 use metamcp_store::auth::Identity;
 
 /// Chunks that wait for the client to read them.
@@ -68,28 +71,23 @@ pub async fn answer(
     permit: Permit,
 ) -> Result<Reply, Fault> {
     let calls = read(worker, fields, identity, endpoint, body)?;
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let run = BatchRun {
+        worker: Rc::clone(worker),
+        identity: identity.clone(),
+        label: endpoint.label,
+        wakeup: RefCell::new(worker.stream_wakeups.register()),
+        sender,
+    };
     let has_requests = calls.iter().any(Call::is_request);
     if !has_requests {
         for call in calls {
+            run.check(Progress::Waiting).map_err(|end| end.fault(Progress::Waiting))?;
             message::answer(worker, Box::new(call)).await?;
         }
         return Ok(reply::accepted());
     }
-    let (sender, receiver) = mpsc::channel(PIECES_MAX);
-    let worker = Rc::clone(worker);
-    spawn_local(async move {
-        for call in calls {
-            let id = call.is_request().then(|| call.id());
-            // A closed channel means that the client disconnected; the rest of the batch is not started.
-            let passed = tokio::select! {
-                passed = answer_message(&worker, Box::new(call), id, &sender) => passed,
-                () = sender.closed() => false,
-            };
-            if !passed {
-                return;
-            }
-        }
-    });
+    spawn_local(run.answer_all(calls));
     Ok(reply::events(ResponseBody::events(receiver, Some(permit), Some(identity.clone()))))
 }
 
@@ -106,6 +104,14 @@ fn read(
         let kind = if error.code() == code::PARSE { FaultKind::Parse } else { FaultKind::InvalidRequest };
         Fault::client(kind, error.to_string())
     })?;
+    let messages_max = worker.credentials.at_once_max(identity);
+    if items.len() > messages_max {
+        let text = format!(
+            "a batch of {} messages never fits the limits of this key; send at most {messages_max} at once",
+            items.len()
+        );
+        return Err(Fault::client(FaultKind::InvalidRequest, text));
+    }
     let mut calls = Vec::with_capacity(items.len());
     for item in items {
         let body = body.slice(item.start as usize..item.end as usize);
@@ -131,49 +137,198 @@ fn read(
     Ok(calls)
 }
 
-/// Runs one message and forwards its answer. Returns false if the client disconnected.
-async fn answer_message(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    id: Option<Bytes>,
-    sender: &mpsc::Sender<Bytes>,
-) -> bool {
-    let expects = call.envelope.kind == FrameKind::Request;
-    let label = call.endpoint.label;
-    let response = match message::answer(worker, call).await {
-        Ok(response) => response,
-        Err(fault) => {
-            let fault = fault.with_id(id.clone());
-            worker.metering.answer_fault(Some(label), &fault);
-            return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
-        }
-    };
-    let is_stream = response.content_type.as_ref().is_some_and(|value| value == header::EVENT_STREAM);
-    let mut body = response.body;
-    let mut message = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(bytes) = frame.map(|frame| frame.into_data().unwrap_or_default()) else {
-            message.clear();
-            break;
+/// The messages of a batch while they are answered, one after the other.
+struct BatchRun {
+    worker: Rc<Worker>,
+    identity: Identity,
+    /// Of the endpoint, for metrics.
+    label: LabelId,
+    /// Wakes the batch when keys or the phase change, and when a comment is due.
+    wakeup: RefCell<WakeupRegistration>,
+    sender: mpsc::Sender<Bytes>,
+}
+
+/// How far a message has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Started,
+}
+
+/// Why a batch ends before its last message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BatchEnd {
+    KeyInvalid,
+    Shutdown,
+}
+
+/// The client has disconnected.
+struct ClientGone;
+
+impl BatchEnd {
+    /// The answer to a message of the batch.
+    fn fault(self, progress: Progress) -> Fault {
+        let outcome = match progress {
+            Progress::Waiting => "the call did not run",
+            Progress::Started => "the call may have run",
         };
-        if is_stream {
-            if sender.send(bytes).await.is_err() {
-                return false;
+        match self {
+            Self::KeyInvalid => {
+                let text = format!("the key was switched off or changed, or it has expired; {outcome}");
+                Fault::client(FaultKind::Unauthenticated, text)
             }
-        } else if message.len() + bytes.len() > MESSAGE_BYTES_MAX {
-            message.clear();
-            break;
-        } else {
-            message.extend_from_slice(&bytes);
+            Self::Shutdown => {
+                Fault::gateway(FaultKind::ShuttingDown, format!("the gateway stops; {outcome}"))
+            }
         }
     }
-    if is_stream || !expects {
-        return true;
+}
+
+impl BatchRun {
+    /// Answers all messages. When the key is switched off or the gateway stops, the rest get errors.
+    ///
+    /// Not cancel safe: dropping it cancels the call under way.
+    async fn answer_all(self, calls: Vec<Call>) {
+        let mut calls = calls.into_iter();
+        while let Some(call) = calls.next() {
+            let id = call.is_request().then(|| call.id());
+            let (end, progress) = if let Err(end) = self.check(Progress::Waiting) {
+                (end, Progress::Waiting)
+            } else {
+                tokio::select! {
+                    // A closed channel means that the client disconnected; the rest is not started.
+                    () = self.sender.closed() => return,
+                    end = self.watch() => (end, Progress::Started),
+                    answered = self.answer_one(Box::new(call), id.clone()) => match answered {
+                        Ok(()) => continue,
+                        Err(ClientGone) => return,
+                    },
+                }
+            };
+            // Collected first, so that the permits of the rest are free while a slow client reads.
+            let rest: Vec<_> = calls.filter(Call::is_request).map(|call| call.id()).collect();
+            return self.refuse(end, (id, progress), rest).await;
+        }
     }
-    if message.is_empty() {
-        let fault =
-            Fault::upstream(FaultKind::ConnectionLost, "the answer broke off, or is too long for a batch");
-        return sender.send(reply::terminal_event(&fault.with_id(id))).await.is_ok();
+
+    /// Whether a message may be started, or go on: the key is valid, and the gateway does not stop.
+    fn check(&self, progress: Progress) -> Result<(), BatchEnd> {
+        let shared = &self.worker.shared;
+        let last_phase = match progress {
+            Progress::Waiting => ShutdownPhase::Unready,
+            Progress::Started => ShutdownPhase::Drain,
+        };
+        if !shared.auth.is_still_valid(&self.identity) {
+            return Err(BatchEnd::KeyInvalid);
+        }
+        if *shared.phase.borrow() > last_phase { Err(BatchEnd::Shutdown) } else { Ok(()) }
     }
-    sender.send(write_event(&message)).await.is_ok()
+
+    /// Waits until the message under way must end, and sends comments meanwhile.
+    async fn watch(&self) -> BatchEnd {
+        loop {
+            if let Err(end) = self.check(Progress::Started) {
+                return end;
+            }
+            if poll_fn(|cx| self.wakeup.borrow_mut().poll(cx)).await == WakeReason::Due {
+                // A client that does not read needs no comment.
+                let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+            }
+        }
+    }
+
+    /// Sends an error under the id of the message that the batch ends with, and under the ids of the rest.
+    async fn refuse(&self, end: BatchEnd, (id, progress): (Option<Bytes>, Progress), rest: Vec<Bytes>) {
+        let first = id.map(|id| (id, progress));
+        let rest = rest.into_iter().map(|id| (id, Progress::Waiting));
+        let mut events = Vec::new();
+        for (id, progress) in first.into_iter().chain(rest) {
+            let fault = end.fault(progress).with_id(Some(id));
+            self.worker.metering.answer_fault(Some(self.label), &fault);
+            events.extend_from_slice(&reply::terminal_event(&fault));
+        }
+        // One piece, so that it waits for no more room than one.
+        let _ = self.sender.send(events.into()).await;
+    }
+
+    /// Runs one message and forwards its answer.
+    async fn answer_one(&self, call: Box<Call>, id: Option<Bytes>) -> Result<(), ClientGone> {
+        let response = match message::answer(&self.worker, call).await {
+            Ok(response) => response,
+            Err(fault) => {
+                let fault = fault.with_id(id.clone());
+                self.worker.metering.answer_fault(Some(self.label), &fault);
+                return if id.is_some() { self.send(reply::terminal_event(&fault)).await } else { Ok(()) };
+            }
+        };
+        let is_stream = response.content_type.as_ref().is_some_and(|value| value == header::EVENT_STREAM);
+        let is_answered = if is_stream {
+            self.pass_events(response.body, id.as_ref()).await?
+        } else {
+            self.pass_message(response.body, id.is_some()).await?
+        };
+        if is_answered {
+            return Ok(());
+        }
+        let text = "the answer broke off, or is too long for a batch; the call may have run";
+        let fault = Fault::upstream(FaultKind::ConnectionLost, text).with_id(id);
+        self.worker.metering.note_fault(&fault);
+        self.send(reply::terminal_event(&fault)).await
+    }
+
+    /// Forwards an event stream, each event as a whole: what a broken one would leave behind is no event, and the
+    /// next answer would become part of it. Returns whether the message needs no other answer.
+    async fn pass_events(&self, mut body: ResponseBody, id: Option<&Bytes>) -> Result<bool, ClientGone> {
+        let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
+        let mut is_answered = id.is_none();
+        while let Some(Ok(bytes)) = next_bytes(&mut body).await {
+            reader.push(bytes);
+            loop {
+                match reader.next() {
+                    Ok(Some(event)) => {
+                        is_answered = is_answered || id.is_some_and(|id| self.is_answer(&event, id));
+                        self.send(event.raw).await?;
+                    }
+                    Ok(None) => break,
+                    Err(_) => return Ok(is_answered),
+                }
+            }
+        }
+        Ok(is_answered)
+    }
+
+    /// Forwards a message as one event. Returns whether the message needs no other answer.
+    async fn pass_message(&self, mut body: ResponseBody, is_awaited: bool) -> Result<bool, ClientGone> {
+        let mut message = Vec::new();
+        while let Some(bytes) = next_bytes(&mut body).await {
+            match bytes {
+                Ok(bytes) if message.len() + bytes.len() <= MESSAGE_BYTES_MAX => {
+                    message.extend_from_slice(&bytes);
+                }
+                _ => return Ok(!is_awaited),
+            }
+        }
+        if is_awaited && !message.is_empty() {
+            self.send(write_event(&message)).await?;
+        }
+        Ok(!is_awaited || !message.is_empty())
+    }
+
+    /// Whether the event has the answer to the message with this id.
+    fn is_answer(&self, event: &Event, id: &Bytes) -> bool {
+        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return false };
+        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return false };
+        matches!(envelope.kind, FrameKind::Response | FrameKind::Error)
+            && envelope.id.is_some_and(|answered| is_same_id(answered.span.slice(data), id))
+    }
+
+    async fn send(&self, event: Bytes) -> Result<(), ClientGone> {
+        self.sender.send(event).await.map_err(|_| ClientGone)
+    }
+}
+
+/// The next bytes of a body; `None` at its end.
+async fn next_bytes(body: &mut ResponseBody) -> Option<Result<Bytes, BodyError>> {
+    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }

@@ -97,6 +97,11 @@ impl CredentialCache {
         admit(&self.usage(identity), identity)
     }
 
+    /// How many requests of an identity can be admitted at once.
+    pub fn at_once_max(&self, identity: &Identity) -> usize {
+        self.usage(identity).at_once_max(identity)
+    }
+
     fn usage(&self, identity: &Identity) -> Arc<KeyUsage> {
         let mut usages = self.usages.borrow_mut();
         if usages.len() > USAGES_MAX {
