@@ -48,6 +48,9 @@ pub enum AppError {
     /// SIGTERM or SIGINT arrived during startup.
     #[error("stopped by a signal before startup was complete")]
     Stopped,
+    /// A panic has ended a worker thread, and with it all its connections.
+    #[error("a worker thread ended unexpectedly, see the log; start the gateway again, and report it")]
+    WorkerEnded,
     /// Signal handlers cannot be installed.
     #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),

@@ -145,11 +145,13 @@ impl App {
     /// within the deadline. A second signal stops at once. `client` is dropped when serving ends.
     pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
         let mut signals = self.signals;
-        tokio::select! {
-            () = signals.received() => {}
-            Ok(()) = self.config_sync => {}
-            () = client => {}
-        }
+        let has_failed = tokio::select! {
+            () = signals.received() => false,
+            Ok(()) = self.config_sync => false,
+            () = client => false,
+            // The others finish what they have; a supervisor starts the gateway again.
+            () = self.workers.failed() => true,
+        };
         tracing::info!("shutting down: accepting no new connections, draining requests in flight");
         let shutdown = async {
             self.phase.send_replace(ShutdownPhase::Unready);
@@ -176,7 +178,7 @@ impl App {
             () = shutdown => tracing::info!("stopped"),
             () = signals.received() => tracing::warn!("second signal; stopped at once"),
         }
-        Ok(())
+        if has_failed { Err(AppError::WorkerEnded) } else { Ok(()) }
     }
 }
 

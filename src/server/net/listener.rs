@@ -1,7 +1,9 @@
 //! Worker threads, each with a listening socket and a runtime of its own.
 
+use std::future::{Future, pending};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
@@ -13,7 +15,7 @@ use std::{fs, io};
 use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
@@ -56,6 +58,17 @@ pub struct Workers {
     /// configured; or `unix:/path`.
     pub url: String,
     threads: Vec<JoinHandle<()>>,
+    /// Whether a worker has ended although nobody asked it to.
+    has_failed: watch::Receiver<bool>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WorkerEnd {
+    /// It could not start, or the gateway shuts down.
+    Ordered,
+    /// Its housekeeping has ended, without which nothing times out and nothing is revoked.
+    Broken,
 }
 
 /// Why the workers cannot start.
@@ -89,6 +102,7 @@ pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, 
     let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
     let mut threads = Vec::with_capacity(listeners.len());
     let (started, outcomes) = mpsc::channel();
+    let (failing, has_failed) = watch::channel(false);
     for (number, listener) in listeners.into_iter().enumerate() {
         let seed = WorkerSeed {
             shared: Arc::clone(shared),
@@ -98,15 +112,26 @@ pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, 
             number,
         };
         let thread = thread::Builder::new().name(format!("worker-{number}"));
-        let started = started.clone();
-        threads.push(thread.spawn(move || seed.run(started)).map_err(ListenError::Thread)?);
+        let (started, failing) = (started.clone(), failing.clone());
+        let work = move || watch_end(number, &failing, || seed.run(started));
+        threads.push(thread.spawn(work).map_err(ListenError::Thread)?);
     }
     for _ in &threads {
         // A worker that ended without a result has panicked.
         let gone = || Err(io::Error::other("a worker ended while it started"));
         outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
-    Ok(Workers { url, threads })
+    Ok(Workers { url, threads, has_failed })
+}
+
+/// Runs a worker, and reports an end that nobody ordered.
+fn watch_end(number: usize, failing: &watch::Sender<bool>, work: impl FnOnce() -> WorkerEnd) {
+    // The state of the worker is not used again.
+    let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or(WorkerEnd::Broken);
+    if end == WorkerEnd::Broken {
+        tracing::error!(worker = number, "a worker has ended unexpectedly; the gateway stops");
+        failing.send_replace(true);
+    }
 }
 
 /// Opens the workers' sockets at the configured address. Also returns the URL.
@@ -139,6 +164,17 @@ fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listenin
 }
 
 impl Workers {
+    /// Completes when a worker has ended although nobody asked it to.
+    pub fn failed(&self) -> impl Future<Output = ()> + use<> {
+        let mut has_failed = self.has_failed.clone();
+        async move {
+            if has_failed.wait_for(|has_failed| *has_failed).await.is_err() {
+                // All have ended as they should.
+                pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits until all workers have ended.
     pub async fn join(self) {
         let (sender, receiver) = oneshot::channel();
@@ -162,7 +198,7 @@ struct WorkerSeed {
 }
 
 impl WorkerSeed {
-    fn run(self, started: mpsc::Sender<io::Result<()>>) {
+    fn run(self, started: mpsc::Sender<io::Result<()>>) -> WorkerEnd {
         // Blocking threads only resolve names. More of them would wait for the same resolver.
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -170,23 +206,24 @@ impl WorkerSeed {
             .build_local(LocalOptions::default());
         let runtime = match runtime {
             Ok(runtime) => runtime,
-            Err(error) => return drop(started.send(Err(error))),
+            Err(error) => return fail_to_start(&started, error),
         };
-        runtime.block_on(self.accept(started));
+        let end = runtime.block_on(self.accept(started));
         runtime.shutdown_timeout(LAST_WORDS);
+        end
     }
 
-    async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
+    async fn accept(self, started: mpsc::Sender<io::Result<()>>) -> WorkerEnd {
         let mut intake = match Acceptor::new(self.listener) {
             Ok(intake) => intake,
-            Err(error) => return drop(started.send(Err(error))),
+            Err(error) => return fail_to_start(&started, error),
         };
         let worker = match Worker::new(Arc::clone(&self.shared), self.number) {
             Ok(worker) => worker,
-            Err(error) => return drop(started.send(Err(error))),
+            Err(error) => return fail_to_start(&started, error),
         };
         drop(started.send(Ok(())));
-        spawn_local(Rc::clone(&worker).housekeep());
+        let mut housekeeping = spawn_local(Rc::clone(&worker).housekeep());
         let mut phase = self.shared.phase.clone();
         let places = ConnectionSlots::new(self.connections, self.shared.config.connections_max);
         let mut woken = Vec::new();
@@ -204,6 +241,7 @@ impl WorkerSeed {
                     }
                 }
                 _ = phase.wait_for(|phase| *phase >= ShutdownPhase::Drain) => break,
+                _ = &mut housekeeping => return WorkerEnd::Broken,
             }
         }
         drop(intake);
@@ -225,7 +263,13 @@ impl WorkerSeed {
             () = places.emptied() => {}
             () = cut => tracing::warn!("closed connections that did not end in time"),
         }
+        WorkerEnd::Ordered
     }
+}
+
+fn fail_to_start(started: &mpsc::Sender<io::Result<()>>, error: io::Error) -> WorkerEnd {
+    drop(started.send(Err(error)));
+    WorkerEnd::Ordered
 }
 
 /// With `SO_REUSEPORT` a second gateway would silently share the port. Binding without it detects that.
@@ -270,4 +314,28 @@ fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
         .map_err(|error| fail(&tls.cert, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(work: impl FnOnce() -> WorkerEnd, expected: bool) {
+        let (failing, has_failed) = watch::channel(false);
+        let workers = Workers { url: String::new(), threads: Vec::new(), has_failed };
+        watch_end(0, &failing, work);
+        assert_eq!(workers.failed().now_or_never().is_some(), expected);
+        drop(failing);
+        assert_eq!(workers.failed().now_or_never().is_some(), expected);
+    }
+
+    #[test]
+    fn only_a_worker_that_nobody_ended_has_failed() {
+        check(|| WorkerEnd::Ordered, false);
+        check(|| WorkerEnd::Broken, true);
+        check(|| std::panic::resume_unwind(Box::new("in the loop that accepts")), true);
+    }
 }

@@ -13,6 +13,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -169,7 +170,16 @@ impl Parking {
         };
         let (mut writing, mut still) =
             (ResponseWriter::from(std::mem::take(left)), UnwatchedSocket(&one.socket));
-        match writing.poll(&mut still, &self.activity, &mut Context::from_waker(alarm)) {
+        // This runs in the loop that accepts connections: a panic may end this connection, and no other. The stream
+        // is not polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            writing.poll(&mut still, &self.activity, &mut Context::from_waker(alarm))
+        }));
+        let Ok(polled) = polled else {
+            tracing::error!("an event stream panicked; its connection was closed");
+            return;
+        };
+        match polled {
             Poll::Pending if writing.is_silent() => {
                 *left = writing.keep_alive_timer();
                 self.parked.borrow_mut().insert(number, one);
@@ -310,9 +320,19 @@ impl Wake for StreamAlarm {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+
     use super::*;
+    use crate::server::http1::connection_slots::ConnectionSlots;
+    use crate::server::http1::date;
+    use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
+    use crate::server::reply::reply;
+    use metamcp_core::base::ShutdownPhase;
 
     /// Counts how often it wakes.
     #[derive(Default)]
@@ -366,5 +386,52 @@ mod tests {
         assert_eq!(alarms.take_due(Waker::noop())[0], 0);
         ring(0..1);
         assert_eq!(alarms.take_due(Waker::noop()), [AT_ONCE as u64, 0]);
+    }
+
+    /// A stream that is silent until it is to panic.
+    struct BrokenSource(Rc<Cell<bool>>);
+
+    impl BodySource for BrokenSource {
+        fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            assert!(!self.0.get(), "it panics");
+            Poll::Pending
+        }
+
+        fn is_event_stream(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_parked_stream_ends_its_connection_and_no_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let slots = ConnectionSlots::new(Arc::default(), 2);
+        let parking = Parking::new().expect("there are descriptors");
+        let panics = Rc::new(Cell::new(false));
+        let mut clients = Vec::new();
+        for has_stream in [true, false] {
+            clients.push(TcpStream::connect(listener.local_addr().expect("it has one")).expect("it listens"));
+            let (socket, _) = listener.accept().expect("a connection");
+            socket.set_nonblocking(true).expect("it can be");
+            let stream = has_stream.then(|| {
+                let reply = reply::events(ResponseBody::source(Box::new(BrokenSource(Rc::clone(&panics)))));
+                let mut writing = ResponseWriter::new(reply, &date::now(), ShutdownPhase::Serve);
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(
+                    writing.poll(&mut UnwatchedSocket(&socket), &parking.activity, &mut context).is_pending()
+                );
+                Box::new(ParkedStream::new(writing))
+            });
+            let slot = slots.acquire().expect("there is one");
+            parking.park(ParkedConnection { socket, since: Instant::now(), slot, protocol: None, stream });
+        }
+        assert_eq!(parking.count(), 2);
+        panics.set(true);
+        let mut woken = Vec::new();
+        assert!(parking.wake(&mut woken).now_or_never().is_none(), "nothing woke");
+        assert_eq!((parking.count(), woken.len()), (1, 0));
+        let mut head = String::new();
+        clients[0].read_to_string(&mut head).expect("it is closed");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     }
 }
