@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sse::{SseCandidate, SseServer, SseTarget};
-use super::stdio::StdioServer;
+use super::stdio::{StdioServer, StdioTarget};
 use metamcp_config::server::{ServerAddress, ServerConfig};
 use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
@@ -26,9 +26,13 @@ impl Transport {
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));
         match &config.address {
             ServerAddress::Stdio(program) => {
-                let program = program.as_ref().clone();
-                let server = StdioServer::start(config.name.clone(), program, config.settings.era);
-                Ok(Self::Stdio(server.map_err(no_thread)?))
+                let target = StdioTarget {
+                    name: config.name.clone(),
+                    program: program.as_ref().clone(),
+                    era: config.settings.era,
+                    queue_timeout: config.settings.queue_timeout,
+                };
+                Ok(Self::Stdio(StdioServer::start(target).map_err(no_thread)?))
             }
             ServerAddress::Sse(url) => {
                 let target = sse_target(config, url, HttpServer::new(config, roots)?);

@@ -2,6 +2,7 @@
 //! left when something ends.
 
 mod ends;
+mod room;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

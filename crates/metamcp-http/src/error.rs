@@ -30,6 +30,8 @@ pub enum FailureStage {
     Connect,
     /// Opening the connection, for lack of a local port or file descriptor.
     LocalPortsExhausted,
+    /// All processes of the server's program that may run were in use for too long.
+    ProcessLimit,
     /// Starting the server's program.
     ProcessStart,
     Tls,
@@ -78,13 +80,14 @@ impl FailureStage {
                 | Self::PrivateAddress
                 | Self::LocalPortsExhausted
                 | Self::Cancelled
+                | Self::ProcessLimit
         )
     }
 
     /// Returns the value of `stage` in the admin API.
     pub fn text(self) -> &'static str {
         match self {
-            Self::QueueTimeout | Self::QueueFull => "waiting for a place",
+            Self::QueueTimeout | Self::QueueFull | Self::ProcessLimit => "waiting for a place",
             Self::BreakerOpen => "left alone",
             Self::Resolve => "finding its address",
             Self::PrivateAddress => "leave to connect",
@@ -112,6 +115,10 @@ impl FailureStage {
                 FaultKind::Overloaded,
                 "cannot be connected to, because no local port or file descriptor is free: set its \
                  idle_connections_max to its in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files",
+            ),
+            Self::ProcessLimit => (
+                FaultKind::Overloaded,
+                "has as many processes as it may have (processes_max), and all are in use; try again",
             ),
             Self::ProcessStart => (FaultKind::Unreachable, "did not start"),
             Self::BreakerOpen => (
@@ -158,6 +165,7 @@ impl fmt::Display for FailureStage {
             Self::PrivateAddress => "private address",
             Self::Connect => "connect",
             Self::LocalPortsExhausted => "no local port or file descriptor",
+            Self::ProcessLimit => "process limit",
             Self::ProcessStart => "start",
             Self::Tls => "TLS handshake",
             Self::ConnectTimeout => "connect timeout",
@@ -213,6 +221,7 @@ impl UpstreamError {
                 | FailureStage::PrivateAddress
                 | FailureStage::Connect
                 | FailureStage::LocalPortsExhausted
+                | FailureStage::ProcessLimit
                 | FailureStage::ProcessStart
                 | FailureStage::Tls
                 | FailureStage::ConnectTimeout

@@ -129,5 +129,16 @@ pub async fn ask_server(
     session.upstream_slot(place).discard(&ready);
     let ready = open(pool, session, place).await?;
     let response = deliver(call, &ready, target, edits).await?;
-    Ok(DeliveryOutcome::Answered(response))
+    if response.head.status != StatusCode::NOT_FOUND || ready.session_id.is_none() {
+        return Ok(DeliveryOutcome::Answered(response));
+    }
+    let status = response.head.status;
+    let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
+    let body = body.map_err(|error| error.into_fault(server))?;
+    if !body.is_empty() {
+        return Ok(DeliveryOutcome::Refused(status, body));
+    }
+    session.upstream_slot(place).discard(&ready);
+    let text = format!("server `{server}` does not keep its sessions; the call did not run");
+    Err(Fault::upstream(FaultKind::Unreachable, text))
 }

@@ -21,6 +21,8 @@ pub struct ClientSlot {
     pub stream: ClientStream,
     /// URIs of the resources that the client subscribed to.
     subscriptions: HashSet<String>,
+    /// Until then the process is kept for the first call of this client.
+    first_call_until: Option<Instant>,
     /// Until then the process may still be working on a call that this client cancelled, or the client is
     /// about to listen.
     uncertain_until: Option<Instant>,
@@ -45,6 +47,11 @@ const CANCEL_SETTLE_TIME: Duration = Duration::from_secs(10);
 /// passed on.
 const LISTEN_SETTLE_TIME: Duration = Duration::from_secs(1);
 
+/// A session that was just opened calls within this: the gateway opens it again for a call that it sends at
+/// once, and clients call as soon as they know what the server can do. Less than most `queue_timeout`s, so
+/// that sessions that wait for a process get one from those that do not call.
+const FIRST_CALL_TIME: Duration = Duration::from_secs(2);
+
 impl ClientSlot {
     /// Whether a client listens.
     pub fn is_listening(&self) -> bool {
@@ -67,6 +74,7 @@ impl ClientSlots {
             is_client,
             stream: ClientStream::default(),
             subscriptions: HashSet::new(),
+            first_call_until: Some(Instant::now() + FIRST_CALL_TIME),
             uncertain_until: is_client.then(|| Instant::now() + LISTEN_SETTLE_TIME),
         };
         self.slots.insert(id, slot);
@@ -94,6 +102,23 @@ impl ClientSlots {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.uncertain_until = Some(Instant::now() + CANCEL_SETTLE_TIME);
         }
+    }
+
+    /// Notes that a client calls.
+    pub fn note_call(&mut self, id: ClientSlotId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.first_call_until = None;
+        }
+    }
+
+    /// Whether a client is new and has not called yet.
+    pub fn is_awaiting_call(&self, now: Instant) -> bool {
+        self.slots.values().any(|slot| slot.first_call_until.is_some_and(|until| now < until))
+    }
+
+    /// Whether a client is subscribed to a resource.
+    pub fn has_subscriptions(&self) -> bool {
+        self.slots.values().any(|slot| !slot.subscriptions.is_empty())
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut ClientSlot> {

@@ -88,6 +88,8 @@ pub struct ProcessConnection {
     pub settled: Notify,
     /// Whether the process was started for one session and ends with it.
     pub is_exclusive: Cell<bool>,
+    /// Whether the session that the process was started for is still being opened.
+    pub is_opening: Cell<bool>,
     is_closed: Cell<bool>,
     /// Set when the process failed.
     exit_report: RefCell<Option<ExitReport>>,
@@ -194,6 +196,7 @@ impl ProcessConnection {
             has_answered: Cell::new(false),
             settled: Notify::new(),
             is_exclusive: Cell::new(false),
+            is_opening: Cell::new(false),
             is_closed: Cell::new(false),
             exit_report: RefCell::default(),
             last_used: Cell::new(Instant::now()),
@@ -278,6 +281,21 @@ impl ProcessConnection {
         let state = self.state.borrow();
         state.calls.is_empty()
             && !state.clients.is_listening()
+            && now.saturating_duration_since(self.last_used.get()) >= timeout
+    }
+
+    /// Whether a session was opened a moment ago, or is being opened, and has not called yet.
+    pub fn is_awaiting_call(&self, now: Instant) -> bool {
+        self.is_opening.get() || self.state.borrow().clients.is_awaiting_call(now)
+    }
+
+    /// Whether no call is in flight or was for `timeout`, although clients may listen, to nothing that they
+    /// subscribed to.
+    pub fn is_uncalled_for(&self, now: Instant, timeout: Duration) -> bool {
+        let state = self.state.borrow();
+        state.calls.is_empty()
+            && !self.is_opening.get()
+            && !state.clients.has_subscriptions()
             && now.saturating_duration_since(self.last_used.get()) >= timeout
     }
 

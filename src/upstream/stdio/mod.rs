@@ -25,14 +25,17 @@ mod open;
 mod outbound;
 mod process;
 mod process_stats;
+mod room;
 mod server;
 mod slots;
 mod start_limit;
 mod stderr;
 mod supervisor;
+mod target;
 
 pub use health::{ProcessHealth, StdioHealth};
 pub use process_stats::{ProcessFailure, ProcessStage, ProcessStats};
 
 pub(super) use call::StdioRequest;
 pub(super) use server::StdioServer;
+pub(super) use target::StdioTarget;

@@ -42,7 +42,7 @@ const PROBE_GRACE: Duration = Duration::from_secs(1);
 impl Supervisor {
     /// Starts a process and connects to it. Fails at once when the server is being stopped.
     async fn start(
-        &self,
+        self: &Rc<Self>,
         era: Era,
         backoff: &Rc<RefCell<Backoff>>,
     ) -> Result<Rc<ProcessConnection>, UpstreamError> {
@@ -60,7 +60,7 @@ impl Supervisor {
     }
 
     async fn start_within_limits(
-        &self,
+        self: &Rc<Self>,
         era: Era,
         backoff: &Rc<RefCell<Backoff>>,
     ) -> Result<Rc<ProcessConnection>, UpstreamError> {
@@ -76,12 +76,13 @@ impl Supervisor {
             return Err(UpstreamError::start_failure(text, None));
         }
         sleep(wait).await;
+        // Before the permit: whoever waits for room keeps no other server from starting.
+        let _room = self.reserve_room().await?;
         let permit = self.start_limit.acquire(context.program.settings.start_timeout).await?;
         let spare = self.spare.borrow_mut().take();
         let spawned = if let Some(spare) = spare.and_then(|spare| self.check_spare(spare)) {
             spare
         } else {
-            self.make_room()?;
             self.spawn()?
         };
         self.request_spare();
@@ -115,38 +116,6 @@ impl Supervisor {
             let reason = describe_spawn_error(&error, &self.context.program);
             UpstreamError::start_failure(reason, Some(error.to_string()))
         })
-    }
-
-    /// If as many processes run as may, ends the one that was idle for longest.
-    fn make_room(&self) -> Result<(), UpstreamError> {
-        if self.context.counters.running() < self.context.program.settings.processes_max {
-            return Ok(());
-        }
-        let now = Instant::now();
-        let connections = self.context.connections.borrow().clone();
-        let idle = connections.iter().filter(|connection| connection.is_idle_for(now, Duration::ZERO));
-        if let Some(longest) = idle.min_by_key(|connection| connection.last_used()) {
-            longest.close(FailureStage::NoResponse);
-            longest.request_end();
-            return Ok(());
-        }
-        Err(UpstreamError::new(
-            FailureStage::QueueFull,
-            "all processes that may run (processes_max) are in use",
-        ))
-    }
-
-    /// Whether a process may be started for a call that could use a shared one. Half of the processes are
-    /// left to clients that cannot share. A shared process that is idle takes no room, and neither does a spare or
-    /// an ending one: it is used, makes room or is gone before the limit is reached.
-    fn has_room_for_exclusive(&self) -> bool {
-        let now = Instant::now();
-        let connections = self.context.connections.borrow();
-        let in_use = connections.iter().filter(|connection| {
-            let has_session = connection.is_exclusive.get() && connection.state.borrow().clients.len() > 0;
-            has_session || !connection.is_idle_for(now, Duration::ZERO)
-        });
-        2 * in_use.count() < self.context.program.settings.processes_max
     }
 
     /// Opens a Legacy session, on a process that was initialized in the same way or on a new one.
@@ -203,6 +172,7 @@ impl Supervisor {
         connection.is_exclusive.set(is_exclusive);
         let session = new_session_id()?;
         let client = connection.state.borrow_mut().clients.add(session.clone(), request.owner.is_some());
+        connection.is_opening.set(false);
         self.context.sessions.borrow_mut().insert(session.clone(), (Rc::clone(connection), client));
         let response = match sharing {
             Sharing::Shared => without_tasks(response),
@@ -223,6 +193,7 @@ impl Supervisor {
             return Ok(Rc::clone(process));
         }
         let connection = self.start(Era::Legacy, &slot.backoff).await?;
+        connection.is_opening.set(true);
         let waiting = connection.send_request(McpMethod::Initialize, params);
         let (response, envelope) = match timeout(self.context.program.settings.start_timeout, waiting).await {
             Ok(Ok(response)) => response,
@@ -350,15 +321,13 @@ mod tests {
 
     use tokio::task::{LocalSet, yield_now};
 
+    use super::super::target::StdioTarget;
     use super::*;
-    use metamcp_config::server::Program;
-    use metamcp_core::base::ServerName;
 
     #[tokio::test(start_paused = true)]
     async fn stopping_fails_pending_starts() {
         let test = async {
-            let name = ServerName::new("a").expect("valid");
-            let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
+            let supervisor = Supervisor::new(StdioTarget::sample(), Arc::default());
             supervisor.context.backoff.borrow_mut().fail(Duration::ZERO);
             let begun = Instant::now();
             let start = async |supervisor: Rc<Supervisor>| {

@@ -27,7 +27,12 @@ impl ProcessConnection {
         let raw = |span: Span| message.slice(span.start as usize..span.end as usize);
         let call = pending.call;
         let entry = CallEntry { id: raw(id.span), token: token.map(|token| raw(token.span)), call: pending };
-        let number = self.state.borrow_mut().calls.insert(entry);
+        let mut state = self.state.borrow_mut();
+        if let Some(client) = entry.call.client {
+            state.clients.note_call(client);
+        }
+        let number = state.calls.insert(entry);
+        drop(state);
         if let Some(call) = call {
             let location = CallLocation::InFlight(Rc::downgrade(self), number);
             self.context.call_locations.borrow_mut().insert(call, location);

@@ -13,9 +13,8 @@ use super::call::{StdioCall, StdioRequest, SupervisorMessage};
 use super::health::StdioHealth;
 use super::process_stats::{ProcessCounters, ProcessStats};
 use super::supervisor::Supervisor;
+use super::target::StdioTarget;
 use crate::child;
-use metamcp_config::server::{EraChoice, Program};
-use metamcp_core::base::ServerName;
 use metamcp_http::multiplex::{CancelGuard, LocalResponse};
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -38,7 +37,7 @@ impl StdioServer {
     /// Starts the supervising task, on a thread of its own. A child process is bound to the life of the
     /// thread that started it (`PR_SET_PDEATHSIG`), so that thread must live as long. Starts no process,
     /// except for a spare if configured.
-    pub fn start(name: ServerName, program: Program, era: EraChoice) -> io::Result<Self> {
+    pub fn start(target: StdioTarget) -> io::Result<Self> {
         child::protect_memory();
         child::adopt_orphans();
         let (messages, received_messages) = mpsc::channel(CALLS_MAX);
@@ -47,9 +46,9 @@ impl StdioServer {
         let counters = Arc::<ProcessCounters>::default();
         let supervisor_counters = Arc::clone(&counters);
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let thread_name = format!("stdio-{name}");
+        let thread_name = format!("stdio-{}", target.name);
         thread::Builder::new().name(thread_name).stack_size(STACK_BYTES).spawn(move || {
-            let supervisor = Supervisor::new(name, program, era, supervisor_counters);
+            let supervisor = Supervisor::new(target, supervisor_counters);
             LocalSet::new().block_on(&runtime, supervisor.run(received_messages, received_cancellations));
         })?;
         Ok(Self { messages, cancellations, next_call: AtomicU64::new(0), counters })
@@ -102,14 +101,11 @@ mod tests {
     use http::{HeaderValue, StatusCode};
 
     use super::*;
-    use metamcp_config::server::Program;
     use metamcp_http::multiplex::HttpOperation;
 
     #[tokio::test]
     async fn reports_health_and_stops() {
-        let name = ServerName::new("a").expect("valid");
-        let server =
-            StdioServer::start(name, Program::sample(), EraChoice::Auto).expect("a thread can be started");
+        let server = StdioServer::start(StdioTarget::sample()).expect("a thread can be started");
         let health = server.health().await.unwrap();
         assert_eq!(
             (health.running, health.started, health.processes.len()),

@@ -68,14 +68,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::supervisor::Supervisor;
+    use super::super::target::StdioTarget;
     use super::*;
-    use metamcp_config::server::{EraChoice, Program};
-    use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Era;
 
     fn process() -> Rc<ProcessConnection> {
-        let name = ServerName::new("a").expect("valid");
-        let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
+        let supervisor = Supervisor::new(StdioTarget::sample(), Arc::default());
         ProcessConnection::new(&supervisor.context, Era::Legacy, 1, Instant::now(), Rc::default())
     }
 

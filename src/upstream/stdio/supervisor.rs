@@ -24,8 +24,8 @@ use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
 use super::slots::{ProcessKey, ProcessSlot};
 use super::start_limit::StartLimit;
-use metamcp_config::server::{EraChoice, Program, Sharing};
-use metamcp_core::base::ServerName;
+use super::target::StdioTarget;
+use metamcp_config::server::{EraChoice, Sharing};
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, code};
 use metamcp_http::FailureStage;
@@ -51,6 +51,12 @@ pub struct Supervisor {
     /// Notified when that becomes true.
     pub stopping: Notify,
     pub start_limit: StartLimit,
+    /// How long a session waits for room for its process.
+    pub queue_timeout: Duration,
+    /// Held by the session that gets the next room.
+    pub room_queue: Mutex<()>,
+    /// Room for processes that are about to start.
+    pub reserved: Cell<usize>,
     slots: RefCell<HashMap<ProcessKey, Rc<ProcessSlot>, RandomState>>,
 }
 
@@ -64,12 +70,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 
 impl Supervisor {
     /// Creates the supervisor of a server without processes.
-    pub fn new(
-        name: ServerName,
-        program: Program,
-        era: EraChoice,
-        counters: Arc<ProcessCounters>,
-    ) -> Rc<Self> {
+    pub fn new(target: StdioTarget, counters: Arc<ProcessCounters>) -> Rc<Self> {
+        let StdioTarget { name, program, era, queue_timeout } = target;
         let context = ServerContext {
             name,
             program,
@@ -94,6 +96,9 @@ impl Supervisor {
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
             start_limit: StartLimit::new(),
+            queue_timeout,
+            room_queue: Mutex::default(),
+            reserved: Cell::new(0),
             slots: RefCell::default(),
         })
     }
@@ -374,7 +379,8 @@ impl Supervisor {
     /// Starts a spare, unless there is one, no room for it, or the server is failing.
     fn start_spare(&self) {
         let context = &self.context;
-        let has_room = context.counters.running() < context.program.settings.processes_max;
+        let taken = context.counters.running() + self.reserved.get();
+        let has_room = taken < context.program.settings.processes_max;
         let may_start = context.backoff.borrow().wait(Instant::now()).is_zero();
         if self.spare.borrow().is_some() || !has_room || !may_start {
             return;

@@ -7,9 +7,8 @@ use tokio::sync::oneshot;
 
 use super::super::client_slots::ClientSlotId;
 use super::super::supervisor::Supervisor;
+use super::super::target::StdioTarget;
 use super::*;
-use metamcp_config::server::{EraChoice, Program};
-use metamcp_core::base::ServerName;
 use metamcp_http::FailureStage;
 use metamcp_http::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 
@@ -23,8 +22,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(era: Era, clients: usize) -> Self {
-        let name = ServerName::new("a").expect("valid");
-        let supervisor = Supervisor::new(name, Program::sample(), EraChoice::Auto, Arc::default());
+        let supervisor = Supervisor::new(StdioTarget::sample(), Arc::default());
         let connection =
             ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };

@@ -1,0 +1,95 @@
+//! Room for one more process: how many may run, which one makes room, and how long a session waits for it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::ProcessConnection;
+use super::supervisor::Supervisor;
+use metamcp_http::{FailureStage, UpstreamError};
+
+/// Room for one process. Dropped when the process has taken it.
+pub struct ProcessRoom(Rc<Supervisor>);
+
+/// A process without a call for this long makes room even if its client listens: the client's own event
+/// stream stays open, and its next call opens the session again. Most clients keep a stream open as long as
+/// they run.
+const LISTENER_IDLE: Duration = Duration::from_mins(1);
+
+/// How often a session that waits for room looks for it. The end of a call or a stream is not announced.
+const ROOM_POLL: Duration = Duration::from_millis(50);
+
+impl Supervisor {
+    /// Reserves room for a process. If as many run as may, the one that was idle for longest ends; if none is
+    /// idle, waits for up to `queue_timeout`, in the order of arrival. Cancel safe.
+    pub async fn reserve_room(self: &Rc<Self>) -> Result<ProcessRoom, UpstreamError> {
+        if let Ok(_first) = self.room_queue.try_lock()
+            && let Some(room) = self.try_reserve_room()
+        {
+            return Ok(room);
+        }
+        let deadline = Instant::now() + self.queue_timeout;
+        let waiting = async {
+            let _first = self.room_queue.lock().await;
+            loop {
+                let ended = self.context.process_ended.notified();
+                tokio::pin!(ended);
+                ended.as_mut().enable();
+                if let Some(room) = self.try_reserve_room() {
+                    return room;
+                }
+                drop(timeout_at(Instant::now() + ROOM_POLL, ended).await);
+            }
+        };
+        let none = |_elapsed| UpstreamError::from_stage(FailureStage::ProcessLimit);
+        timeout_at(deadline, waiting).await.map_err(none)
+    }
+
+    fn try_reserve_room(self: &Rc<Self>) -> Option<ProcessRoom> {
+        let max = self.context.program.settings.processes_max;
+        // Ending a process may take seconds. Meanwhile others take its place, but not without bound.
+        if self.context.counters.running() >= 2 * max {
+            return None;
+        }
+        if self.context.connections.borrow().len() + self.reserved.get() >= max {
+            let evicted = self.find_evictable()?;
+            evicted.close(FailureStage::NoResponse);
+            evicted.request_end();
+        }
+        self.reserved.set(self.reserved.get() + 1);
+        Some(ProcessRoom(Rc::clone(self)))
+    }
+
+    /// Returns the process that makes room: the one that was idle for longest, otherwise the one that was not
+    /// called for longest.
+    fn find_evictable(&self) -> Option<Rc<ProcessConnection>> {
+        let now = Instant::now();
+        let connections = self.context.connections.borrow();
+        let idle = connections.iter().filter(|connection| {
+            connection.is_idle_for(now, Duration::ZERO) && !connection.is_awaiting_call(now)
+        });
+        let uncalled = || connections.iter().filter(|connection| connection.is_uncalled_for(now, LISTENER_IDLE));
+        let longest = idle.min_by_key(|connection| connection.last_used());
+        longest.or_else(|| uncalled().min_by_key(|connection| connection.last_used())).cloned()
+    }
+
+    /// Whether a process may be started for a call that could use a shared one. Half of the processes are
+    /// left to clients that cannot share. A shared process that is idle takes no room, and neither does a spare or
+    /// an ending one: it is used, makes room or is gone before the limit is reached.
+    pub fn has_room_for_exclusive(&self) -> bool {
+        let now = Instant::now();
+        let connections = self.context.connections.borrow();
+        let in_use = connections.iter().filter(|connection| {
+            let has_session = connection.is_exclusive.get() && connection.state.borrow().clients.len() > 0;
+            has_session || !connection.is_idle_for(now, Duration::ZERO)
+        });
+        2 * in_use.count() < self.context.program.settings.processes_max
+    }
+}
+
+impl Drop for ProcessRoom {
+    fn drop(&mut self) {
+        self.0.reserved.set(self.0.reserved.get().saturating_sub(1));
+    }
+}
