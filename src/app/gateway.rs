@@ -29,7 +29,7 @@ use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
-use crate::upstream::stdio::StdioHealth;
+use crate::upstream::stdio::{HabitStore, StdioHealth};
 use metamcp_config::Config;
 use metamcp_config::sections::RetentionPolicy;
 use metamcp_config::server::ServingPolicy;
@@ -42,6 +42,9 @@ const STORED_CONFIG: &str = "fleet.sealed";
 
 /// The file in the data directory that holds the events of resumable streams.
 const STREAMS: &str = "streams";
+
+/// The file in the data directory that holds what programs were seen to do.
+const PROGRAM_HABITS: &str = "program-habits.json";
 
 /// For the workers to end after the requests in flight were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -184,6 +187,7 @@ impl App {
 
 fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
     TopologyBuilder::new(roots)
+        .with_habits(HabitStore::open(config.data_dir.join(PROGRAM_HABITS)))
         .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(config.bridge.hold_timeout)))
         .with_adapter(Era::Modern, ModernAdapter::new(&config.bridge, Arc::clone(auth.sealer())))
 }

@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 use super::error::TopologyError;
 use super::version::Topology;
 use crate::route::{RouteTable, RoutedServer};
+use crate::upstream::stdio::HabitStore;
 use crate::upstream::{EraAdapter, Upstream, UpstreamId};
 use metamcp_config::sections::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR};
 use metamcp_core::base::{EndpointName, ServerName};
@@ -18,6 +19,8 @@ use metamcp_http::TlsRoots;
 pub struct TopologyBuilder {
     roots: TlsRoots,
     adapters: Vec<(Era, Arc<dyn EraAdapter>)>,
+    /// What programs were seen to do.
+    habits: Arc<HabitStore>,
     current: Arc<Topology>,
     /// The id of the next upstream. It never decreases, so ids are not reused.
     next_upstream: u32,
@@ -42,7 +45,7 @@ impl TopologyBuilder {
             rejected: Vec::new(),
             upstreams: HashMap::default(),
         });
-        Self { roots, adapters: Vec::new(), current, next_upstream: 0 }
+        Self { roots, adapters: Vec::new(), habits: Arc::default(), current, next_upstream: 0 }
     }
 
     /// Uses `adapter` for servers that do not speak `era`.
@@ -50,6 +53,12 @@ impl TopologyBuilder {
     pub fn with_adapter(mut self, era: Era, adapter: Arc<dyn EraAdapter>) -> Self {
         self.adapters.push((era, adapter));
         self
+    }
+
+    /// Uses what programs were seen to do before.
+    #[must_use]
+    pub fn with_habits(self, habits: Arc<HabitStore>) -> Self {
+        Self { habits, ..self }
     }
 
     /// The version built last.
@@ -121,7 +130,8 @@ impl TopologyBuilder {
         &mut self,
         config: metamcp_config::server::ServerConfig,
     ) -> Result<Arc<Upstream>, metamcp_http::InvalidTarget> {
-        let upstream = Upstream::new(UpstreamId(self.next_upstream), config, &self.roots)?;
+        let upstream =
+            Upstream::with_habits(UpstreamId(self.next_upstream), config, &self.roots, &self.habits)?;
         self.next_upstream += 1;
         for (era, adapter) in &self.adapters {
             upstream.set_adapter(*era, Arc::clone(adapter));

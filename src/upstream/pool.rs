@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::breaker::{Breaker, UpstreamStatus};
 use super::era::EraSupport;
 use super::id::UpstreamId;
-use super::stdio::{StdioHealth, StdioRequest};
+use super::stdio::{HabitStore, StdioHealth, StdioRequest, habit_key};
 use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
@@ -92,7 +92,23 @@ impl Upstream {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
     pub fn new(id: UpstreamId, config: ServerConfig, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        let transport = Transport::new(&config, roots)?;
+        Self::with_habits(id, config, roots, &Arc::default())
+    }
+
+    /// As [`Self::new`], with what programs were seen to do.
+    pub fn with_habits(
+        id: UpstreamId,
+        config: ServerConfig,
+        roots: &TlsRoots,
+        habits: &Arc<HabitStore>,
+    ) -> Result<Arc<Self>, InvalidTarget> {
+        let transport = Transport::new(&config, roots, habits)?;
+        let has_sent_request = match &config.address {
+            ServerAddress::Stdio(program) => {
+                habits.find(&habit_key(&config.name, program)).has_sent_request()
+            }
+            _ => false,
+        };
         let breaker = match &transport {
             Transport::Http(_) | Transport::HttpOrSse(..) if config.has_breaker => Breaker::new(),
             // The thread of the transport backs off between two attempts, and reports that.
@@ -110,7 +126,7 @@ impl Upstream {
             id,
             transport,
             breaker,
-            has_sent_request: AtomicBool::new(false),
+            has_sent_request: AtomicBool::new(has_sent_request),
         }))
     }
 
@@ -186,7 +202,7 @@ impl Upstream {
             }
             ServerAddress::Stdio(program) => match program.settings.sharing {
                 Sharing::Shared => false,
-                Sharing::Key => self.has_sent_request.load(Ordering::Relaxed),
+                Sharing::Auto | Sharing::Key => self.has_sent_request.load(Ordering::Relaxed),
                 Sharing::Session => true,
             },
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sse::{SseCandidate, SseServer, SseTarget};
-use super::stdio::{StdioServer, StdioTarget};
+use super::stdio::{HabitStore, StdioServer, StdioTarget};
 use metamcp_config::server::{ServerAddress, ServerConfig};
 use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
@@ -21,7 +21,11 @@ pub enum Transport {
 impl Transport {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
-    pub fn new(config: &ServerConfig, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
+    pub fn new(
+        config: &ServerConfig,
+        roots: &TlsRoots,
+        habits: &Arc<HabitStore>,
+    ) -> Result<Self, InvalidTarget> {
         let no_thread =
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));
         match &config.address {
@@ -31,6 +35,7 @@ impl Transport {
                     program: program.as_ref().clone(),
                     era: config.settings.era,
                     queue_timeout: config.settings.queue_timeout,
+                    habits: Arc::clone(habits),
                 };
                 Ok(Self::Stdio(StdioServer::start(target).map_err(no_thread)?))
             }

@@ -3,6 +3,7 @@
 
 mod ends;
 mod room;
+mod seats;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -192,6 +193,7 @@ fn processes_are_shared_as_configured() {
     };
     check("shared", true, true);
     check("key", true, false);
+    check("auto", true, false);
     check("session", false, false);
 }
 
@@ -227,7 +229,7 @@ fn a_key_has_processes_of_its_own() {
 
 #[test]
 fn what_is_not_certain_is_refused_or_dropped() {
-    let gateway = setup(&["legacy"], "").start();
+    let gateway = setup(&["legacy"], "sharing = \"key\"").start();
     let sessions = [open_session(&gateway, PATH, None), open_session(&gateway, PATH, None)];
     let mut streams = sessions.clone().map(|session| {
         let mut client = Client::connect(gateway.address);

@@ -230,8 +230,15 @@ fn call(message: &Value) -> Result<Value, Value> {
             "done".to_owned()
         }
         Some("log") => {
-            say(&json!({"jsonrpc": "2.0", "method": "notifications/message",
-                "params": {"level": "info", "data": arguments["text"]}}));
+            let log = json!({"jsonrpc": "2.0", "method": "notifications/message",
+                "params": {"level": "info", "data": arguments["text"]}});
+            match number("later_ms") {
+                0 => say(&log),
+                ms => drop(thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(ms));
+                    say(&log);
+                })),
+            }
             "done".to_owned()
         }
         Some("die") => std::process::exit(6),

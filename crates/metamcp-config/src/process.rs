@@ -32,7 +32,12 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
     let args = section.texts("args").unwrap_or_default();
     let env = section.text_map("env");
     let cwd = section.text("cwd");
-    let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
+    let sharings = [
+        ("auto", Sharing::Auto),
+        ("shared", Sharing::Shared),
+        ("key", Sharing::Key),
+        ("session", Sharing::Session),
+    ];
     let defaults = settings::default_process_settings();
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
     let settings = ProcessSettings {

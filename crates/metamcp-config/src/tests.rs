@@ -565,7 +565,7 @@ fn programs() {
         Err(mistakes) => panic!("{mistakes}"),
     };
     let plain = program("[servers.a]\ncommand = 'x'");
-    assert_eq!((plain.command.as_str(), plain.settings.sharing, plain.cwd), ("x", Sharing::Key, None));
+    assert_eq!((plain.command.as_str(), plain.settings.sharing, plain.cwd), ("x", Sharing::Auto, None));
     // From the gateway's environment, a program only gets variables without secrets.
     assert_eq!(plain.env, [("PATH".to_owned(), "/bin".to_owned())]);
     let full = program(

@@ -134,7 +134,9 @@ impl From<UpstreamError> for RequestError {
             FailureStage::InvalidResponse | FailureStage::NoEndpoint | FailureStage::ForeignEndpoint => {
                 Self::NotMcp
             }
-            FailureStage::QueueTimeout | FailureStage::QueueFull => Self::TooManyRequests,
+            FailureStage::QueueTimeout | FailureStage::QueueFull | FailureStage::ProcessLimit => {
+                Self::TooManyRequests
+            }
         }
     }
 }

@@ -1,24 +1,49 @@
 //! The clients of one process: their event streams and subscriptions.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use metamcp_core::base::KeyId;
+use metamcp_core::protocol::ClientCapabilities;
 use metamcp_http::multiplex::ClientStream;
 
 /// Identifies one of a process's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientSlotId(pub u64);
 
+/// The session that a client slot is for, and how it was opened.
+#[derive(Debug, Clone)]
+pub struct SessionOrigin {
+    /// The id of the session.
+    pub session: HeaderValue,
+    /// The key of the client. `None` for the gateway's own session for its lists.
+    pub owner: Option<KeyId>,
+    /// The number of the client's session, however often it is opened again.
+    pub client_session: Option<u64>,
+    /// The `params` of its `initialize`.
+    pub params: Bytes,
+    /// What these say that the client can do.
+    pub capabilities: ClientCapabilities,
+    /// Whether the session was opened for calls that need a process to themselves.
+    pub is_additional: bool,
+}
+
 /// One client of a process.
 pub struct ClientSlot {
-    /// The client's session id.
-    pub session: HeaderValue,
-    /// Whether this is a client's session, not the gateway's own for its lists.
-    pub is_client: bool,
+    pub origin: SessionOrigin,
     pub stream: ClientStream,
+    /// The `params` of its last `logging/setLevel`.
+    pub log_level: Option<Bytes>,
+    /// Whether it has made a call during which it could be asked.
+    pub has_called: bool,
+    /// Set while the session moves to a process of its own, and notified when it has moved.
+    pub moving: Option<Rc<Notify>>,
     /// URIs of the resources that the client subscribed to.
     subscriptions: HashSet<String>,
     /// Until then the process is kept for the first call of this client.
@@ -53,9 +78,19 @@ const LISTEN_SETTLE_TIME: Duration = Duration::from_secs(1);
 const FIRST_CALL_TIME: Duration = Duration::from_secs(2);
 
 impl ClientSlot {
+    /// Whether this is a client's session, not the gateway's own for its lists.
+    pub fn is_client(&self) -> bool {
+        self.origin.owner.is_some()
+    }
+
     /// Whether a client listens.
     pub fn is_listening(&self) -> bool {
-        self.is_client && self.stream.is_open()
+        self.is_client() && self.stream.is_open()
+    }
+
+    /// Iterates over the resources that the client subscribed to.
+    pub fn subscriptions(&self) -> impl Iterator<Item = &str> {
+        self.subscriptions.iter().map(String::as_str)
     }
 
     /// Whether a message of the process may be about a call that this client cancelled, or for a client that
@@ -66,12 +101,15 @@ impl ClientSlot {
 }
 
 impl ClientSlots {
-    pub fn add(&mut self, session: HeaderValue, is_client: bool) -> ClientSlotId {
+    pub fn add(&mut self, origin: SessionOrigin) -> ClientSlotId {
         let id = ClientSlotId(self.next);
         self.next += 1;
+        let is_client = origin.owner.is_some();
         let slot = ClientSlot {
-            session,
-            is_client,
+            origin,
+            log_level: None,
+            has_called: false,
+            moving: None,
             stream: ClientStream::default(),
             subscriptions: HashSet::new(),
             first_call_until: Some(Instant::now() + FIRST_CALL_TIME),
@@ -85,6 +123,10 @@ impl ClientSlots {
     pub fn remove(&mut self, id: ClientSlotId) -> Vec<String> {
         let Some(slot) = self.slots.remove(&id) else { return Vec::new() };
         slot.subscriptions.into_iter().filter(|uri| !self.is_subscribed(uri)).collect()
+    }
+
+    pub fn get(&self, id: ClientSlotId) -> Option<&ClientSlot> {
+        self.slots.get(&id)
     }
 
     pub fn get_mut(&mut self, id: ClientSlotId) -> Option<&mut ClientSlot> {
@@ -114,6 +156,16 @@ impl ClientSlots {
     /// Whether a client is new and has not called yet.
     pub fn is_awaiting_call(&self, now: Instant) -> bool {
         self.slots.values().any(|slot| slot.first_call_until.is_some_and(|until| now < until))
+    }
+
+    /// Whether a client has set a log level.
+    pub fn has_log_level(&self) -> bool {
+        self.slots.values().any(|slot| slot.log_level.is_some())
+    }
+
+    /// Whether a session needs the process to itself, for the calls that it was opened for.
+    pub fn has_additional(&self) -> bool {
+        self.slots.values().any(|slot| slot.origin.is_additional)
     }
 
     /// Whether a client is subscribed to a resource.
@@ -167,11 +219,26 @@ impl ClientSlots {
 }
 
 #[cfg(test)]
+impl SessionOrigin {
+    /// The session of a client that declares no capabilities.
+    pub fn sample(session: &'static str) -> Self {
+        Self {
+            session: HeaderValue::from_static(session),
+            owner: Some(KeyId::ANONYMOUS),
+            client_session: None,
+            params: Bytes::new(),
+            capabilities: ClientCapabilities::default(),
+            is_additional: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session(text: &'static str) -> HeaderValue {
-        HeaderValue::from_static(text)
+    fn session(text: &'static str) -> SessionOrigin {
+        SessionOrigin::sample(text)
     }
 
     #[tokio::test(start_paused = true)]
@@ -179,16 +246,16 @@ mod tests {
         let mut slots = ClientSlots::default();
         let only = |slots: &ClientSlots| slots.find_only(|_, _| true);
         assert_eq!(only(&slots), None);
-        let one = slots.add(session("a"), true);
+        let one = slots.add(session("a"));
         assert_eq!(only(&slots), Some(one));
-        let other = slots.add(session("b"), true);
+        let other = slots.add(session("b"));
         assert_eq!(only(&slots), None);
         let uncertain = |slots: &ClientSlots| slots.find_only(|_, slot| slot.is_uncertain(Instant::now()));
         assert_eq!(uncertain(&slots), None, "both are new");
         tokio::time::advance(LISTEN_SETTLE_TIME).await;
-        slots.add(session("c"), false);
+        slots.add(SessionOrigin { owner: None, ..session("c") });
         assert_eq!(uncertain(&slots), None, "the gateway itself listens to nothing");
-        let new = slots.add(session("d"), true);
+        let new = slots.add(session("d"));
         assert_eq!(uncertain(&slots), Some(new));
         tokio::time::advance(LISTEN_SETTLE_TIME).await;
         assert_eq!(uncertain(&slots), None);
@@ -205,13 +272,13 @@ mod tests {
     #[test]
     fn counts_subscriptions() {
         let mut slots = ClientSlots::default();
-        let (one, other) = (slots.add(session("a"), true), slots.add(session("b"), true));
+        let (one, other) = (slots.add(session("a")), slots.add(session("b")));
         for (slot, uri) in [(one, "x"), (one, "x"), (other, "x"), (one, "y"), (other, "z")] {
             assert!(slots.subscribe(slot, uri.into()));
         }
         let check = |slots: &mut ClientSlots, uri: &str, expected: &[&str]| {
             let mut found: Vec<_> =
-                slots.subscribers(uri).map(|slot| slot.session.to_str().unwrap().to_owned()).collect();
+                slots.subscribers(uri).map(|slot| slot.origin.session.to_str().unwrap().to_owned()).collect();
             found.sort_unstable();
             assert_eq!(found, expected, "{uri}");
         };

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::client_slots::{ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
+use super::habits::HabitRecorder;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
 use metamcp_config::server::Program;
@@ -44,6 +45,8 @@ pub struct ServerContext {
     /// Whether the log has the warning about responses with ids of another type.
     pub has_warned_of_ids: Cell<bool>,
     pub message_counters: MessageCounters,
+    /// What the program was seen to do.
+    pub habits: HabitRecorder,
 }
 
 /// Counters of messages, over all processes of a server.
@@ -145,6 +148,16 @@ pub enum Recipient {
 /// Bytes that wait to be written to one process: a few large messages. With more, the process does not read.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
+/// The `params` of `logging/setLevel`: a word, and what clients put into `_meta`.
+const LOG_LEVEL_BYTES_MAX: usize = 4 << 10;
+
+impl CallKind {
+    /// Returns the kind of a call that changes nothing at the gateway.
+    pub fn of_call(envelope: &Envelope) -> Self {
+        if envelope.params.meta.log_level.is_some() { Self::CallWithLogs } else { Self::Call }
+    }
+}
+
 impl PendingCall {
     /// Sends an event ahead of the response. False when it is lost.
     pub fn send_event(&mut self, event: Bytes) -> bool {
@@ -232,7 +245,7 @@ impl ProcessConnection {
         }
         let mut sessions = self.context.sessions.borrow_mut();
         for client in clients {
-            sessions.remove(&client.session);
+            sessions.remove(&client.origin.session);
         }
         self.context.connections.borrow_mut().retain(|other| !std::ptr::eq(&raw const **other, self));
     }
@@ -274,6 +287,25 @@ impl ProcessConnection {
     /// Takes all that waits to be written.
     pub fn take_outbox(&self) -> Bytes {
         self.outbox.borrow_mut().split().freeze()
+    }
+
+    /// Notes a call of a client during which the process may ask it something.
+    pub fn note_call_of(&self, client: ClientSlotId) {
+        let mut state = self.state.borrow_mut();
+        let Some(client) = state.clients.get_mut(client) else { return };
+        let capabilities = client.origin.capabilities;
+        if client.is_client() && capabilities.can_receive_requests() {
+            let is_first = !std::mem::replace(&mut client.has_called, true);
+            self.context.habits.update(|habits| habits.note_call(capabilities, is_first));
+        }
+    }
+
+    /// Notes that a client sets its log level.
+    pub fn note_log_level(&self, client: ClientSlotId, message: &Bytes, envelope: &Envelope) {
+        let params = envelope.params.object.map(|span| Bytes::copy_from_slice(span.slice(message)));
+        if let Some(client) = self.state.borrow_mut().clients.get_mut(client) {
+            client.log_level = params.filter(|params| params.len() <= LOG_LEVEL_BYTES_MAX);
+        }
     }
 
     /// Whether no call is in flight, nobody listens, and the process was unused for `timeout`.

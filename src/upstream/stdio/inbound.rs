@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::connection::{
     CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
 };
+use metamcp_config::server::Sharing;
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
 use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
 use metamcp_http::multiplex::{
@@ -23,6 +24,10 @@ const INVALID_LINES_MAX: u32 = 1000;
 
 /// The error text for a request of a process with several clients.
 const AMBIGUOUS_CLIENT: &str = "there is no one client to ask; run this server with sharing = session";
+
+/// The same with `sharing = "auto"`, where it happens once.
+const FIRST_REQUEST: &str =
+    "there is no one client to ask; ask again in the next call, which gets a process of its own";
 
 impl ProcessConnection {
     /// Takes a line of standard output.
@@ -137,6 +142,8 @@ impl ProcessConnection {
         if known_method(message, envelope) == Some(McpMethod::Ping) {
             return self.send_message(&encode_pong(id));
         }
+        let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
+        self.context.habits.update(|habits| habits.note_request(&method));
         let mut state = self.state.borrow_mut();
         let is_full = state.server_requests.is_full();
         let is_short = id.len() <= REQUEST_ID_BYTES_MAX;
@@ -154,9 +161,14 @@ impl ProcessConnection {
         drop(state);
         if !is_sent {
             MessageCounters::increment(&self.context.message_counters.refused_requests);
-            let text = if is_full { TOO_MANY_REQUESTS } else { AMBIGUOUS_CLIENT };
+            let is_auto = self.context.program.settings.sharing == Sharing::Auto;
+            let text = match (is_full, is_auto && clients > 1) {
+                (true, _) => TOO_MANY_REQUESTS,
+                (false, true) => FIRST_REQUEST,
+                (false, false) => AMBIGUOUS_CLIENT,
+            };
             // Without a client there is nobody to ask, and nothing to configure.
-            if !is_full && clients > 1 && !self.context.has_warned_of_sharing.replace(true) {
+            if !is_full && !is_auto && clients > 1 && !self.context.has_warned_of_sharing.replace(true) {
                 let server = &self.context.name;
                 tracing::warn!(%server, clients, "server sends requests to clients that share its process; consider sharing = \"session\"");
             }
@@ -268,6 +280,9 @@ impl ProcessConnection {
                 recipients += 1;
             }
             return recipients > 0;
+        }
+        if !state.clients.has_log_level() {
+            self.context.habits.update(|habits| habits.sends_unrequested = true);
         }
         let Some(client) = state.only_recipient() else { return false };
         self.count_if_dropped(state.send_to_client(client, splice_event(message, &[])));

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use metamcp_core::frame::{Envelope, MessageKind};
-use metamcp_core::protocol::{Era, Revision};
+use metamcp_core::protocol::{ClientCapabilities, Era, Revision};
 
 /// `params` of the gateway's own `server/discover` (MCP 2026-07-28, basic).
 pub const DISCOVER_PARAMS: &[u8] = br#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"metamcp","version":"1"}}}"#;
@@ -53,6 +53,21 @@ pub fn sharing_key(params: &Bytes) -> Bytes {
     let revision = read.revision.map_or("null", RawValue::get);
     // The members of an object come out in one order, however they were written.
     format!("{revision} {}", read.capabilities.unwrap_or_default()).into()
+}
+
+/// Returns the capabilities that `params` of `initialize` declare. Of those that cannot be read, all are
+/// assumed: the program may ask for any.
+pub fn capabilities_of(params: &[u8]) -> ClientCapabilities {
+    #[derive(Deserialize)]
+    struct InitializeParams<'a> {
+        #[serde(borrow)]
+        capabilities: Option<&'a RawValue>,
+    }
+    let Ok(read) = serde_json::from_slice::<InitializeParams<'_>>(params) else {
+        return ClientCapabilities::ALL;
+    };
+    let Some(capabilities) = read.capabilities else { return ClientCapabilities::default() };
+    ClientCapabilities::from_json(capabilities.get().as_bytes()).unwrap_or(ClientCapabilities::ALL)
 }
 
 /// Creates a response to another client's `initialize` from the stored one: the same outcome, under the

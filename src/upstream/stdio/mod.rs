@@ -17,6 +17,7 @@ mod call;
 mod client_slots;
 mod connection;
 mod exit;
+mod habits;
 mod health;
 mod inbound;
 mod initialize;
@@ -26,6 +27,7 @@ mod outbound;
 mod process;
 mod process_stats;
 mod room;
+mod seat;
 mod server;
 mod slots;
 mod start_limit;
@@ -33,9 +35,11 @@ mod stderr;
 mod supervisor;
 mod target;
 
+pub use habits::HabitStore;
 pub use health::{ProcessHealth, StdioHealth};
 pub use process_stats::{ProcessFailure, ProcessStage, ProcessStats};
 
 pub(super) use call::StdioRequest;
+pub(super) use habits::habit_key;
 pub(super) use server::StdioServer;
 pub(super) use target::StdioTarget;

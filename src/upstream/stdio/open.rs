@@ -13,10 +13,11 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{StdioCall, StdioRequest};
+use super::client_slots::SessionOrigin;
 use super::connection::ProcessConnection;
 use super::exit::{ExitCause, describe_spawn_error};
 use super::initialize::{
-    DISCOVER_PARAMS, detect_era, own_initialize_params, sharing_key, with_id, without_tasks,
+    DISCOVER_PARAMS, capabilities_of, detect_era, own_initialize_params, sharing_key, with_id, without_tasks,
 };
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessStage;
@@ -147,16 +148,11 @@ impl Supervisor {
         if request.is_exclusive && !self.has_room_for_exclusive() {
             return Err(UpstreamError::new(FailureStage::QueueFull, "half of its processes are in use"));
         }
-        let owner = match sharing {
-            Sharing::Shared => ProcessOwner::Everybody,
-            Sharing::Key if !request.is_exclusive => ProcessOwner::Key(request.owner),
-            Sharing::Key | Sharing::Session => {
-                request.client_session.map_or(ProcessOwner::Session(call.number), ProcessOwner::ClientSession)
-            }
-        };
+        let capabilities = capabilities_of(params);
+        let owner = self.process_owner(call.number, request, capabilities);
         let params = match sharing {
             Sharing::Shared => own_initialize_params(),
-            Sharing::Key | Sharing::Session => Bytes::copy_from_slice(params),
+            Sharing::Auto | Sharing::Key | Sharing::Session => Bytes::copy_from_slice(params),
         };
         let is_exclusive = matches!(owner, ProcessOwner::Session(_) | ProcessOwner::ClientSession(_));
         let key = ProcessKey::Legacy(owner, sharing_key(&params));
@@ -171,18 +167,27 @@ impl Supervisor {
         }
         connection.is_exclusive.set(is_exclusive);
         let session = new_session_id()?;
-        let client = connection.state.borrow_mut().clients.add(session.clone(), request.owner.is_some());
+        let StdioRequest { owner, client_session, is_exclusive: is_additional, .. } = *request;
+        let origin = SessionOrigin {
+            session: session.clone(),
+            owner,
+            client_session,
+            params,
+            capabilities,
+            is_additional,
+        };
+        let client = connection.state.borrow_mut().clients.add(origin);
         connection.is_opening.set(false);
         self.context.sessions.borrow_mut().insert(session.clone(), (Rc::clone(connection), client));
         let response = match sharing {
             Sharing::Shared => without_tasks(response),
-            Sharing::Key | Sharing::Session => response,
+            Sharing::Auto | Sharing::Key | Sharing::Session => response,
         };
         Ok(LocalResponse { session_id: Some(session), ..LocalResponse::from_message(response) })
     }
 
     /// Returns the process of a slot, started and initialized if there is none.
-    async fn initialized_process(
+    pub async fn initialized_process(
         self: &Rc<Self>,
         key: ProcessKey,
         params: &Bytes,
@@ -236,7 +241,7 @@ impl Supervisor {
         let owner = match self.context.program.settings.sharing {
             Sharing::Shared => ProcessOwner::Everybody,
             // The era has no sessions.
-            Sharing::Key | Sharing::Session => ProcessOwner::Key(request.owner),
+            Sharing::Auto | Sharing::Key | Sharing::Session => ProcessOwner::Key(request.owner),
         };
         let slot = self.slot(ProcessKey::Modern(owner));
         let mut process = slot.modern.lock().await;

@@ -69,7 +69,8 @@ impl Supervisor {
         let idle = connections.iter().filter(|connection| {
             connection.is_idle_for(now, Duration::ZERO) && !connection.is_awaiting_call(now)
         });
-        let uncalled = || connections.iter().filter(|connection| connection.is_uncalled_for(now, LISTENER_IDLE));
+        let uncalled =
+            || connections.iter().filter(|connection| connection.is_uncalled_for(now, LISTENER_IDLE));
         let longest = idle.min_by_key(|connection| connection.last_used());
         longest.or_else(|| uncalled().min_by_key(|connection| connection.last_used())).cloned()
     }
@@ -81,8 +82,7 @@ impl Supervisor {
         let now = Instant::now();
         let connections = self.context.connections.borrow();
         let in_use = connections.iter().filter(|connection| {
-            let has_session = connection.is_exclusive.get() && connection.state.borrow().clients.len() > 0;
-            has_session || !connection.is_idle_for(now, Duration::ZERO)
+            connection.state.borrow().clients.has_additional() || !connection.is_idle_for(now, Duration::ZERO)
         });
         2 * in_use.count() < self.context.program.settings.processes_max
     }

@@ -19,6 +19,7 @@ use super::client_slots::ClientSlotId;
 use super::connection::{
     CallKind, CallLocation, MessageCounters, PendingCall, ProcessConnection, Recipient, ServerContext,
 };
+use super::habits::{HabitRecorder, habit_key};
 use super::health::{ProcessHealth, StdioHealth};
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
@@ -57,7 +58,7 @@ pub struct Supervisor {
     pub room_queue: Mutex<()>,
     /// Room for processes that are about to start.
     pub reserved: Cell<usize>,
-    slots: RefCell<HashMap<ProcessKey, Rc<ProcessSlot>, RandomState>>,
+    pub slots: RefCell<HashMap<ProcessKey, Rc<ProcessSlot>, RandomState>>,
 }
 
 /// Between two sweeps for idle processes, if the idle timeout is not shorter than four of these intervals.
@@ -71,7 +72,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 impl Supervisor {
     /// Creates the supervisor of a server without processes.
     pub fn new(target: StdioTarget, counters: Arc<ProcessCounters>) -> Rc<Self> {
-        let StdioTarget { name, program, era, queue_timeout } = target;
+        let StdioTarget { name, program, era, queue_timeout, habits } = target;
+        let habits = HabitRecorder::new(habits, habit_key(&name, &program));
         let context = ServerContext {
             name,
             program,
@@ -85,6 +87,7 @@ impl Supervisor {
             has_warned_of_sharing: Cell::new(false),
             has_warned_of_ids: Cell::new(false),
             message_counters: MessageCounters::default(),
+            habits,
         };
         Rc::new(Self {
             context: Rc::new(context),
@@ -160,7 +163,7 @@ impl Supervisor {
     }
 
     /// Dispatches a call. All errors are reported to the call itself.
-    fn dispatch(self: &Rc<Self>, call: StdioCall) {
+    pub fn dispatch(self: &Rc<Self>, call: StdioCall) {
         match (&call.request.operation, &call.request.session) {
             (HttpOperation::Post(message), _) => {
                 let message = message.clone();
@@ -224,7 +227,7 @@ impl Supervisor {
     }
 
     fn dispatch_in_session(
-        &self,
+        self: &Rc<Self>,
         call: StdioCall,
         message: &Bytes,
         envelope: &Envelope,
@@ -240,7 +243,13 @@ impl Supervisor {
                 let id = raw_id(message, envelope);
                 call.respond(LocalResponse::from_error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text));
             }
-            MessageKind::Request => Self::send_call(call, &connection, Some(client), message, envelope),
+            MessageKind::Request => {
+                if connection.is_exclusive.get() || !self.must_move(&connection, client, message, envelope) {
+                    Self::send_call(call, &connection, Some(client), message, envelope);
+                } else {
+                    self.move_session(call, session.clone(), connection, client);
+                }
+            }
             MessageKind::Response | MessageKind::Error => {
                 let id = raw_id(message, envelope);
                 if connection.take_server_request(client, id) {
@@ -315,9 +324,16 @@ impl Supervisor {
                 }
                 CallKind::Call
             }
+            (Some(McpMethod::ToolsCall | McpMethod::PromptsGet | McpMethod::ResourcesRead), _) => {
+                client.into_iter().for_each(|client| connection.note_call_of(client));
+                CallKind::of_call(envelope)
+            }
             (Some(McpMethod::Listen), _) => CallKind::Listen,
-            _ if envelope.params.meta.log_level.is_some() => CallKind::CallWithLogs,
-            _ => CallKind::Call,
+            (Some(McpMethod::SetLevel), _) => {
+                client.into_iter().for_each(|client| connection.note_log_level(client, message, envelope));
+                CallKind::Call
+            }
+            _ => CallKind::of_call(envelope),
         };
         if call.reply.is_closed() {
             return;
@@ -368,6 +384,7 @@ impl Supervisor {
         }
         self.context.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
+        self.context.habits.save();
         let spare = self.spare.borrow_mut().take();
         if let Some(spare) = spare.and_then(|spare| self.check_spare(spare)) {
             *self.spare.borrow_mut() = Some(spare);
@@ -395,6 +412,7 @@ impl Supervisor {
     /// an error, and none is started from now on.
     pub async fn stop(&self) {
         self.is_stopping.set(true);
+        self.context.habits.save();
         self.stopping.notify_waiters();
         if let Some(spare) = self.spare.borrow_mut().take() {
             spawn_local(spare.discard(Rc::clone(&self.context)));

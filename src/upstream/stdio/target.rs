@@ -1,5 +1,7 @@
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::habits::HabitStore;
 use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
 
@@ -11,6 +13,8 @@ pub struct StdioTarget {
     pub era: EraChoice,
     /// How long a session waits for a process if as many run as may.
     pub queue_timeout: Duration,
+    /// What programs were seen to do.
+    pub habits: Arc<HabitStore>,
 }
 
 #[cfg(test)]
@@ -22,6 +26,7 @@ impl StdioTarget {
             program: Program::sample(),
             era: EraChoice::Auto,
             queue_timeout: Duration::from_secs(5),
+            habits: Arc::default(),
         }
     }
 }

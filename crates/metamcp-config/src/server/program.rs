@@ -47,6 +47,9 @@ pub const INHERITED: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "U
 /// Which clients share a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
+    /// As [`Sharing::Key`], except for sessions to which the process may send what names no call: each of
+    /// these has a process of its own.
+    Auto,
     /// All clients. The process is told of no client capability, because it could not say which client it
     /// means.
     Shared,
@@ -78,7 +81,7 @@ impl Program {
             env: Vec::new(),
             cwd: None,
             settings: ProcessSettings {
-                sharing: Sharing::Key,
+                sharing: Sharing::Auto,
                 prewarm: false,
                 start_timeout: Duration::from_mins(1),
                 idle_timeout: Duration::from_mins(10),

@@ -206,7 +206,7 @@ pub enum ToolPinPolicy {
 /// The settings of a child process unless others are set.
 pub fn default_process_settings() -> ProcessSettings {
     ProcessSettings {
-        sharing: Sharing::Key,
+        sharing: Sharing::Auto,
         prewarm: false,
         start_timeout: START_TIMEOUT.default,
         idle_timeout: PROCESS_IDLE.default,

@@ -36,6 +36,11 @@ impl ClientStream {
         self.open.take_if(|(opened_by, _)| *opened_by == call);
     }
 
+    /// Returns the call that opened the stream, if it is open.
+    pub fn opened_by(&self) -> Option<u64> {
+        self.open.as_ref().map(|(call, _)| *call)
+    }
+
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }

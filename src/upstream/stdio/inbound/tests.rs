@@ -2,10 +2,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::client_slots::ClientSlotId;
+use super::super::client_slots::{ClientSlotId, SessionOrigin};
 use super::super::supervisor::Supervisor;
 use super::super::target::StdioTarget;
 use super::*;
@@ -27,8 +26,8 @@ impl Fixture {
             ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };
         for _ in 0..clients {
-            let session = HeaderValue::from_static("session");
-            let client = fixture.connection.state.borrow_mut().clients.add(session, true);
+            let session = SessionOrigin::sample("session");
+            let client = fixture.connection.state.borrow_mut().clients.add(session);
             let (sink, events) = event_channel();
             fixture.connection.state.borrow_mut().clients.get_mut(client).unwrap().stream.open(0, sink);
             fixture.clients.push(client);
@@ -215,7 +214,7 @@ fn only_the_asked_client_may_respond() {
     fixture.receive(r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#).unwrap();
     fixture.receive(r#"{"jsonrpc":"2.0","id":"s","method":"roots/list"}"#).unwrap();
     fixture.receive(r#"{"jsonrpc":"2.0","id":"t","method":"roots/list"}"#).unwrap();
-    let late = fixture.connection.state.borrow_mut().clients.add(HeaderValue::from_static("b"), true);
+    let late = fixture.connection.state.borrow_mut().clients.add(SessionOrigin::sample("b"));
     assert!(!fixture.connection.take_server_request(late, b"\"r\""), "another client's answer");
     assert!(fixture.connection.take_server_request(fixture.clients[0], b"\"r\""));
     assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"r\""), "a second answer");
@@ -283,7 +282,7 @@ async fn silent_clients_are_ignored() {
         fixture.receive(ROOTS).unwrap();
         let received: Vec<_> = fixture.received().lines().map(|line| line[..2].to_owned()).collect();
         assert_eq!(received.join(" "), expected);
-        assert_eq!(fixture.written().contains(AMBIGUOUS_CLIENT), expected.is_empty());
+        assert_eq!(fixture.written().contains(FIRST_REQUEST), expected.is_empty());
     };
     check(&mut fixture, "");
     fixture.send_call(Some(1), &request("0", ""), CallKind::Call);

@@ -62,7 +62,7 @@ pub struct ServerDocument {
     /// `PATH`, are never permitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
-    /// `stdio`: which sessions share a process. Default: `key`.
+    /// `stdio`: which sessions share a process. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharing: Option<SharingKeyword>,
     /// Whether the address may be private. Default: true if the gateway listens on loopback only.

@@ -23,6 +23,9 @@ pub enum KindKeyword {
 #[schema(as = Sharing)]
 #[serde(rename_all = "lowercase")]
 pub enum SharingKeyword {
+    /// The sessions of one key, except for those to which the process may send what names no call: each of
+    /// these has its own process.
+    Auto,
     /// All sessions of all keys.
     Shared,
     /// The sessions of one key.
@@ -44,6 +47,7 @@ impl From<KindKeyword> for ServerKind {
 impl From<SharingKeyword> for Sharing {
     fn from(keyword: SharingKeyword) -> Self {
         match keyword {
+            SharingKeyword::Auto => Self::Auto,
             SharingKeyword::Shared => Self::Shared,
             SharingKeyword::Key => Self::Key,
             SharingKeyword::Session => Self::Session,

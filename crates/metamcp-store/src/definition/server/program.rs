@@ -31,6 +31,7 @@ pub(super) fn read_program(
     }
     read_env(reader, fields, stored, secrets);
     let keywords = [
+        ("auto", SharingKeyword::Auto),
         ("shared", SharingKeyword::Shared),
         ("key", SharingKeyword::Key),
         ("session", SharingKeyword::Session),
