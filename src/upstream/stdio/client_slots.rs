@@ -58,6 +58,15 @@ pub struct ClientSlot {
 pub struct ClientSlots {
     next: u64,
     slots: HashMap<ClientSlotId, ClientSlot>,
+    /// The last client that left.
+    departed: Option<Departure>,
+}
+
+/// A client that left: the process may still say what is due to its calls.
+struct Departure {
+    /// `None` if clients with different keys left shortly after each other.
+    owner: Option<KeyId>,
+    until: Instant,
 }
 
 /// Resources that one client may subscribe to on one process: more is a runaway loop.
@@ -65,6 +74,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
 /// A process that was told of a cancellation stops within this, or practically never.
 const CANCEL_SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// What a process says about the calls of a client that left comes within this, as after a cancellation.
+const DEPARTURE_SETTLE_TIME: Duration = CANCEL_SETTLE_TIME;
 
 /// A new client listens within this, if at all: its stream is answered before the process learns of the
 /// client. Until then it counts as listening, even while another client has the only call in flight.
@@ -122,6 +134,12 @@ impl ClientSlots {
     /// Removes a client. Returns the URIs that nobody is subscribed to any more.
     pub fn remove(&mut self, id: ClientSlotId) -> Vec<String> {
         let Some(slot) = self.slots.remove(&id) else { return Vec::new() };
+        if slot.is_client() {
+            let (now, owner) = (Instant::now(), slot.origin.owner);
+            let before = self.departed.take().filter(|before| now < before.until);
+            let owner = owner.filter(|_| before.is_none_or(|before| before.owner == owner));
+            self.departed = Some(Departure { owner, until: now + DEPARTURE_SETTLE_TIME });
+        }
         slot.subscriptions.into_iter().filter(|uri| !self.is_subscribed(uri)).collect()
     }
 
@@ -137,6 +155,19 @@ impl ClientSlots {
     pub fn find_only(&self, predicate: impl Fn(ClientSlotId, &ClientSlot) -> bool) -> Option<ClientSlotId> {
         let mut ids = self.slots.iter().filter(|(id, slot)| predicate(**id, slot)).map(|(id, _)| *id);
         ids.next().filter(|_| ids.next().is_none())
+    }
+
+    /// Whether there is any session of a client.
+    pub fn has_client(&self) -> bool {
+        self.slots.values().any(ClientSlot::is_client)
+    }
+
+    /// Whether clients with different keys have sessions, or had one a moment ago.
+    pub fn has_several_owners(&self, now: Instant) -> bool {
+        let mut owners = self.slots.values().filter_map(|slot| slot.origin.owner);
+        let Some(first) = owners.next() else { return false };
+        let departed = self.departed.as_ref().filter(|departed| now < departed.until);
+        owners.any(|owner| owner != first) || departed.is_some_and(|departed| departed.owner != Some(first))
     }
 
     /// Marks a client as uncertain, because one of its calls was cancelled.

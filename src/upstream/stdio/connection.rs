@@ -12,13 +12,13 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::client_slots::{ClientSlotId, ClientSlots};
+use super::client_slots::{ClientSlot, ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
 use super::habits::HabitRecorder;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
 use metamcp_config::server::Program;
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{KeyId, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span};
 use metamcp_core::protocol::Era;
 use metamcp_http::multiplex::{Backoff, PendingCalls, ResponseSink, ServerRequests};
@@ -94,9 +94,19 @@ pub struct ProcessConnection {
     /// Whether the session that the process was started for is still being opened.
     pub is_opening: Cell<bool>,
     is_closed: Cell<bool>,
+    /// Whose calls a process without sessions has received.
+    callers: Cell<Callers>,
     /// Set when the process failed.
     exit_report: RefCell<Option<ExitReport>>,
     last_used: Cell<Instant>,
+}
+
+/// The keys whose calls a process without sessions has received.
+#[derive(Clone, Copy)]
+enum Callers {
+    None,
+    One(KeyId),
+    Several,
 }
 
 /// What is in flight at a process.
@@ -211,6 +221,7 @@ impl ProcessConnection {
             is_exclusive: Cell::new(false),
             is_opening: Cell::new(false),
             is_closed: Cell::new(false),
+            callers: Cell::new(Callers::None),
             exit_report: RefCell::default(),
             last_used: Cell::new(Instant::now()),
         });
@@ -289,6 +300,20 @@ impl ProcessConnection {
         self.outbox.borrow_mut().split().freeze()
     }
 
+    /// Notes whose call is sent to a process without sessions.
+    pub fn note_caller(&self, key: KeyId) {
+        self.callers.set(match self.callers.get() {
+            Callers::None => Callers::One(key),
+            Callers::One(other) if other == key => Callers::One(key),
+            Callers::One(_) | Callers::Several => Callers::Several,
+        });
+    }
+
+    /// Whether clients with different keys have called a process without sessions.
+    pub fn has_several_callers(&self) -> bool {
+        matches!(self.callers.get(), Callers::Several)
+    }
+
     /// Notes a call of a client during which the process may ask it something.
     pub fn note_call_of(&self, client: ClientSlotId) {
         let mut state = self.state.borrow_mut();
@@ -360,12 +385,22 @@ impl ProcessState {
     /// call a moment ago. A call in flight makes nobody certain while another client listens: the message may
     /// be due to what the process was asked before. Clients that do none of these have mostly left without a
     /// word.
+    ///
+    /// `None` if the clients have different keys: what one key's call made the process say is for no other
+    /// key, not even if it comes late. The gateway's own session for its lists is meant by nothing, unless it
+    /// is the only one.
     pub fn only_recipient(&self) -> Option<ClientSlotId> {
         let now = Instant::now();
+        if self.clients.has_several_owners(now) {
+            return None;
+        }
+        let has_client = self.clients.has_client();
+        let can_be_meant = |client: &ClientSlot| client.is_client() || !has_client;
         let has_call = |id| self.calls.iter().any(|(_, entry)| entry.call.client == Some(id));
-        self.clients.find_only(|_, _| true).or_else(|| {
-            self.clients
-                .find_only(|id, client| client.stream.is_open() || client.is_uncertain(now) || has_call(id))
+        self.clients.find_only(|_, client| can_be_meant(client)).or_else(|| {
+            self.clients.find_only(|id, client| {
+                can_be_meant(client) && (client.stream.is_open() || client.is_uncertain(now) || has_call(id))
+            })
         })
     }
 

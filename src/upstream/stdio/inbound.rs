@@ -247,7 +247,8 @@ impl ProcessConnection {
     }
 
     /// Passes a Modern notification on: to the subscription whose number is its id, or a log message to the
-    /// only call, if that requested any.
+    /// only call, if that requested any. On a process that several keys use, a log message is for nobody: it
+    /// does not name its call.
     fn receive_modern_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         if let Some(id) = envelope.params.meta.subscription_id {
@@ -256,6 +257,10 @@ impl ProcessConnection {
             let event = splice_event(message, &[(id.span, &entry.id)]);
             self.count_if_dropped(entry.call.send_event(event));
             return true;
+        }
+        // It may be due to a call of another key that was answered a moment ago.
+        if self.has_several_callers() {
+            return false;
         }
         let mut calls = state.calls.iter().filter(|(_, entry)| entry.call.kind != CallKind::Listen);
         let only = calls.next().filter(|_| calls.next().is_none());

@@ -338,7 +338,10 @@ impl Supervisor {
         if call.reply.is_closed() {
             return;
         }
-        let StdioCall { number, reply, .. } = call;
+        let StdioCall { number, request, reply } = call;
+        if client.is_none() {
+            request.owner.into_iter().for_each(|key| connection.note_caller(key));
+        }
         let recipient = Recipient::Client(ResponseSink::Waiting(reply));
         let pending = PendingCall { call: Some(number), client, kind, recipient };
         if let Err(pending) = connection.send_call(message, envelope, pending) {

@@ -1,6 +1,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -8,6 +9,7 @@ use super::super::client_slots::{ClientSlotId, SessionOrigin};
 use super::super::supervisor::Supervisor;
 use super::super::target::StdioTarget;
 use super::*;
+use metamcp_core::base::KeyId;
 use metamcp_http::FailureStage;
 use metamcp_http::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 
@@ -25,15 +27,16 @@ impl Fixture {
         let connection =
             ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };
-        for _ in 0..clients {
-            let session = SessionOrigin::sample("session");
-            let client = fixture.connection.state.borrow_mut().clients.add(session);
-            let (sink, events) = event_channel();
-            fixture.connection.state.borrow_mut().clients.get_mut(client).unwrap().stream.open(0, sink);
-            fixture.clients.push(client);
-            fixture.streams.push(Some(events));
-        }
+        (0..clients).for_each(|_| fixture.add_client(SessionOrigin::sample("session")));
         fixture
+    }
+
+    fn add_client(&mut self, session: SessionOrigin) {
+        let client = self.connection.state.borrow_mut().clients.add(session);
+        let (sink, events) = event_channel();
+        self.connection.state.borrow_mut().clients.get_mut(client).unwrap().stream.open(0, sink);
+        self.clients.push(client);
+        self.streams.push(Some(events));
     }
 
     fn send_call(&mut self, client: Option<usize>, message: &str, kind: CallKind) {
@@ -206,6 +209,60 @@ fn only_certain_messages_are_passed_on() {
     check(1, &[], &notification("cancelled", r#""requestId":"r""#), "", "");
     check(1, &[], &notification("custom/thing", ""), "a>", "");
     check(2, &[], &notification("custom/thing", ""), "", "");
+}
+
+/// A log message, on a process with sessions of these keys; `-` is the gateway's own session for its lists.
+#[tokio::test(start_paused = true)]
+async fn what_names_no_call_goes_to_no_other_key() {
+    let key = |letter: char| KeyId::parse(&letter.to_string().repeat(12));
+    let check = |keys: &str, expected: &str| {
+        let mut fixture = Fixture::new(Era::Legacy, 0);
+        for letter in keys.chars() {
+            fixture.add_client(SessionOrigin { owner: key(letter), ..SessionOrigin::sample("session") });
+        }
+        fixture.receive(&notification("message", r#""level":"info","data":"secret""#)).unwrap();
+        let received: Vec<_> = fixture.received().lines().map(|line| line[..2].to_owned()).collect();
+        assert_eq!(received.join(" "), expected, "{keys}");
+        fixture
+    };
+    check("a", "a>");
+    check("-a", "b>");
+    check("-", "a>");
+    check("aa", "");
+    check("-ab", "");
+    // The only call in flight is no other key's either.
+    let mut fixture = check("ab", "");
+    for stream in fixture.streams.drain(..) {
+        drop(stream);
+    }
+    tokio::time::advance(Duration::from_mins(1)).await;
+    let log = notification("message", r#""level":"info","data":"secret""#);
+    fixture.send_call(Some(1), &request("1", ""), CallKind::Call);
+    fixture.receive(&log).unwrap();
+    assert_eq!(fixture.received(), "");
+    // Nor is the only client that is left, for a while.
+    fixture.connection.remove_client(fixture.clients[0]);
+    fixture.receive(&log).unwrap();
+    assert_eq!(fixture.received(), "");
+    tokio::time::advance(Duration::from_secs(10)).await;
+    fixture.receive(&log).unwrap();
+    assert!(fixture.received().starts_with("0> "));
+}
+
+/// A late log message of a Modern process meets a call of another key.
+#[test]
+fn late_log_messages_meet_no_other_key() {
+    let check = |keys: [char; 2], expected: &str| {
+        let mut fixture = Fixture::new(Era::Modern, 0);
+        for letter in keys {
+            fixture.connection.note_caller(KeyId::parse(&letter.to_string().repeat(12)).unwrap());
+        }
+        fixture.send_call(None, &request("0", ""), CallKind::CallWithLogs);
+        fixture.receive(&notification("message", r#""level":"info","data":"secret""#)).unwrap();
+        assert_eq!(fixture.received().split(' ').next(), Some(expected), "{keys:?}");
+    };
+    check(['a', 'a'], "0>");
+    check(['a', 'b'], "");
 }
 
 #[test]
