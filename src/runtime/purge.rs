@@ -9,6 +9,33 @@ use std::cell::Cell;
 /// Counts of what takes memory, such as open connections and sessions.
 pub type ResourceCounts = [usize; 3];
 
+thread_local! {
+    /// Whether this thread has freed much memory at once since the last observation, or another thread has
+    /// freed what this one allocated.
+    static IS_REQUESTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A message of this size takes memory that the allocator would keep for the thread.
+const LARGE_BYTES: usize = 256 << 10;
+
+/// Held while a message of many bytes is on its way to another thread, which frees it there. Then the memory
+/// of this thread is collected.
+pub struct LargeMessage(());
+
+impl LargeMessage {
+    /// Returns a guard if the message is large.
+    pub fn track(bytes: usize) -> Option<Self> {
+        // Lazily: one that is made and dropped would request collections.
+        (bytes > LARGE_BYTES).then(|| Self(()))
+    }
+}
+
+impl Drop for LargeMessage {
+    fn drop(&mut self) {
+        MemoryPurger::request();
+    }
+}
+
 /// Collects free memory of the current thread when there are fewer resources than before.
 #[derive(Default)]
 pub struct MemoryPurger {
@@ -26,11 +53,16 @@ const DECREASE_MIN: usize = 64;
 const COLLECTIONS: u8 = 60;
 
 impl MemoryPurger {
+    /// Requests collections of the current thread's memory.
+    pub fn request() {
+        IS_REQUESTED.set(true);
+    }
+
     /// Observes the current counts, and collects if they have decreased. Call it about once per second.
     pub fn observe(&self, counts: ResourceCounts) {
         let peak = self.peak.get();
         let is_decrease = peak.iter().zip(counts).any(|(peak, now)| peak.saturating_sub(now) >= DECREASE_MIN);
-        if is_decrease {
+        if is_decrease || IS_REQUESTED.take() {
             self.due.set(COLLECTIONS);
         }
         let highest = |index: usize| if is_decrease { counts[index] } else { peak[index].max(counts[index]) };
@@ -62,6 +94,22 @@ mod tests {
             purger.observe(*counts);
             assert_eq!(purger.due.get(), *expected, "{number}: {counts:?}");
         }
+    }
+
+    #[test]
+    fn collects_after_large_messages() {
+        let purger = MemoryPurger::default();
+        let check = |bytes: usize, expected: u8| {
+            let message = LargeMessage::track(bytes);
+            purger.observe([0; 3]);
+            assert_eq!(purger.due.get(), 0, "{bytes}: it is still in use");
+            drop(message);
+            purger.observe([0; 3]);
+            assert_eq!(purger.due.take(), expected, "{bytes}");
+        };
+        check(LARGE_BYTES, 0);
+        check(LARGE_BYTES + 1, COLLECTIONS - 1);
+        check(0, 0);
     }
 
     #[test]

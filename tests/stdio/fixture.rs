@@ -198,6 +198,19 @@ fn echo(message: &Value, text: &str) -> String {
     if text == "_meta" { message["params"]["_meta"].to_string() } else { text.to_owned() }
 }
 
+/// Logs a text, at once or later.
+fn log(text: &Value, later_ms: u64) {
+    let log = json!({"jsonrpc": "2.0", "method": "notifications/message",
+        "params": {"level": "info", "data": text}});
+    if later_ms == 0 {
+        return say(&log);
+    }
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(later_ms));
+        say(&log);
+    });
+}
+
 fn call(message: &Value) -> Result<Value, Value> {
     let (name, arguments) = (message["params"]["name"].as_str(), &message["params"]["arguments"]);
     let token = &message["params"]["_meta"]["progressToken"];
@@ -230,15 +243,7 @@ fn call(message: &Value) -> Result<Value, Value> {
             "done".to_owned()
         }
         Some("log") => {
-            let log = json!({"jsonrpc": "2.0", "method": "notifications/message",
-                "params": {"level": "info", "data": arguments["text"]}});
-            match number("later_ms") {
-                0 => say(&log),
-                ms => drop(thread::spawn(move || {
-                    thread::sleep(Duration::from_millis(ms));
-                    say(&log);
-                })),
-            }
+            log(&arguments["text"], number("later_ms"));
             "done".to_owned()
         }
         Some("die") => std::process::exit(6),

@@ -17,6 +17,7 @@ use super::exit::ExitReport;
 use super::habits::HabitRecorder;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
+use crate::runtime::LargeMessage;
 use metamcp_config::server::Program;
 use metamcp_core::base::{KeyId, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span};
@@ -245,6 +246,8 @@ impl ProcessConnection {
             return;
         }
         self.settled.notify_one();
+        // What was not written yet is written no more.
+        *self.outbox.borrow_mut() = BytesMut::new();
         let mut state = self.state.borrow_mut();
         let calls: Vec<_> = state.calls.drain().collect();
         let clients: Vec<_> = state.clients.drain().collect();
@@ -297,7 +300,12 @@ impl ProcessConnection {
 
     /// Takes all that waits to be written.
     pub fn take_outbox(&self) -> Bytes {
-        self.outbox.borrow_mut().split().freeze()
+        let mut outbox = self.outbox.borrow_mut();
+        // A buffer that grew for long messages is not used again.
+        if LargeMessage::track(outbox.len()).is_some() {
+            return std::mem::take(&mut *outbox).freeze();
+        }
+        outbox.split().freeze()
     }
 
     /// Notes whose call is sent to a process without sessions.

@@ -173,8 +173,8 @@ pub fn habit_key(name: &ServerName, program: &Program) -> String {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
-    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{name} {digest}")
+    let digest = hash.finalize().iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte));
+    format!("{name} {digest:016x}")
 }
 
 impl HabitStore {

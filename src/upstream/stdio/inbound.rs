@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::connection::{
     CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
 };
+use crate::runtime::LargeMessage;
 use metamcp_config::server::Sharing;
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
 use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
@@ -35,6 +36,7 @@ impl ProcessConnection {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
+        let _large = LargeMessage::track(line.len());
         let scanned = self.context.scanner.borrow_mut().scan(line);
         match scanned {
             Ok(envelope) => self.receive_message(line, &envelope),

@@ -17,6 +17,7 @@ use super::lines::LineReader;
 use super::process_stats::ProcessStage;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
+use crate::runtime::MemoryPurger;
 use metamcp_config::server::Program;
 use metamcp_http::FailureStage;
 
@@ -243,6 +244,8 @@ async fn end(mut child: Child, pid: u32) {
 
 fn record_end(context: &ServerContext, reaper: u32) {
     child::forget_reaper(reaper);
+    // Its buffers are freed.
+    MemoryPurger::request();
     context.counters.record_end();
     context.process_ended.notify_waiters();
 }

@@ -15,7 +15,8 @@ use super::process_stats::{ProcessCounters, ProcessStats};
 use super::supervisor::Supervisor;
 use super::target::StdioTarget;
 use crate::child;
-use metamcp_http::multiplex::{CancelGuard, LocalResponse};
+use crate::runtime::LargeMessage;
+use metamcp_http::multiplex::{CancelGuard, HttpOperation, LocalResponse};
 use metamcp_http::{FailureStage, UpstreamError};
 
 /// A handle to the task that supervises a server's processes and starts them as needed. Dropping it ends them.
@@ -60,6 +61,10 @@ impl StdioServer {
     /// Not cancel safe: dropping it cancels the call.
     pub async fn call(&self, request: StdioRequest) -> Result<(LocalResponse, CancelGuard), UpstreamError> {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let _large = match &request.operation {
+            HttpOperation::Post(message) => LargeMessage::track(message.len()),
+            HttpOperation::Get | HttpOperation::Delete => None,
+        };
         // Created first, so that it is dropped last: when the task learns of the cancellation, the reply
         // channel is already closed.
         let guard = CancelGuard::new(self.cancellations.clone(), number);
@@ -101,7 +106,6 @@ mod tests {
     use http::{HeaderValue, StatusCode};
 
     use super::*;
-    use metamcp_http::multiplex::HttpOperation;
 
     #[tokio::test]
     async fn reports_health_and_stops() {

@@ -26,6 +26,7 @@ use super::process_stats::ProcessCounters;
 use super::slots::{ProcessKey, ProcessSlot};
 use super::start_limit::StartLimit;
 use super::target::StdioTarget;
+use crate::runtime::MemoryPurger;
 use metamcp_config::server::{EraChoice, Sharing};
 use metamcp_core::frame::{Envelope, MessageKind, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, code};
@@ -117,6 +118,7 @@ impl Supervisor {
         let mut sweep = interval(every);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.request_spare();
+        let memory = MemoryPurger::default();
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -131,7 +133,10 @@ impl Supervisor {
                 },
                 Some(number) = cancellations.recv() => self.cancel(number),
                 () = self.spare_wanted.notified() => self.start_spare(),
-                _ = sweep.tick() => self.sweep(),
+                _ = sweep.tick() => {
+                    self.sweep();
+                    memory.observe([0; 3]);
+                }
             }
         }
         self.stop().await;
@@ -325,12 +330,16 @@ impl Supervisor {
                 CallKind::Call
             }
             (Some(McpMethod::ToolsCall | McpMethod::PromptsGet | McpMethod::ResourcesRead), _) => {
-                client.into_iter().for_each(|client| connection.note_call_of(client));
+                if let Some(client) = client {
+                    connection.note_call_of(client);
+                }
                 CallKind::of_call(envelope)
             }
             (Some(McpMethod::Listen), _) => CallKind::Listen,
             (Some(McpMethod::SetLevel), _) => {
-                client.into_iter().for_each(|client| connection.note_log_level(client, message, envelope));
+                if let Some(client) = client {
+                    connection.note_log_level(client, message, envelope);
+                }
                 CallKind::Call
             }
             _ => CallKind::of_call(envelope),
@@ -339,8 +348,8 @@ impl Supervisor {
             return;
         }
         let StdioCall { number, request, reply } = call;
-        if client.is_none() {
-            request.owner.into_iter().for_each(|key| connection.note_caller(key));
+        if let (None, Some(key)) = (client, request.owner) {
+            connection.note_caller(key);
         }
         let recipient = Recipient::Client(ResponseSink::Waiting(reply));
         let pending = PendingCall { call: Some(number), client, kind, recipient };

@@ -115,3 +115,71 @@ fn the_log_says_that_a_wrapper_left_its_server() {
     assert!(refused.contains("its program ended with exit status 0"), "{refused}");
     assert!(gateway.log().contains("so the processes that it started are ended too"), "{}", gateway.log());
 }
+
+/// It ignores the end of its input and SIGTERM, and so does what it left behind.
+#[test]
+fn a_stubborn_server_ends_soon_after_its_last_session() {
+    let gateway = setup(&["stubborn", "legacy", "fork"], "sharing = \"session\"\nera = \"legacy\"").start();
+    let session = open_session(&gateway, PATH, None);
+    let (_, family) = family(&gateway, &session);
+    assert!(family.len() >= 4, "{family:?}");
+    let left =
+        Client::connect(gateway.address).ask(&Request::new("DELETE", PATH).with("Mcp-Session-Id", session));
+    assert!(left.status < 300, "{}", left.status);
+    let took =
+        until_within("all are gone", Duration::from_secs(5), || family.iter().all(|pid| is_gone(*pid)));
+    println!("gone after {took:?}");
+}
+
+/// Resident memory without the code of the program, which is read as it is used.
+fn heap_bytes(gateway: &Gateway) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// Floods of programs that are cut off, and messages to programs that do not read, on many processes.
+#[test]
+fn memory_is_returned_after_floods() {
+    let gateway = setup(&["legacy"], "sharing = \"session\"\nera = \"legacy\"").start();
+    let warm_up = open_session(&gateway, PATH, None);
+    assert_eq!(tool_text(&call(&gateway, &warm_up, "echo", r#"{"text":"x"}"#)), "x");
+    let before = heap_bytes(&gateway);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let session = open_session(&gateway, PATH, None);
+                let cut = call(&gateway, &session, "flood", "{}");
+                assert!(message(&cut)["error"].is_object(), "{}", cut.text());
+            });
+        }
+    });
+    let text = "x".repeat(2 << 20);
+    let deaf: Vec<(String, Vec<Client>)> = (0..4)
+        .map(|_| {
+            let session = open_session(&gateway, PATH, None);
+            let pid: i32 = tool_text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+            let request = legacy_call(PATH, &session, "1", "echo", &format!(r#"{{"text":"{text}"}}"#));
+            let waiting = (0..6).map(|_| Client::connect(gateway.address)).collect::<Vec<Client>>();
+            let waiting = waiting.into_iter().map(|mut client| {
+                client.send(&request.bytes());
+                client
+            });
+            (session.clone(), waiting.collect())
+        })
+        .collect();
+    let peak = heap_bytes(&gateway);
+    for (session, waiting) in deaf {
+        drop(waiting);
+        Client::connect(gateway.address).ask(&Request::new("DELETE", PATH).with("Mcp-Session-Id", session));
+    }
+    let grown = || heap_bytes(&gateway).saturating_sub(before) >> 20;
+    println!("{} MiB before, {} MiB more at the peak", before >> 20, peak.saturating_sub(before) >> 20);
+    let took = until_within("memory is returned", Duration::from_secs(30), || {
+        thread::park_timeout(Duration::from_millis(500));
+        grown() < 64
+    });
+    println!("{} MiB more after {took:?}", grown());
+}

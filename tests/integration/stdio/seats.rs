@@ -1,6 +1,7 @@
 //! Which sessions share a process by default: none to which the program says what names no call.
 
 use super::*;
+use crate::support::{MODERN, call as modern_body};
 
 /// A client that can be asked anything.
 const ALL: &str = r#"{"elicitation":{},"roots":{},"sampling":{}}"#;
@@ -153,4 +154,48 @@ fn a_program_that_logs_unasked_is_shared_no_more() {
         assert_eq!(logged[0]["params"]["data"], "mine", "{logged:?}");
     }
     drop(streams);
+}
+
+/// The gateway's own session for its lists is on the process too, and is not counted.
+#[test]
+fn the_only_client_of_a_shared_program_gets_its_messages() {
+    let gateway = setup(&["legacy"], "sharing = \"shared\"").start();
+    let both = open_session(&gateway, "/mcp", None);
+    let listed = ask_at(&gateway, "/mcp", &both, "tools/list");
+    assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{listed}");
+    let (session, _) = process_of(&gateway, "{}");
+    let mut stream = listen(&gateway, &session);
+    call(&gateway, &session, "log", r#"{"text":"late","later_ms":30}"#);
+    assert_eq!(stream.event().unwrap()["params"]["data"], "late");
+}
+
+fn ask_at(gateway: &Gateway, path: &str, session: &str, method: &str) -> Value {
+    message(&Client::connect(gateway.address).ask(&legacy(path, session, "1", method, "")))
+}
+
+/// A program without sessions that all keys share: what it logs late belongs to a call that was answered.
+#[test]
+fn a_late_log_message_meets_no_call_of_another_key() {
+    let gateway = setup(&[], "sharing = \"shared\"\nera = \"modern\"").keys().start();
+    let keys = ["one", "other"].map(|name| gateway.keys().create(name).1);
+    let call = |key: &str, tool: &str, arguments: &str| {
+        let params = format!(r#""name":"{tool}","arguments":{arguments},"#);
+        let body = modern_body("1", "tools/call", &params).replace(
+            r#""io.modelcontextprotocol/clientCapabilities":{}"#,
+            r#""io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"debug""#,
+        );
+        let request = Request::post(PATH, body)
+            .with("MCP-Protocol-Version", MODERN)
+            .with("Mcp-Method", "tools/call")
+            .with("Mcp-Name", tool)
+            .with("Authorization", format!("Bearer {key}"));
+        Client::connect(gateway.address).ask(&request)
+    };
+    let own = call(&keys[0], "log", r#"{"text":"mine"}"#).events();
+    assert_eq!((own.len(), &own[0]["params"]["data"]), (2, &json!("mine")), "{own:?}");
+    // So that the key is verified.
+    call(&keys[1], "echo", r#"{"text":"x"}"#);
+    call(&keys[0], "log", r#"{"text":"secret","later_ms":100}"#);
+    let other = call(&keys[1], "echo", r#"{"text":"x","ms":500}"#).text();
+    assert!(other.contains("\"x\"") && !other.contains("secret"), "{other}");
 }
