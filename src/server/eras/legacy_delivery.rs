@@ -135,7 +135,7 @@ pub async fn ask_server(
     let status = response.head.status;
     let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let body = body.map_err(|error| error.into_fault(server))?;
-    if !body.is_empty() {
+    if !body.is_empty() || !is_session_lost(pool, &ready, status).await {
         return Ok(DeliveryOutcome::Refused(status, body));
     }
     session.upstream_slot(place).discard(&ready);
