@@ -409,7 +409,9 @@ fn abandoned_calls_are_cancelled() {
     assert_eq!((fixture.written(), fixture.received()), (String::new(), String::new()));
     fixture.connection.cancel(fixture.clients[1], b"1");
     assert!(fixture.written().contains(r#""requestId":"#));
-    assert_eq!(fixture.received(), "1: Cancelled", "it gets no response");
+    // Both calls of the client have this id.
+    let received = fixture.received();
+    assert!(matches!(&*received, "1: Cancelled" | "2: Cancelled"), "it gets no response: {received}");
     // Late responses are dropped.
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":"late"}"#).unwrap();
     assert_eq!(fixture.received(), "");
