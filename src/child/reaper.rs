@@ -80,7 +80,7 @@ async fn supervise(spec: &SpawnSpec, program: &[OsString]) -> io::Result<ExitCod
     loop {
         tokio::select! {
             _ = ended.recv() => {
-                if reap(server, &mut status) == Remaining::None {
+                if reap(server, &mut status) == ReapOutcome::None {
                     break;
                 }
                 if status.is_some() {
@@ -142,20 +142,20 @@ fn start_launcher(spec: &SpawnSpec, program: &[OsString]) -> io::Result<Pid> {
 
 /// Whether this process has children.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Remaining {
+enum ReapOutcome {
     None,
     Some,
 }
 
 /// Waits for all children that have ended, and records the server's exit status if it is among them.
-fn reap(server: Pid, status: &mut Option<WaitStatus>) -> Remaining {
+fn reap(server: Pid, status: &mut Option<WaitStatus>) -> ReapOutcome {
     loop {
         match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, found))) if pid == server => *status = Some(found),
             Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) => return Remaining::Some,
+            Ok(None) => return ReapOutcome::Some,
             // There are none.
-            Err(_) => return Remaining::None,
+            Err(_) => return ReapOutcome::None,
         }
     }
 }
@@ -169,7 +169,7 @@ async fn end_all(
 ) {
     signal_all(server, *status, Signal::TERM);
     let start = Instant::now();
-    while reap(server, status) == Remaining::Some {
+    while reap(server, status) == ReapOutcome::Some {
         let (elapsed, grace) = (start.elapsed(), grace());
         if elapsed >= grace + KILL_TIMEOUT {
             return;

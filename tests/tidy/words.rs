@@ -10,6 +10,10 @@ const PARTICIPLES: [&str; 26] = [
     "Woken", "Written",
 ];
 
+/// Nouns in `ing`. Other names of one word that end so say what happens, not what the thing is.
+const NOUNS_IN_ING: [&str; 9] =
+    ["Finding", "Framing", "Keyring", "Listing", "Metering", "Parking", "Sharing", "String", "Warning"];
+
 /// A documentation comment of one line with so few words says no more than the name.
 const SHORT_DOC_WORDS: usize = 3;
 
@@ -27,7 +31,8 @@ fn types(source: &Source) -> impl Iterator<Item = (&str, usize)> {
 
 fn is_participle(name: &str) -> bool {
     let is_one_word = !name[1..].contains(char::is_uppercase);
-    PARTICIPLES.contains(&name) || (is_one_word && name.ends_with("ed") && name != "Seed")
+    let is_in_ing = name.ends_with("ing") && !NOUNS_IN_ING.contains(&name);
+    PARTICIPLES.contains(&name) || (is_one_word && (is_in_ing || (name.ends_with("ed") && name != "Seed")))
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct UpstreamReconnect {
     pace: ReconnectPace,
     /// Whether the gateway has reconnected, and no event with a new id has arrived since.
     is_spent: bool,
-    asking: Option<Asking>,
+    asking: Option<ReconnectAttempt>,
 }
 
 /// When to reconnect, and how often.
@@ -40,7 +40,7 @@ struct ReconnectPace {
     connected_at: Instant,
 }
 
-struct Asking {
+struct ReconnectAttempt {
     /// Resolves to `None` if the server does not resume the stream.
     answer: Pin<Box<dyn Future<Output = Option<UpstreamBody>>>>,
     /// The error that broke the stream, reported if the server does not resume it.
@@ -112,7 +112,7 @@ impl UpstreamReconnect {
             let UpstreamResponse { head, body } = *pool.send(&request, RequestKind::Call).await.ok()?;
             (head.status.is_success() && head.is_event_stream()).then_some(body)
         });
-        self.asking = Some(Asking { answer, why });
+        self.asking = Some(ReconnectAttempt { answer, why });
         Ok(())
     }
 

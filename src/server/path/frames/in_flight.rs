@@ -12,14 +12,14 @@ use futures_util::stream::FuturesUnordered;
 use metamcp_core::protocol::CallsById;
 
 /// The future that answers a request. It returns the request's id once the answer is queued.
-pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Bytes>>>;
 
 /// All in-flight requests of one stream. Dropping it cancels them.
 #[derive(Default)]
 pub struct InFlightRequests {
     /// Never more entries than `futures`: a cancelled request leaves this map first.
     by_id: CallsById<InFlightRequest, IN_FLIGHT_WITH_INPUT_MAX>,
-    futures: FuturesUnordered<Abortable<Answering>>,
+    futures: FuturesUnordered<Abortable<ResponseFuture>>,
     /// Counters over `by_id`, because every message needs them.
     opening: usize,
     endless: usize,
@@ -69,7 +69,7 @@ impl InFlightRequests {
     }
 
     /// Adds a request. Its id must not be in flight, and there must be fewer than [`IN_FLIGHT_WITH_INPUT_MAX`].
-    pub fn add(&mut self, id: Bytes, lifecycle: RequestLifecycle, answering: Answering) {
+    pub fn add(&mut self, id: Bytes, lifecycle: RequestLifecycle, answering: ResponseFuture) {
         let (handle, registration) = AbortHandle::new_pair();
         self.opening += usize::from(lifecycle == RequestLifecycle::Opening);
         self.endless += usize::from(lifecycle == RequestLifecycle::Endless);
@@ -124,7 +124,7 @@ mod tests {
         let cx = &mut Context::from_waker(Waker::noop());
         for (id, lifecycle) in added {
             let id = Bytes::from_static(id.as_bytes());
-            let answering: Answering =
+            let answering: ResponseFuture =
                 if id == "r" { Box::pin(ready(id.clone())) } else { Box::pin(pending()) };
             flights.add(id, *lifecycle, answering);
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::context::FrameContext;
 use super::exchange;
-use super::in_flight::{Answering, IN_FLIGHT_WITH_INPUT_MAX, InFlightRequests, RequestLifecycle};
+use super::in_flight::{IN_FLIGHT_WITH_INPUT_MAX, InFlightRequests, RequestLifecycle, ResponseFuture};
 use crate::server::mcp::call::{self, Call};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
@@ -217,7 +217,7 @@ impl MessageIntake {
             let text = "this stream has its session; open another stream for another";
             return Err(Fault::client(FaultKind::InvalidRequest, text).with_id(Some(id)));
         }
-        let mut answering: Answering =
+        let mut answering: ResponseFuture =
             Box::pin(exchange::answer(Rc::clone(&self.context), call, self.number));
         // Requests that the gateway answers itself are complete after this poll.
         if answering.as_mut().poll(cx).is_pending() {

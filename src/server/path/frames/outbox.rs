@@ -12,13 +12,13 @@ use metamcp_core::frame::{FLAG_RESPONSE, FRAME_HEADER_BYTES, FrameHeader, Messag
 /// Messages waiting to be sent. The task that pushes is the task that takes, so there is no lock.
 pub struct Outbox {
     form: MessageFraming,
-    waiting: RefCell<Waiting>,
+    waiting: RefCell<OutboxState>,
     /// Notified when bytes are taken.
     taken: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct OutboxState {
     ready: VecDeque<Bytes>,
     /// Small messages, copied together after those in `ready`.
     open: BytesMut,
@@ -158,7 +158,7 @@ impl Outbox {
     }
 }
 
-impl Waiting {
+impl OutboxState {
     fn total(&self) -> usize {
         self.bytes + self.open.len()
     }
