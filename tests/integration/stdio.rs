@@ -227,18 +227,21 @@ fn a_key_has_processes_of_its_own() {
     assert_eq!(HashSet::from(pids).len(), 3, "a process for each key");
 }
 
+/// Opens the event stream of a session.
+fn listen(gateway: &Gateway, session: &str) -> Client {
+    let mut client = Client::connect(gateway.address);
+    let request =
+        Request::new("GET", PATH).with("Accept", "text/event-stream").with("Mcp-Session-Id", session);
+    client.send(&request.bytes());
+    assert_eq!(client.head().status, 200);
+    client
+}
+
 #[test]
 fn what_is_not_certain_is_refused_or_dropped() {
     let gateway = setup(&["legacy"], "sharing = \"key\"").start();
     let sessions = [open_session(&gateway, PATH, None), open_session(&gateway, PATH, None)];
-    let mut streams = sessions.clone().map(|session| {
-        let mut client = Client::connect(gateway.address);
-        let request =
-            Request::new("GET", PATH).with("Accept", "text/event-stream").with("Mcp-Session-Id", session);
-        client.send(&request.bytes());
-        assert_eq!(client.head().status, 200);
-        client
-    });
+    let mut streams = sessions.clone().map(|session| listen(&gateway, &session));
     // It waits for an answer, so it gets one.
     let asked = tool_text(&call(&gateway, &sessions[0], "ask", "{}"));
     assert!(asked.contains("-32601"), "{asked}");

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::support::{Client, Gateway, Peer, Request, SINGLE, Setup, modern_call};
+use crate::support::{Client, Gateway, Peer, Request, SINGLE, both_readers, modern_call};
 
 /// A gateway in front of a server that counts the calls.
 struct Side {
@@ -16,16 +16,11 @@ struct Side {
 
 impl Side {
     fn all() -> [Self; 2] {
-        [true, false].map(|is_fast| {
-            let peer = Peer::script([]);
-            let tables = format!("[server]\nfast_lane = {is_fast}\n[backend]\nfast_lane = {is_fast}\n");
-            let gateway = Setup::new().server("a", peer.address).with(&tables).workers(1).start();
-            Self {
-                gateway,
-                peer,
-                reader: if is_fast { "fast lane" } else { "hyper" },
-                failures: RefCell::default(),
-            }
+        both_readers().map(|(reader, gateway, peer)| Self {
+            gateway,
+            peer,
+            reader,
+            failures: RefCell::default(),
         })
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::support::{
-    Client, Gate, Gateway, Peer, Request, SINGLE, Setup, Step, answer, chunk, modern_call, result,
+    Client, Gate, Gateway, Peer, Request, SINGLE, Step, answer, both_readers, chunk, modern_call, result,
 };
 
 struct Side {
@@ -15,12 +15,7 @@ struct Side {
 
 impl Side {
     fn all() -> [Self; 2] {
-        [true, false].map(|is_fast| {
-            let peer = Peer::script([]);
-            let tables = format!("[server]\nfast_lane = {is_fast}\n[backend]\nfast_lane = {is_fast}\n");
-            let gateway = Setup::new().server("a", peer.address).with(&tables).workers(1).start();
-            Self { gateway, peer, reader: if is_fast { "fast lane" } else { "hyper" } }
-        })
+        both_readers().map(|(reader, gateway, peer)| Self { gateway, peer, reader })
     }
 
     /// Calls a server that answers so, and whether the answer is good; then the next call gets its own answer, on

@@ -17,7 +17,7 @@ use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::mcp::call::{self, Call};
-use crate::server::mcp::relay::COMMENT;
+use crate::server::mcp::relay::{COMMENT, credential_ended, gateway_stops};
 use crate::server::reply::body::{BodyError, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::{SessionCache, Worker};
@@ -173,13 +173,8 @@ impl BatchEnd {
             Progress::Started => "the call may have run",
         };
         match self {
-            Self::KeyInvalid => {
-                let text = format!("the key was switched off or changed, or it has expired; {outcome}");
-                Fault::client(FaultKind::Unauthenticated, text)
-            }
-            Self::Shutdown => {
-                Fault::gateway(FaultKind::ShuttingDown, format!("the gateway stops; {outcome}"))
-            }
+            Self::KeyInvalid => credential_ended(outcome),
+            Self::Shutdown => gateway_stops(outcome),
         }
     }
 }

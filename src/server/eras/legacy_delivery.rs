@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::route::RoutedServer;
 use crate::server::mcp::call::Call;
+use crate::server::mcp::relay::gateway_stops;
 use crate::server::mcp::send;
 use crate::session::{Session, UpstreamSession, is_session_lost};
 use crate::upstream::UpstreamPool;
@@ -89,7 +90,7 @@ async fn open_for_one_request(
         // If nobody waits any more, the session ends without this server's answer.
         drop(sender.send(opened));
     });
-    let dropped = || Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call did not run");
+    let dropped = || gateway_stops("the call did not run");
     receiver.await.unwrap_or_else(|_dropped| Err(dropped()))
 }
 
@@ -110,35 +111,41 @@ pub async fn ask_server(
     place: usize,
     edits: &[(Span, Bytes)],
 ) -> Result<DeliveryOutcome, Fault> {
-    let target = (&call.endpoint.servers[place], pool);
-    let ready = open(pool, session, place).await?;
-    let response = deliver(call, &ready, target, edits).await?;
-    let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
-    if !may_be_lost || ready.session_id.is_none() {
-        return Ok(DeliveryOutcome::Answered(response));
+    if let Some(outcome) = try_delivery(pool, call, session, place, edits).await? {
+        return Ok(outcome);
     }
     let server = &call.endpoint.servers[place].name;
+    tracing::info!(%server, "the server lost its session; opening another");
+    let lost_again = || {
+        let text = format!("server `{server}` does not keep its sessions; the call did not run");
+        Fault::upstream(FaultKind::Unreachable, text)
+    };
+    try_delivery(pool, call, session, place, edits).await?.ok_or_else(lost_again)
+}
+
+/// Delivers a message in the current session at a server. `None` if the server has lost that session, which is then
+/// discarded.
+async fn try_delivery(
+    pool: &Rc<UpstreamPool>,
+    call: &Call,
+    session: &Arc<Session>,
+    place: usize,
+    edits: &[(Span, Bytes)],
+) -> Result<Option<DeliveryOutcome>, Fault> {
+    let server = &call.endpoint.servers[place];
+    let ready = open(pool, session, place).await?;
+    let response = deliver(call, &ready, (server, pool), edits).await?;
     let status = response.head.status;
+    let may_be_lost = matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    if !may_be_lost || ready.session_id.is_none() {
+        return Ok(Some(DeliveryOutcome::Answered(response)));
+    }
     // Collected to its end, so that its permit at the upstream is free for the requests that follow.
     let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
-    let body = body.map_err(|error| error.into_fault(server))?;
+    let body = body.map_err(|error| error.into_fault(&server.name))?;
     if !is_session_lost(pool, &ready, status).await {
-        return Ok(DeliveryOutcome::Refused(status, body));
-    }
-    tracing::info!(%server, "the server lost its session; opening another");
-    session.upstream_slot(place).discard(&ready);
-    let ready = open(pool, session, place).await?;
-    let response = deliver(call, &ready, target, edits).await?;
-    if response.head.status != StatusCode::NOT_FOUND || ready.session_id.is_none() {
-        return Ok(DeliveryOutcome::Answered(response));
-    }
-    let status = response.head.status;
-    let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
-    let body = body.map_err(|error| error.into_fault(server))?;
-    if !body.is_empty() || !is_session_lost(pool, &ready, status).await {
-        return Ok(DeliveryOutcome::Refused(status, body));
+        return Ok(Some(DeliveryOutcome::Refused(status, body)));
     }
     session.upstream_slot(place).discard(&ready);
-    let text = format!("server `{server}` does not keep its sessions; the call did not run");
-    Err(Fault::upstream(FaultKind::Unreachable, text))
+    Ok(None)
 }

@@ -96,7 +96,8 @@ impl TransportBodies {
     }
 
     /// Ends the bodies whose owners are not valid any more, and those on HTTP/2 that the transport has not taken
-    /// anything from for `stall_max`. On HTTP/1, the connection itself ends when its client takes nothing. Called once per tick, so that either happens up to a tick late.
+    /// anything from for `stall_max`. On HTTP/1, the connection itself ends when its client takes nothing. Called once
+    /// per tick, so that either happens up to a tick late.
     pub fn sweep(&self, stall_max: Duration, is_valid: impl Fn(&Identity) -> bool) {
         let now = Instant::now();
         let mut ended = Vec::new();

@@ -1,3 +1,5 @@
+//! What the configuration and the store say about a server that is a program.
+
 use std::sync::Arc;
 use std::time::Duration;
 

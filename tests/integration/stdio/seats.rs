@@ -8,16 +8,6 @@ const ALL: &str = r#"{"elicitation":{},"roots":{},"sampling":{}}"#;
 
 const QUESTIONS: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
-/// Opens the event stream of a session.
-fn listen(gateway: &Gateway, session: &str) -> Client {
-    let mut client = Client::connect(gateway.address);
-    let request =
-        Request::new("GET", PATH).with("Accept", "text/event-stream").with("Mcp-Session-Id", session);
-    client.send(&request.bytes());
-    assert_eq!(client.head().status, 200);
-    client
-}
-
 fn ask(gateway: &Gateway, session: &str, method: &str, params: &str) -> Value {
     message(&Client::connect(gateway.address).ask(&legacy(PATH, session, "\"m\"", method, params)))
 }

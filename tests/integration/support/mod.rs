@@ -31,7 +31,9 @@ pub use message::{
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
 pub use stream::{Form, Stream, chunked, frame};
-pub use twins::{AGGREGATED, Answered, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way};
+pub use twins::{
+    AGGREGATED, Answered, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way, both_readers,
+};
 pub use wait::{until, until_within};
 
 /// Nothing here takes this long on a busy machine; what does has failed.

@@ -43,6 +43,17 @@ pub const WAYS: [Way; 4] =
 /// Those that share the least.
 pub const TWO_WAYS: [Way; 2] = [Way::ModernSingle, Way::LegacyAggregated];
 
+/// A gateway that reads requests and responses on the fast lane, and one that leaves them to hyper: name, gateway, and the
+/// scripted server behind it.
+pub fn both_readers() -> [(&'static str, Gateway, Peer); 2] {
+    [("fast lane", true), ("hyper", false)].map(|(name, is_fast)| {
+        let peer = Peer::script([]);
+        let tables = format!("[server]\nfast_lane = {is_fast}\n[backend]\nfast_lane = {is_fast}\n");
+        let gateway = Setup::new().server("a", peer.address).with(&tables).workers(1).start();
+        (name, gateway, peer)
+    })
+}
+
 impl Twins {
     /// With these lines under `[server]` and `[backend]`.
     pub fn new(server: &str, backend: &str) -> Self {

@@ -141,13 +141,11 @@ impl RelayedStream {
         if answered || self.subscription.is_some() {
             return None;
         }
+        let outcome = "the call may have run";
         let fault = if self.worker.shared.auth.is_still_valid(&self.identity) {
-            Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call may have run")
+            gateway_stops(outcome)
         } else {
-            Fault::client(
-                FaultKind::Unauthenticated,
-                "the key was switched off or changed, or it has expired; the call may have run",
-            )
+            credential_ended(outcome)
         };
         self.failed = Some(fault.kind);
         Some(reply::terminal_event(&fault.with_id(self.id.clone())))
@@ -192,6 +190,17 @@ impl RelayedStream {
         self.worker.metering.note_fault(&fault);
         Some(reply::terminal_event(&fault))
     }
+}
+
+/// The fault of a call that the end of the gateway cuts off. `outcome` says whether it may have run.
+pub fn gateway_stops(outcome: &str) -> Fault {
+    Fault::gateway(FaultKind::ShuttingDown, format!("the gateway stops; {outcome}"))
+}
+
+/// The fault of a call whose credential is no longer valid. `outcome` says whether it may have run.
+pub fn credential_ended(outcome: &str) -> Fault {
+    let text = format!("the key was switched off or changed, or it has expired; {outcome}");
+    Fault::client(FaultKind::Unauthenticated, text)
 }
 
 async fn reached(mut phase: watch::Receiver<ShutdownPhase>, least: ShutdownPhase) {

@@ -13,6 +13,7 @@ use super::context::FrameContext;
 use super::exchange;
 use super::in_flight::{IN_FLIGHT_WITH_INPUT_MAX, InFlightRequests, RequestLifecycle, ResponseFuture};
 use crate::server::mcp::call::{self, Call};
+use crate::server::mcp::relay::gateway_stops;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{FLAG_RESPONSE, FrameHeader, MessageKind as FrameKind};
@@ -188,8 +189,7 @@ impl MessageIntake {
         let call = making().map_err(|fault| fault.with_id(id.clone()))?;
         match id {
             Some(id) if accepted == AcceptedMessages::AnswersOnly => {
-                let fault =
-                    Fault::gateway(FaultKind::ShuttingDown, "the gateway stops; the call did not run");
+                let fault = gateway_stops("the call did not run");
                 Err(fault.with_id(Some(id)))
             }
             Some(id) => self.request(id, call, cx),
