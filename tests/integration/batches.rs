@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 use crate::support::{
-    Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, initialize, result,
+    Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, initialize,
+    notification, result,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -136,4 +137,29 @@ fn a_batch_that_never_fits_is_not_told_to_come_again() {
     assert_eq!(peer.calls().len(), 0);
     let fits = Client::once(gateway.address, &batch(SINGLE, 4));
     assert_eq!(read(&fits), [(1, 0), (2, 0), (3, 0), (4, 0)]);
+}
+
+#[test]
+fn a_cancelled_call_of_a_batch_gets_no_response() {
+    for path in [SINGLE, AGGREGATED] {
+        for before in [Vec::new(), [events(), chunk(": begun\n\n")].concat()] {
+            let peer = Peer::script([]);
+            let gateway = Gateway::open(&[("a", peer.address)]);
+            let body =
+                String::from_utf8(initialize(path).body.clone()).unwrap().replace("2025-11-25", "2025-03-26");
+            let opened = Client::once(gateway.address, &Request::post(path, body));
+            let session = opened.header("mcp-session-id").unwrap().to_owned();
+            let gate = Gate::default();
+            let begin = (!before.is_empty()).then(|| Step::Send(before));
+            peer.push([begin.into_iter().chain([Step::Wait(gate.clone()), Step::Close]).collect::<Vec<_>>()]);
+            let request = batch(path, 3).with("Mcp-Session-Id", &*session);
+            let seen = outcomes(&gateway, &peer, &request, || {
+                let told = notification(path, &session, "notifications/cancelled", r#""requestId":1"#)
+                    .without("MCP-Protocol-Version");
+                assert_eq!(Client::once(gateway.address, &told).status, 202);
+                gate.open();
+            });
+            assert_eq!(seen, [(2, 0), (3, 0)], "{path}");
+        }
+    }
 }

@@ -276,7 +276,8 @@ impl BatchRun {
     async fn pass_events(&self, mut body: ResponseBody, id: Option<&Bytes>) -> Result<bool, ClientGone> {
         let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
         let mut is_answered = id.is_none();
-        while let Some(Ok(bytes)) = next_bytes(&mut body).await {
+        while let Some(bytes) = next_bytes(&mut body).await {
+            let Ok(bytes) = bytes else { return Ok(is_answered) };
             reader.push(bytes);
             loop {
                 match reader.next() {
@@ -289,7 +290,9 @@ impl BatchRun {
                 }
             }
         }
-        Ok(is_answered)
+        // A response that breaks off ends with an error. In good order and without an answer, it is that of a call which
+        // the client cancelled.
+        Ok(true)
     }
 
     /// Forwards a message as one event. Returns whether the message needs no other answer.
