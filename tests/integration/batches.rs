@@ -150,7 +150,7 @@ fn a_cancelled_call_of_a_batch_gets_no_response() {
             let opened = Client::once(gateway.address, &Request::post(path, body));
             let session = opened.header("mcp-session-id").unwrap().to_owned();
             let gate = Gate::default();
-            let begin = (!before.is_empty()).then(|| Step::Send(before));
+            let begin = (!before.is_empty()).then_some(Step::Send(before));
             peer.push([begin.into_iter().chain([Step::Wait(gate.clone()), Step::Close]).collect::<Vec<_>>()]);
             let request = batch(path, 3).with("Mcp-Session-Id", &*session);
             let seen = outcomes(&gateway, &peer, &request, || {
