@@ -255,6 +255,76 @@ fn a15_an_answer_under_another_id() {
     }
 }
 
+/// A long answer is not kept to be read. Its id is checked where servers write it: first or last.
+#[test]
+fn a15_a_long_answer_under_another_id() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let text = "x".repeat(200 << 10);
+    let content =
+        format!(r#""result":{{"content":[{{"type":"text","text":"{text}"}}],"resultType":"complete"}}"#);
+    let first = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},{content}}}"#);
+    let last = |id: &str| format!(r#"{{{content},"jsonrpc":"2.0","id":{id}}}"#);
+    let chunked = |message: &str| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        [head.as_bytes(), &chunk(message), &chunk("")].concat()
+    };
+    for (what, request) in ways(&gateway) {
+        for (message, is_own) in
+            [(first("1"), true), (last("1"), true), (first("2"), false), (last("2"), false)]
+        {
+            for whole in [answer("200 OK", &message), chunked(&message)] {
+                peer.push([vec![send(whole)]]);
+                let response = Client::once(gateway.address, &request);
+                let is_result = response.whole && response.text().contains("\"result\"");
+                assert_eq!(is_result, is_own, "{what}: {:.80}", response.text());
+                if response.whole && !is_own {
+                    check_error(&what, &response, "under the id of another call");
+                }
+            }
+        }
+    }
+}
+
+/// In an event stream, the answer to another call is dropped, and the own answer passes.
+#[test]
+fn a15_foreign_answers_in_a_stream() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+    let last = r#"{"result":{"content":[],"text":"foreign"},"jsonrpc":"2.0","id":2}"#;
+    let foreign = [result("2", "foreign"), result("\"1\"", "foreign"), last.to_owned()];
+    let event = |message: &str, end: &str| format!("data: {message}{end}{end}");
+    for (what, request) in ways(&gateway) {
+        for (foreign, end) in
+            foreign.iter().flat_map(|foreign| ["\n", "\r\n", "\r"].map(|end| (foreign, end)))
+        {
+            let own = result("1", "own");
+            let events_of = |own: &[&str]| {
+                let messages = [&[note, foreign.as_str(), note][..], own].concat();
+                messages.into_iter().map(|message| event(message, end)).collect::<String>()
+            };
+            // Together and byte by byte; with the own answer and without it.
+            for own in [&[own.as_str()][..], &[]] {
+                let text = events_of(own);
+                for size in [text.len(), 1] {
+                    let parts =
+                        text.as_bytes().chunks(size).map(|part| chunk(std::str::from_utf8(part).unwrap()));
+                    let sent = [events(), parts.collect::<Vec<_>>().concat(), chunk("")].concat();
+                    peer.push([vec![send(sent)]]);
+                    let response = Client::once(gateway.address, &request);
+                    let what = format!("{what} {end:?} {size}: {}", response.text());
+                    assert!(!response.text().contains("foreign"), "{what}");
+                    let messages = response.events();
+                    assert_eq!(messages.len(), 3, "{what}");
+                    assert_eq!(messages[2]["id"], 1, "{what}");
+                    assert_eq!(messages[2]["result"].is_object(), !own.is_empty(), "{what}");
+                }
+            }
+        }
+    }
+}
+
 /// Neither the first byte nor silence has a timeout here: only the whole takes too long.
 #[test]
 fn a5_a_server_that_sends_byte_by_byte() {

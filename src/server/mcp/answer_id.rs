@@ -38,6 +38,78 @@ fn ends_with_id(message: &[u8], id: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.ends_with(br#","id":"#))
 }
 
+/// Whether a complete part of an event stream certainly contains no answer to another call than `id`. It knows the usual
+/// forms of an event; for others the result is `false`, and the events must be read.
+pub fn is_free_of_foreign_answers(events: &[u8], id: &[u8]) -> bool {
+    events.split(|byte| *byte == b'\n').all(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if memchr::memchr(b'\r', line).is_some() {
+            return false;
+        }
+        match line.strip_prefix(b"data: ") {
+            Some(data) => begins_with_method(data) || begins_with_id(data, id) || ends_with_id(data, id),
+            None => line.is_empty() || FIELDS_WITHOUT_DATA.iter().any(|field| line.starts_with(field)),
+        }
+    })
+}
+
+/// Starts of lines that add nothing to the data of an event.
+const FIELDS_WITHOUT_DATA: [&[u8]; 4] = [b"event: ", b"id: ", b":", b"retry: "];
+
+/// Whether the method comes first, as in nearly all requests and notifications. Such a message is not an answer.
+fn begins_with_method(message: &[u8]) -> bool {
+    [&br#"{"jsonrpc":"2.0","method":"#[..], br#"{"method":"#].iter().any(|start| message.starts_with(start))
+}
+
+/// Checks the id of an answer that is passed on in parts, by its first and its last bytes. Only the usual positions of the
+/// id are known: an id elsewhere is not checked.
+pub struct LongAnswerCheck {
+    id: Bytes,
+    /// The last bytes of the answer so far, at most [`TAIL_BYTES_MAX`].
+    tail: Vec<u8>,
+}
+
+/// Ids are numbers or UUIDs. The last 256 bytes have room for an id four times as long.
+const TAIL_BYTES_MAX: usize = 256;
+
+impl LongAnswerCheck {
+    /// For the call with the raw id `id`.
+    pub fn new(id: Bytes) -> Self {
+        Self { id, tail: Vec::new() }
+    }
+
+    /// Whether the answer that begins with these bytes is for another call.
+    pub fn is_foreign_at_start(&self, first: &[u8]) -> bool {
+        let Some(rest) = first.strip_prefix(br#"{"jsonrpc":"2.0","id":"#) else { return false };
+        let end = rest.iter().take(TAIL_BYTES_MAX).position(|byte| *byte == b',');
+        end.is_some_and(|end| self.is_other_id(&rest[..end]))
+    }
+
+    /// Notes the next bytes of the answer.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let kept = &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..];
+        let excess = (self.tail.len() + kept.len()).saturating_sub(TAIL_BYTES_MAX);
+        self.tail.drain(..excess);
+        self.tail.extend_from_slice(kept);
+    }
+
+    /// Whether the complete answer is for another call.
+    pub fn is_foreign_at_end(&self) -> bool {
+        const MEMBER: &[u8] = br#","id":"#;
+        let tail = self.tail.trim_ascii_end();
+        let Some(rest) = tail.strip_suffix(b"}") else { return false };
+        let start = memchr::memmem::rfind(rest, MEMBER).map(|at| at + MEMBER.len());
+        start.is_some_and(|start| self.is_other_id(&rest[start..]))
+    }
+
+    /// Whether these bytes are a whole JSON id, and not that of the call. `null` stands for an unknown id.
+    fn is_other_id(&self, raw: &[u8]) -> bool {
+        let is_number = raw.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-') && !raw.is_empty();
+        let is_string = || matches!(raw, [b'"', inner @ .., b'"'] if !inner.iter().any(|byte| matches!(byte, b'"' | b'\\')));
+        (is_number || is_string()) && !is_same_id(raw, &self.id)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +160,73 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","result":{"x":",\"id\":1}"},"id":2}"#, "1", false);
         check(r#"{"jsonrpc":"2.0","id":2,"result":{"x":[{"id":1}]}}"#, "1", false);
         check(r#"{"jsonrpc":"2.0","id":2,"result":{"a":0,"id":1}}"#, "1", false);
+    }
+
+    #[test]
+    fn usual_events_are_recognised_without_parsing() {
+        let check = |events: &str, expected: bool| {
+            assert_eq!(is_free_of_foreign_answers(events.as_bytes(), b"1"), expected, "{events:?}");
+            let crlf = events.replace('\n', "\r\n");
+            assert_eq!(is_free_of_foreign_answers(crlf.as_bytes(), b"1"), expected, "{crlf:?}");
+        };
+        let note = r#"data: {"jsonrpc":"2.0","method":"notifications/message","params":{"id":2}}"#;
+        let typescript = r#"data: {"method":"sampling/createMessage","params":{},"jsonrpc":"2.0","id":2}"#;
+        check(&format!("{note}\n\n"), true);
+        check(&format!("{note}\n\n: comment\n\nevent: message\nid: 7\n{typescript}\n\nretry: 5\n\n"), true);
+        for (id, expected) in [("1", true), ("2", false), ("11", false), ("\"1\"", false)] {
+            check(&format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n"), expected);
+            check(
+                &format!("{note}\n\ndata: {{\"result\":{{}},\"jsonrpc\":\"2.0\",\"id\":{id}}}\n\n"),
+                expected,
+            );
+        }
+        // Unusual forms are left to a reader of events.
+        for unusual in
+            ["data:{}", "data\n", "data: {", "\u{feff}data: {}", "data: 1\ndata: 2", "id:2", "note"]
+        {
+            check(&format!("{note}\n\n{unusual}\n\n"), false);
+        }
+        let lone_cr = format!("{note}\r\rdata: {{\"id\":2,\"result\":{{}}}}\r\r");
+        assert!(!is_free_of_foreign_answers(lone_cr.as_bytes(), b"1"));
+    }
+
+    #[test]
+    fn a_long_answer_is_checked_at_both_ends() {
+        let long = "x".repeat(1000);
+        for (id, own) in [("1", true), ("2", false), ("\"1\"", false), ("\"\\u0031\"", true), ("null", true)]
+        {
+            let first = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"{long}"}}"#);
+            let last = format!(r#"{{"result":{{"id":2,"x":"{long}"}},"jsonrpc":"2.0","id":{id}}}"#);
+            for size in [1, 7, 300, 4096] {
+                for (message, expected) in [(&first, [own, true]), (&last, [true, own])] {
+                    let mut answer = LongAnswerCheck::new(Bytes::from_static(b"1"));
+                    assert_eq!(
+                        !answer.is_foreign_at_start(message.as_bytes()),
+                        expected[0],
+                        "{id} {message}"
+                    );
+                    message.as_bytes().chunks(size).for_each(|part| answer.push(part));
+                    assert_eq!(!answer.is_foreign_at_end(), expected[1], "{id} {size} {message}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_elsewhere_is_not_judged() {
+        for message in [
+            r#"{"jsonrpc":"2.0","result":{"x":[{"a":0,"id":2}]}}"#,
+            r#"{"jsonrpc":"2.0","result":",\"id\":2}"}"#,
+            r#"{"id":2,"jsonrpc":"2.0","result":{}}"#,
+            r#"{"jsonrpc":"2.0","result":{},"id":{"a":1}}"#,
+            "",
+        ] {
+            let mut answer = LongAnswerCheck::new(Bytes::from_static(b"1"));
+            answer.push(message.as_bytes());
+            assert!(
+                !answer.is_foreign_at_start(message.as_bytes()) && !answer.is_foreign_at_end(),
+                "{message}"
+            );
+        }
     }
 }

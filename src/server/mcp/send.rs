@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::answer_id::is_answer;
+use super::answer_id::{LongAnswerCheck, is_answer};
 use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Relay, RequestResources};
@@ -121,11 +121,7 @@ pub async fn relay(
         ResponseStart::Whole(bytes)
             if id.as_deref().is_some_and(|id| !is_answer(&worker.scanner, &bytes, id)) =>
         {
-            let text = format!(
-                "server `{}` answered under the id of another call; the call may have run",
-                place.name
-            );
-            Err(failed(held.meter.as_mut(), Fault::upstream(FaultKind::InvalidResponse, text)))
+            Err(failed(held.meter.as_mut(), foreign_answer(&place.name)))
         }
         ResponseStart::Whole(bytes) => {
             let bytes = match held.tasks.take().filter(|_| is_changed) {
@@ -135,8 +131,15 @@ pub async fn relay(
             Ok(RelayedResponse::Reply(whole(&head, bytes, held)))
         }
         ResponseStart::Partial(first) => {
+            let mut check = id.map(|id| Box::new(LongAnswerCheck::new(id)));
+            if let Some(check) = &mut check {
+                if check.is_foreign_at_start(&first) {
+                    return Err(failed(held.meter.as_mut(), foreign_answer(&place.name)));
+                }
+                check.push(&first);
+            }
             held.meter.iter_mut().for_each(Meter::start);
-            let relay = Box::new(Relay::bytes(first, answer, held));
+            let relay = Box::new(Relay::bytes(first, answer, held, check));
             Ok(RelayedResponse::Reply(with_type(&head, ResponseBody::source(relay))))
         }
     }
@@ -195,6 +198,13 @@ async fn read_start(
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.collect_prefix(awaited).await.map_err(broken)?;
     Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partial(first) })
+}
+
+/// The fault of a call whose answer has the id of another call.
+#[cold]
+fn foreign_answer(server: &ServerName) -> Fault {
+    let text = format!("server `{server}` answered under the id of another call; the call may have run");
+    Fault::upstream(FaultKind::InvalidResponse, text)
 }
 
 /// Counts a call as failed.

@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::relayed_stream::RelayedStream;
+use crate::server::mcp::answer_id::is_free_of_foreign_answers;
+use crate::server::mcp::id_prefix::complete_line_end;
 use crate::server::reply::body::BodyError;
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
 use metamcp_core::protocol::is_same_id;
@@ -166,9 +168,14 @@ impl EventPassThrough {
                 self.passed_unseen = self.torn;
                 has_message = true;
             }
-            stream.ready.extend(self.kept.drain(..));
-            (self.kept_bytes, self.torn) = (0, false);
-            stream.ready.push_back(piece);
+            let was_torn = std::mem::take(&mut self.torn);
+            self.kept_bytes = 0;
+            self.kept.push(piece);
+            if was_torn || is_free_of_foreign(&self.kept, stream) {
+                stream.ready.extend(self.kept.drain(..));
+            } else {
+                drop_foreign_answers(&mut self.kept, stream);
+            }
             // A server may send more after its answer. Reconnecting then would deliver the answer twice.
             if stream.again.is_some() && self.settled.is_none() {
                 self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
@@ -187,6 +194,46 @@ impl EventPassThrough {
         }
         has_message
     }
+}
+
+/// Whether these events certainly contain no answer to another call.
+fn is_free_of_foreign(events: &[Bytes], stream: &RelayedStream) -> bool {
+    match (&stream.id, events) {
+        (None, _) => true,
+        (Some(id), [piece]) => is_free_of_foreign_answers(piece, id),
+        (Some(_), _) => false,
+    }
+}
+
+/// Passes on events without answers to other calls: a client may take the answer to its next call from one.
+#[cold]
+fn drop_foreign_answers(events: &mut Vec<Bytes>, stream: &mut RelayedStream) {
+    let (mut reader, mut passed, mut is_changed) = (EventReader::new(), Vec::new(), false);
+    for bytes in events.iter() {
+        reader.push(bytes.clone());
+        while let Ok(Some(event)) = reader.next() {
+            let is_foreign = event.data.is_some_and(|data| is_foreign_answer(&data, stream));
+            is_changed |= is_foreign;
+            if !is_foreign {
+                passed.push(complete_line_end(event.raw));
+            }
+        }
+    }
+    stream.ready.extend(if is_changed { passed } else { std::mem::take(events) });
+    events.clear();
+}
+
+/// Whether a message is an answer, but not to this call. An error without an id may be for any call.
+fn is_foreign_answer(data: &Bytes, stream: &RelayedStream) -> bool {
+    let mut scanner = stream.worker.scanner.borrow_mut();
+    let Ok(envelope) = scanner.scan(data) else { return false };
+    let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
+    let ids = envelope.id.zip(stream.id.as_ref());
+    is_answer
+        && ids.is_some_and(|(id, awaited)| {
+            let id = id.span.slice(data);
+            id != b"null" && !is_same_id(id, awaited)
+        })
 }
 
 /// Whether the answer is among these events.

@@ -9,6 +9,7 @@ use super::event_pass_through::EventPassThrough;
 use super::event_tagger::EventTagger;
 use super::relayed_stream::RelayedStream;
 use super::request_resources::RequestResources;
+use crate::server::mcp::answer_id::LongAnswerCheck;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
@@ -17,7 +18,7 @@ use crate::server::worker::Worker;
 use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
 use crate::upstream::UpstreamId;
 use metamcp_core::base::{FaultKind, ServerName};
-use metamcp_http::UpstreamBody;
+use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 use metamcp_store::auth::Identity;
 
 /// A response that is being relayed.
@@ -35,8 +36,8 @@ pub struct Relay {
 
 /// How the bytes of a response are passed on.
 enum RelayPace {
-    /// As they arrive, after this prefix.
-    Bytes(Bytes),
+    /// As they arrive, after this prefix. The id of the answer is checked, if there is a check.
+    Bytes(Bytes, Option<Box<LongAnswerCheck>>),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
     Events(RelayedStream, EventPassThrough),
     /// Event by event, so that ids can carry their server.
@@ -44,9 +45,14 @@ enum RelayPace {
 }
 
 impl Relay {
-    /// Bytes as they arrive, after `first`, which was read before.
-    pub fn bytes(first: Bytes, answer: UpstreamBody, held: RequestResources) -> Self {
-        Self { held, answer, pace: RelayPace::Bytes(first), operation: None, done: false }
+    /// Bytes as they arrive, after `first`, which was read before and noted by `check`.
+    pub fn bytes(
+        first: Bytes,
+        answer: UpstreamBody,
+        held: RequestResources,
+        check: Option<Box<LongAnswerCheck>>,
+    ) -> Self {
+        Self { held, answer, pace: RelayPace::Bytes(first, check), operation: None, done: false }
     }
 
     /// An event stream that needs no change.
@@ -99,7 +105,7 @@ impl Relay {
     /// Whether the answer was handed out, as far as that is known for a resumable stream.
     pub fn is_answered(&self) -> bool {
         match &self.pace {
-            RelayPace::Bytes(_) => false,
+            RelayPace::Bytes(..) => false,
             RelayPace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
             RelayPace::Tagged(_, tagging) => tagging.is_answered(),
         }
@@ -119,7 +125,7 @@ impl Relay {
 
     fn stream(&mut self) -> Option<&mut RelayedStream> {
         match &mut self.pace {
-            RelayPace::Bytes(_) => None,
+            RelayPace::Bytes(..) => None,
             RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => Some(stream),
         }
     }
@@ -145,7 +151,7 @@ impl Relay {
     /// Whether the stream ended without a response because the client cancelled the call.
     fn is_cancelled(&self) -> bool {
         match &self.pace {
-            RelayPace::Bytes(_) => false,
+            RelayPace::Bytes(..) => false,
             RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => {
                 stream.ended && stream.is_cancelled()
             }
@@ -157,9 +163,19 @@ impl Relay {
             return Poll::Ready(None);
         }
         match &mut self.pace {
-            RelayPace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            RelayPace::Bytes(_) => {
-                let next = self.answer.poll_chunk(cx);
+            RelayPace::Bytes(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            RelayPace::Bytes(_, check) => {
+                let mut next = self.answer.poll_chunk(cx);
+                if let Some(check) = check {
+                    if let Poll::Ready(Some(Ok(bytes))) = &next {
+                        check.push(bytes);
+                    }
+                    // The client sees that the last part is missing.
+                    if self.answer.is_ended() && check.is_foreign_at_end() {
+                        let error = UpstreamError::from_stage(FailureStage::InvalidResponse);
+                        next = Poll::Ready(Some(Err(error)));
+                    }
+                }
                 self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
                 next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
             }
@@ -179,7 +195,7 @@ impl Relay {
     /// The kind of the gateway's own error that replaced the server's answer.
     pub fn failure(&self) -> Option<FaultKind> {
         match &self.pace {
-            RelayPace::Bytes(_) => None,
+            RelayPace::Bytes(..) => None,
             RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => stream.failed,
         }
     }
@@ -214,19 +230,19 @@ impl BodySource for Relay {
     }
 
     fn is_ended(&self) -> bool {
-        let has_no_more = matches!(&self.pace, RelayPace::Bytes(first) if first.is_empty());
+        let has_no_more = matches!(&self.pace, RelayPace::Bytes(first, _) if first.is_empty());
         self.done || (has_no_more && self.answer.is_ended())
     }
 
     fn length(&self) -> Option<u64> {
         match &self.pace {
-            RelayPace::Bytes(first) => Some(self.answer.content_length()? + first.len() as u64),
+            RelayPace::Bytes(first, _) => Some(self.answer.content_length()? + first.len() as u64),
             _ => None,
         }
     }
 
     fn is_event_stream(&self) -> bool {
-        !matches!(self.pace, RelayPace::Bytes(_))
+        !matches!(self.pace, RelayPace::Bytes(..))
     }
 
     fn owner(&self) -> Option<&Identity> {
