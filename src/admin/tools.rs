@@ -202,7 +202,12 @@ impl ControlPlane {
                 Box::pin(async move { run(ToolCall { notifications: Some(sender), ..tool_call }).await });
             return answer_events(CallEvents::begin(running, notifications, meter, key_over, permit).await);
         }
-        let outcome = match run(tool_call).await {
+        let key_over = self.key_invalidation(identity);
+        let outcome = tokio::select! {
+            outcome = run(tool_call) => outcome,
+            () = key_over => Err(Problem::key_invalidated()),
+        };
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(problem) => {
                 meter.end(metrics::OperationOutcome::Error);

@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Client, Form, Gateway, PATIENCE, Peer, Request, Setup, Step, Stream, call, chunk, events, legacy_call,
-    modern, modern_call, open_session, until_within, within,
+    Form, Gateway, HyperClient, PATIENCE, Peer, Request, Setup, Step, Transport, call, chunk, convert,
+    events, initialize, legacy, legacy_call, modern, modern_call, notification, until_within,
+    with_certificate, within,
 };
 use metamcp_store::auth::generate_jwt_key;
 use metamcp_store::store::{Audit, Grants, Role};
@@ -42,13 +43,14 @@ const TOKEN_LIFE: Duration = Duration::from_secs(4);
 /// What `docs/SECURITY.md` allows between the clocks of replicas.
 const LEEWAY_S: u64 = 30;
 
-/// The look into the store, and what follows it.
-const ENDED_MAX: Duration = Duration::from_secs(3);
+/// SQLite is polled once a second for changes of other processes; the rest is what a busy machine takes.
+const ENDED_MAX: Duration = Duration::from_secs(2);
 
 /// A gateway with a server, and a credential of each kind.
 struct House {
     gateway: Gateway,
     peer: Peer,
+    client: HyperClient,
     key_id: String,
     key: String,
     /// The key of an administrator, who may read metrics.
@@ -56,18 +58,23 @@ struct House {
 }
 
 impl House {
-    fn new(lines: &str) -> Self {
+    fn new(transport: Transport, lines: &str) -> Self {
         let peer = Peer::script([]);
-        let setup = Setup::new().server_with("a", peer.address, "in_flight_max = 512").keys();
-        let gateway = setup.with(lines).start();
+        let mut setup = Setup::new().server_with("a", peer.address, "in_flight_max = 512").keys().with(lines);
+        let mut certificate = None;
+        if transport.is_tls() {
+            let (with_tls, made) = with_certificate(setup);
+            (setup, certificate) = (with_tls, Some(made));
+        }
+        let gateway = setup.start();
         let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
         let (key_id, key) = gateway.keys().create("one");
-        let house = Self { gateway, peer, key_id, key, admin };
+        let client = HyperClient::new(transport, gateway.address, certificate);
+        let house = Self { gateway, peer, client, key_id, key, admin };
         until_within("the keys are let in", PATIENCE, || {
             [&house.key, &house.admin].iter().all(|key| {
-                let request = modern(AGGREGATED, "tools/list", "");
-                let request = request.with("Authorization", format!("Bearer {key}"));
-                Client::once(house.gateway.address, &request).status == 200
+                let request = with_credential(modern(AGGREGATED, "tools/list", ""), key);
+                house.client.once(&request).0 == 200
             })
         });
         house
@@ -77,7 +84,7 @@ impl House {
     fn token(&self, left: Option<Duration>) -> String {
         let body = json!({"api_key": self.key}).to_string();
         let asked = Request::new("POST", "/api/v1/auth/token").with("Content-Type", "application/json");
-        let answer = Client::once(self.gateway.address, &asked.body(body)).json();
+        let answer: Value = serde_json::from_str(&self.client.once(&asked.body(body)).1).unwrap();
         let token = answer["access_token"].as_str().unwrap().to_owned();
         let Some(left) = left else { return token };
         let (header, rest) = token.split_once('.').unwrap();
@@ -117,10 +124,8 @@ impl House {
     }
 
     fn metric(&self, name: &str) -> u64 {
-        let request = Request::new("GET", "/metrics").with("Authorization", format!("Bearer {}", self.admin));
-        let response = Client::once(self.gateway.address, &request);
-        assert_eq!(response.status, 200, "{}", response.text());
-        let text = response.text();
+        let (status, text) = self.client.once(&with_credential(Request::new("GET", "/metrics"), &self.admin));
+        assert_eq!(status, 200, "{text}");
         let lines = text.lines().filter(|line| line.starts_with(name));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
@@ -135,58 +140,94 @@ fn long() -> Vec<Step> {
     vec![Step::Send(events()), Step::Send(chunk(EVENT)), Step::Hold]
 }
 
-/// Reads until the end, whatever it is. Fails if it does not come.
-fn read_to_end(client: &mut Client) {
-    let until = std::time::Instant::now() + PATIENCE;
-    while let Ok(Some(_)) = client.chunk() {}
-    assert!(std::time::Instant::now() < until, "it does not end");
+fn with_credential(request: Request, credential: &str) -> Request {
+    request.with("Authorization", format!("Bearer {credential}"))
+}
+
+/// Opens a session over the client's transport.
+fn open_session(house: &House, path: &str, credential: &str) -> String {
+    let opened = house.client.open(&with_credential(initialize(path), credential), false);
+    let (status, session) = opened.head();
+    let session = session.expect("a session id");
+    assert_eq!(status, 200);
+    let noted = with_credential(notification(path, &session, "notifications/initialized", ""), credential);
+    assert_eq!(house.client.once(&noted).0, 202);
+    session
+}
+
+/// What the server does with a request that is open when its credential ends.
+#[derive(Clone, Copy, PartialEq)]
+enum Served {
+    /// The gateway serves it alone.
+    Nothing,
+    /// The server began an event stream.
+    Stream,
+    /// The server has not answered.
+    Silence,
+}
+
+/// One request of each kind that stays open: its name, the request, and whether its own body stays open.
+fn open_requests(house: &House, credential: &str) -> Vec<(&'static str, Request, Served, bool)> {
+    use Served::{Nothing, Silence, Stream};
+    let (together, alone) =
+        (open_session(house, AGGREGATED, credential), open_session(house, SINGLE, credential));
+    let item = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a__echo"}}"#;
+    let execute = Request::new("POST", "/api/v1/mcp/servers/a/tools/echo/execute");
+    let execute = execute.with("Content-Type", "application/json").body("{}");
+    let get = Request::new("GET", AGGREGATED).with("Accept", "text/event-stream");
+    let framed = Request::new("POST", "/api/v1/mcp/stream").with("Content-Type", Form::Lines.media_type());
+    let framed = framed.body(format!("{}\n", call("1", "tools/call", r#""name":"a__echo","#)));
+    let listen = modern(AGGREGATED, "subscriptions/listen", r#""notifications":{"toolsListChanged":true},"#);
+    let task = legacy(SINGLE, &alone, "3", "tasks/result", r#""taskId":"t""#);
+    vec![
+        ("event stream of a session", get.with("Mcp-Session-Id", together.clone()), Nothing, false),
+        ("subscription", listen, Nothing, false),
+        ("call", modern_call(SINGLE, "echo", "{}"), Silence, false),
+        ("call, aggregated", legacy_call(AGGREGATED, &together, "1", "a__echo", "{}"), Silence, false),
+        ("stream", modern_call(SINGLE, "echo", "{}"), Stream, false),
+        ("stream, aggregated", modern_call(AGGREGATED, "a__echo", "{}"), Stream, false),
+        ("stream of a session", legacy_call(AGGREGATED, &together, "2", "a__echo", "{}"), Stream, false),
+        ("result of a task", task, Silence, false),
+        ("batch", Request::post(AGGREGATED, format!("[{item},{item}]")), Stream, false),
+        ("REST", execute.clone().with("Accept", "application/json"), Silence, false),
+        ("REST stream", execute.with("Accept", "text/event-stream"), Stream, false),
+        ("framed stream", framed, Stream, true),
+    ]
 }
 
 #[track_caller]
-fn check_http1(end: End) {
-    let house = House::new("[server]\nkeep_alive = \"1s\"");
+fn check(end: End, transport: Transport) {
+    let house = House::new(transport, "[server]\nkeep_alive = \"1s\"");
     let credential = house.credential(end);
-    let with_credential = |request: Request| request.with("Authorization", format!("Bearer {credential}"));
-    let session = open_session(&house.gateway, AGGREGATED, Some(&credential));
-    let batch =
-        format!("[{0},{0}]", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a__echo"}}"#);
-    let execute = Request::new("POST", "/api/v1/mcp/servers/a/tools/echo/execute")
-        .with("Content-Type", "application/json")
-        .with("Accept", "text/event-stream")
-        .body("{}");
-    let listen = r#""notifications":{"toolsListChanged":true},"#;
-    let get = Request::new("GET", AGGREGATED).with("Accept", "text/event-stream");
-    let opened = [
-        (get.with("Mcp-Session-Id", session.clone()), false),
-        (modern(AGGREGATED, "subscriptions/listen", listen), false),
-        (modern_call(SINGLE, "echo", "{}"), true),
-        (modern_call(AGGREGATED, "a__echo", "{}"), true),
-        (legacy_call(AGGREGATED, &session, "1", "a__echo", "{}"), true),
-        (Request::post(AGGREGATED, batch), true),
-        (execute, true),
-    ];
-    let mut clients = Vec::new();
-    for (request, has_call) in opened {
-        let count = house.peer.calls().len() + usize::from(has_call);
-        house.peer.push(has_call.then(long));
-        let mut client = Client::connect(house.gateway.address);
-        assert!(client.send(&with_credential(request.clone()).bytes()));
-        let head = client.head();
-        assert_eq!(head.status, 200, "{request:?}");
+    let mut opened = Vec::new();
+    for (what, request, served, stays_open) in open_requests(&house, &credential) {
+        let count = house.peer.calls().len() + usize::from(served != Served::Nothing);
+        house.peer.push(match served {
+            Served::Nothing => None,
+            Served::Stream => Some(long()),
+            Served::Silence => Some(vec![Step::Hold]),
+        });
+        let response = house.client.open(&with_credential(request, &credential), stays_open);
+        if served != Served::Silence {
+            assert_eq!(response.status(), 200, "{what}");
+        }
         house.peer.wait_calls(count);
-        clients.push(client);
+        opened.push((what, response));
     }
-    house.peer.push([long()]);
-    let mut stream =
-        Stream::open_with(&house.gateway, &with_credential(Request::new("POST", Stream::PATH)), Form::Lines);
-    stream.send(&[&call("1", "tools/call", "\"name\":\"a__echo\",")]);
-    house.peer.wait_calls(6);
     let calls = house.peer.calls();
+    assert_eq!(house.in_flight(), calls.len() as u64, "{end:?} {transport:?}");
     let left = house.end(end, &credential);
-    until_within(&format!("{end:?}: calls in flight"), left, || house.in_flight() == 0);
-    clients.iter_mut().for_each(read_to_end);
-    let last = std::iter::from_fn(|| stream.next()).last().expect("a last message");
-    assert!(last["error"].is_object(), "{end:?}: {last}");
+    let what = format!("{end:?} {transport:?}");
+    until_within(&format!("{what}: calls in flight"), left, || house.in_flight() == 0);
+    until_within(&format!("{what}: open streams"), left, || house.metric("metamcp_streams{") == 0);
+    for (what, response) in opened {
+        let ended = response.end();
+        assert!(!ended.contains("\"result\""), "{what} {transport:?}: {ended}");
+        if what == "framed stream" {
+            let last: Value = serde_json::from_str(ended.lines().last().unwrap()).unwrap();
+            assert!(last["error"].is_object(), "{transport:?}: {last}");
+        }
+    }
     for call in calls {
         house.peer.wait_closed(call.connection);
     }
@@ -194,17 +235,42 @@ fn check_http1(end: End) {
 
 #[test]
 fn what_a_revoked_key_has_open_ends() {
-    check_http1(End::KeyRevoked);
+    check(End::KeyRevoked, Transport::Http1);
+}
+
+#[test]
+fn what_a_revoked_key_has_open_over_tls_ends() {
+    check(End::KeyRevoked, Transport::Http1Tls);
+}
+
+#[test]
+fn what_a_revoked_key_has_open_over_http2_ends() {
+    check(End::KeyRevoked, Transport::Http2);
+}
+
+#[test]
+fn what_a_revoked_key_has_open_over_http2_and_tls_ends() {
+    check(End::KeyRevoked, Transport::Http2Tls);
 }
 
 #[test]
 fn what_a_token_has_open_ends_with_its_signing_key() {
-    check_http1(End::SigningKeyDeleted);
+    check(End::SigningKeyDeleted, Transport::Http1);
+}
+
+#[test]
+fn what_a_token_has_open_over_http2_and_tls_ends_with_its_signing_key() {
+    check(End::SigningKeyDeleted, Transport::Http2Tls);
 }
 
 #[test]
 fn what_a_token_has_open_ends_with_it() {
-    check_http1(End::TokenExpired);
+    check(End::TokenExpired, Transport::Http1);
+}
+
+#[test]
+fn what_a_token_has_open_over_http2_and_tls_ends_with_it() {
+    check(End::TokenExpired, Transport::Http2Tls);
 }
 
 /// Opens so many calls on one connection of HTTP/2, whose client gives them no window, says so, and waits until the
@@ -216,12 +282,9 @@ async fn stall(address: SocketAddr, count: usize, credential: &str, opened: Send
         builder.initial_stream_window_size(0).handshake(TokioIo::new(tcp)).await.unwrap();
     let connection = tokio::spawn(connection);
     let asked = (0..count).map(|_| {
-        let request = modern_call(SINGLE, "echo", "{}").with("Authorization", format!("Bearer {credential}"));
-        let mut builder = http::Request::post(format!("http://localhost{}", request.path));
-        for (name, value) in request.headers.iter().filter(|(name, _)| name != "Host") {
-            builder = builder.header(name, value);
-        }
-        sender.send_request(builder.body(Full::new(Bytes::from(request.body))).unwrap())
+        let request = with_credential(modern_call(SINGLE, "echo", "{}"), credential);
+        let body = Full::new(Bytes::from(request.body.clone()));
+        sender.send_request(convert(&request, "http://localhost", body))
     });
     let mut bodies = Vec::new();
     for response in asked.collect::<Vec<_>>() {
@@ -237,7 +300,7 @@ async fn stall(address: SocketAddr, count: usize, credential: &str, opened: Send
 #[track_caller]
 fn check_stalled(lines: &str, end: impl FnOnce(&House), left: Duration) {
     const STREAMS: usize = 256;
-    let house = House::new(lines);
+    let house = House::new(Transport::Http1, lines);
     house.peer.push(vec![long(); STREAMS]);
     let (opened, is_open) = mpsc::channel();
     let (closed, is_closed) = mpsc::channel();

@@ -1,24 +1,16 @@
 //! HTTP/2 and TLS, spoken by a client that is not ours.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::support::{
-    Client, Gateway, PATIENCE, Peer, Request, Setup, Step, chunk, events, legacy_call, modern_call,
-    open_session, result,
+    Client, Gateway, PATIENCE, Peer, Request, Setup, Step, chunk, connect_tls, convert, events,
+    http2_connection, legacy_call, modern_call, open_session, result, with_certificate,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -29,26 +21,8 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(async { timeout(PATIENCE, work).await.expect("the client waited in vain") })
 }
 
-/// The request in the form of hyper's client.
-fn convert(request: &Request, authority: &str) -> http::Request<Full<Bytes>> {
-    let uri = format!("{authority}{}", request.path);
-    let mut builder = http::Request::builder().method(request.method.as_str()).uri(uri);
-    for (name, value) in &request.headers {
-        // HTTP/2 has it in the URI.
-        if authority.is_empty() || !name.eq_ignore_ascii_case("host") {
-            builder = builder.header(name, value);
-        }
-    }
-    builder.body(Full::new(Bytes::from(request.body.clone()))).unwrap()
-}
-
-async fn http2<S>(stream: S) -> http2::SendRequest<Full<Bytes>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
+fn to_hyper(request: &Request, authority: &str) -> http::Request<Full<Bytes>> {
+    convert(request, authority, Full::new(Bytes::from(request.body.clone())))
 }
 
 async fn body(response: http::Response<Incoming>) -> (u16, String) {
@@ -67,7 +41,7 @@ async fn exercise(mut sender: http2::SendRequest<Full<Bytes>>, scheme: &str, pee
         } else {
             legacy_call(SINGLE, session, &n.to_string(), "echo", &arguments)
         };
-        (n, sender.send_request(convert(&request, &authority)))
+        (n, sender.send_request(to_hyper(&request, &authority)))
     });
     // All are sent before the first is awaited.
     for (n, call) in calls.collect::<Vec<_>>() {
@@ -77,14 +51,14 @@ async fn exercise(mut sender: http2::SendRequest<Full<Bytes>>, scheme: &str, pee
     }
     let event = format!("data: {}\n\n", result("1", "streamed"));
     peer.push([vec![Step::Send(events()), Step::Send(chunk(&event)), Step::Send(chunk(""))]]);
-    let call = convert(&modern_call(SINGLE, "echo", "{}"), &authority);
+    let call = to_hyper(&modern_call(SINGLE, "echo", "{}"), &authority);
     let response = sender.send_request(call).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(body(response).await, (200, event));
 
-    let foreign = convert(&modern_call(SINGLE, "echo", "{}"), &format!("{scheme}://evil.example"));
+    let foreign = to_hyper(&modern_call(SINGLE, "echo", "{}"), &format!("{scheme}://evil.example"));
     assert_eq!(sender.send_request(foreign).await.unwrap().status(), 403);
-    let lost = convert(&modern_call("/mcp/nope", "echo", "{}"), &authority);
+    let lost = to_hyper(&modern_call("/mcp/nope", "echo", "{}"), &authority);
     assert_eq!(sender.send_request(lost).await.unwrap().status(), 404);
 }
 
@@ -95,7 +69,7 @@ fn http2_with_prior_knowledge() {
     let session = open_session(&gateway, SINGLE, None);
     run(async {
         let tcp = TcpStream::connect(gateway.address).await.unwrap();
-        exercise(http2(tcp).await, "http", &peer, &session).await;
+        exercise(http2_connection(tcp).await, "http", &peer, &session).await;
     });
 }
 
@@ -105,8 +79,8 @@ fn a_reset_stream_takes_its_call_with_it() {
     let gateway = Gateway::open(&[("a", peer.address)]);
     run(async {
         let tcp = TcpStream::connect(gateway.address).await.unwrap();
-        let mut sender = http2(tcp).await;
-        let request = || convert(&modern_call(SINGLE, "echo", "{}"), "http://localhost");
+        let mut sender = http2_connection(tcp).await;
+        let request = || to_hyper(&modern_call(SINGLE, "echo", "{}"), "http://localhost");
         let held = sender.send_request(request());
         let (peer, watched) = (peer.clone(), peer.clone());
         tokio::task::spawn_blocking(move || peer.wait_calls(1)).await.unwrap();
@@ -119,29 +93,8 @@ fn a_reset_stream_takes_its_call_with_it() {
 
 /// A gateway with a certificate made for it, and that certificate.
 fn with_tls(peer: &Peer) -> (Gateway, CertificateDer<'static>) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let pem = made.cert.pem();
-    let setup = Setup::new().server("a", peer.address);
-    let setup = setup.file("cert.pem", &pem).file("key.pem", &made.signing_key.serialize_pem());
-    let gateway = setup.with("[server.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"").start();
-    (gateway, CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
-}
-
-async fn tls(
-    address: SocketAddr,
-    certificate: &CertificateDer<'static>,
-    protocols: &[&str],
-) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let tcp = TcpStream::connect(address).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    let (setup, certificate) = with_certificate(Setup::new().server("a", peer.address));
+    (setup.start(), certificate)
 }
 
 #[test]
@@ -149,22 +102,22 @@ fn tls_with_both_versions_of_http() {
     let peer = Peer::script([]);
     let (gateway, certificate) = with_tls(&peer);
     run(async {
-        let stream = tls(gateway.address, &certificate, &["http/1.1"]).await;
+        let stream = connect_tls(gateway.address, &certificate, &["http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         for n in 0..3 {
             let request = modern_call(SINGLE, "echo", &format!(r#"{{"n":"number-{n}-"}}"#));
             sender.ready().await.unwrap();
-            let (status, text) = body(sender.send_request(convert(&request, "")).await.unwrap()).await;
+            let (status, text) = body(sender.send_request(to_hyper(&request, "")).await.unwrap()).await;
             assert!(status == 200 && text.contains(&format!("number-{n}-")), "{text}");
         }
-        let opened = sender.send_request(convert(&crate::support::initialize(SINGLE), "")).await.unwrap();
+        let opened = sender.send_request(to_hyper(&crate::support::initialize(SINGLE), "")).await.unwrap();
         let session = opened.headers()["mcp-session-id"].to_str().unwrap().to_owned();
 
-        let stream = tls(gateway.address, &certificate, &["h2", "http/1.1"]).await;
+        let stream = connect_tls(gateway.address, &certificate, &["h2", "http/1.1"]).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        exercise(http2(stream).await, "https", &peer, &session).await;
+        exercise(http2_connection(stream).await, "https", &peer, &session).await;
     });
 }
 
@@ -180,6 +133,6 @@ fn plain_bytes_on_a_tls_port_are_refused() {
     }
     assert!(peer.calls().is_empty());
     run(async {
-        let _good = tls(gateway.address, &certificate, &["h2"]).await;
+        let _good = connect_tls(gateway.address, &certificate, &["h2"]).await;
     });
 }

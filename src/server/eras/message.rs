@@ -1,13 +1,16 @@
 //! One message of a client, answered in its era and counted.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::{legacy, modern, one_request};
 use crate::server::mcp::call::Call;
+use crate::server::mcp::relay::credential_ended;
 use crate::server::mcp::trace;
 use crate::server::reply::reply;
 use crate::server::reply::reply::Reply;
 use crate::server::worker::Worker;
+use crate::server::worker::pending_calls::CredentialEnded;
 use crate::telemetry::metrics::Operation;
 use metamcp_core::base::Fault;
 use metamcp_core::protocol::{Era, McpMethod};
@@ -25,14 +28,20 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
             worker.metering.tracer.is_some().then(|| trace::begin(&worker.metering, &mut call)).flatten(),
         )
     });
-    let mut answered = match call.era() {
-        Era::Modern => modern::answer(worker, call).await,
-        // Boxed, so that it does not grow the future of every request.
-        Era::Legacy if one_request::is_sessionless(&call) => {
-            Box::pin(one_request::answer(worker, call)).await
+    let identity = call.identity.clone();
+    let answering = pin!(async {
+        match call.era() {
+            Era::Modern => modern::answer(worker, call).await,
+            // Boxed, so that it does not grow the future of every request.
+            Era::Legacy if one_request::is_sessionless(&call) => {
+                Box::pin(one_request::answer(worker, call)).await
+            }
+            Era::Legacy => legacy::answer(worker, call).await,
         }
-        Era::Legacy => legacy::answer(worker, call).await,
-    };
+    });
+    let answered = worker.pending_calls.until_revoked(identity, answering).await;
+    let mut answered =
+        answered.unwrap_or_else(|CredentialEnded| Err(credential_ended("the call may have run")));
     if let Some(operation) = operation {
         match &mut answered {
             Ok(reply) if reply.status.is_success() => reply.body.count(operation),

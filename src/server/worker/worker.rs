@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::credential_cache::CredentialCache;
 use super::metering::Metering;
 use super::parking::Parking;
+use super::pending_calls::PendingCalls;
 use super::session_cache::SessionCache;
 use super::shared::SharedState;
 use super::topology_follower::TopologyFollower;
@@ -39,6 +40,8 @@ pub struct Worker {
     /// The connections with a task.
     pub connections: ConnectionRegistry,
     pub stream_wakeups: Rc<StreamWakeups>,
+    /// The calls that wait for an answer.
+    pub pending_calls: PendingCalls,
     /// The bodies that hyper sends.
     pub bodies: Rc<TransportBodies>,
     /// The connections without a task.
@@ -81,6 +84,7 @@ impl Worker {
             // One more, because the thread that sweeps sessions also terminates sessions at servers.
             terminator: SessionTerminator::new(shared.config.workers + 1),
             connections: ConnectionRegistry::default(),
+            pending_calls: PendingCalls::default(),
             bodies: Rc::default(),
             stream_wakeups: StreamWakeups::new(shared.config.keep_alive),
             parking,
@@ -116,6 +120,7 @@ impl Worker {
                 self.stream_wakeups.tick();
             }
             self.connections.sweep(config);
+            self.pending_calls.sweep(|owner| self.shared.auth.is_still_valid(owner));
             self.sweep_bodies();
             self.parking.sweep(config.idle_timeout);
             self.clock.tick();

@@ -13,6 +13,7 @@ mod message;
 mod peer;
 mod script;
 mod stream;
+mod transport;
 mod twins;
 mod wait;
 
@@ -31,6 +32,7 @@ pub use message::{
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
 pub use stream::{Form, Stream, chunked, frame};
+pub use transport::{HyperClient, Transport, connect_tls, convert, http2_connection, with_certificate};
 pub use twins::{
     AGGREGATED, Answered, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way, both_readers,
 };
