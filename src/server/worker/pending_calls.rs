@@ -3,19 +3,21 @@
 //! A call that waits is not polled, so it cannot notice by itself that its key was revoked. A worker sweeps its waiting
 //! calls, and wakes those that must end. They then drop what they hold: permits, and the connection to a server.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use slab::Slab;
+use foldhash::fast::RandomState;
 
 use metamcp_store::auth::Identity;
 
 /// The waiting calls of one worker. There are no more than their keys' permits allow.
 #[derive(Default)]
 pub struct PendingCalls {
-    calls: RefCell<Slab<PendingCall>>,
+    calls: RefCell<HashMap<u64, PendingCall, RandomState>>,
+    next: Cell<u64>,
 }
 
 struct PendingCall {
@@ -32,7 +34,7 @@ pub struct CredentialEnded;
 /// An entry of the table, removed on drop.
 struct PendingEntry<'a> {
     pending: &'a PendingCalls,
-    number: usize,
+    number: u64,
 }
 
 /// A table with less capacity is not shrunk.
@@ -63,19 +65,22 @@ impl PendingCalls {
 
     fn insert(&self, identity: Identity, cx: &Context<'_>) -> PendingEntry<'_> {
         let call = PendingCall { identity, waker: cx.waker().clone(), is_ended: false };
-        PendingEntry { pending: self, number: self.calls.borrow_mut().insert(call) }
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.calls.borrow_mut().insert(number, call);
+        PendingEntry { pending: self, number }
     }
 
     /// Ends the calls whose credential is not valid any more. Called once per tick and after each change of keys.
     pub fn sweep(&self, is_valid: impl Fn(&Identity) -> bool) {
         let mut calls = self.calls.borrow_mut();
-        for (_, call) in calls.iter_mut() {
+        for call in calls.values_mut() {
             if !call.is_ended && !is_valid(&call.identity) {
                 call.is_ended = true;
                 call.waker.wake_by_ref();
             }
         }
-        if calls.is_empty() && calls.capacity() > ROOM_MIN {
+        if calls.capacity() > ROOM_MIN && calls.len() < calls.capacity() / 4 {
             calls.shrink_to_fit();
         }
     }
@@ -85,7 +90,7 @@ impl PendingEntry<'_> {
     /// Notes who is to be woken. Returns whether the credential has ended.
     fn note_poll(&self, cx: &Context<'_>) -> bool {
         let mut calls = self.pending.calls.borrow_mut();
-        let Some(call) = calls.get_mut(self.number) else { return false };
+        let Some(call) = calls.get_mut(&self.number) else { return false };
         call.waker.clone_from(cx.waker());
         call.is_ended
     }
@@ -93,7 +98,7 @@ impl PendingEntry<'_> {
 
 impl Drop for PendingEntry<'_> {
     fn drop(&mut self) {
-        self.pending.calls.borrow_mut().try_remove(self.number);
+        self.pending.calls.borrow_mut().remove(&self.number);
     }
 }
 
