@@ -354,14 +354,17 @@ impl ProcessConnection {
         self.is_opening.get() || self.state.borrow().clients.is_awaiting_call(now)
     }
 
-    /// Whether no call is in flight or was for `timeout`, although clients may listen, to nothing that they
-    /// subscribed to.
+    /// Whether no call is in flight or was for `timeout`, although clients may listen.
     pub fn is_uncalled_for(&self, now: Instant, timeout: Duration) -> bool {
         let state = self.state.borrow();
         state.calls.is_empty()
             && !self.is_opening.get()
-            && !state.clients.has_subscriptions()
             && now.saturating_duration_since(self.last_used.get()) >= timeout
+    }
+
+    /// Whether a client subscribed to a resource.
+    pub fn has_subscriptions(&self) -> bool {
+        self.state.borrow().clients.has_subscriptions()
     }
 
     /// Returns when a client last used the process.

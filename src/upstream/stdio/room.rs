@@ -17,6 +17,10 @@ pub struct ProcessRoom(Rc<Supervisor>);
 /// they run.
 const LISTENER_IDLE: Duration = Duration::from_mins(1);
 
+/// A client that called within this time is likely to call again soon. A process without a call for longer makes room as a
+/// last resort: the client may have left while its event stream is kept for resumption, which the process cannot know.
+const CALLER_IDLE: Duration = Duration::from_secs(2);
+
 /// How often a session that waits for room looks for it. The end of a call or a stream is not announced.
 const ROOM_POLL: Duration = Duration::from_millis(50);
 
@@ -61,8 +65,8 @@ impl Supervisor {
         Some(ProcessRoom(Rc::clone(self)))
     }
 
-    /// Returns the process that makes room: the one that was idle for longest, otherwise the one that was not
-    /// called for longest.
+    /// Returns the process that makes room: the one that was idle for longest; otherwise the one that was not called for
+    /// longest, first among those whose clients subscribed to nothing.
     fn find_evictable(&self) -> Option<Rc<ProcessConnection>> {
         let now = Instant::now();
         let connections = self.context.connections.borrow();
@@ -71,8 +75,17 @@ impl Supervisor {
         });
         let uncalled =
             || connections.iter().filter(|connection| connection.is_uncalled_for(now, LISTENER_IDLE));
-        let longest = idle.min_by_key(|connection| connection.last_used());
-        longest.or_else(|| uncalled().min_by_key(|connection| connection.last_used())).cloned()
+        let quiet = || {
+            connections.iter().filter(|connection| {
+                connection.is_uncalled_for(now, CALLER_IDLE) && !connection.is_awaiting_call(now)
+            })
+        };
+        let last_used = |connection: &&Rc<ProcessConnection>| connection.last_used();
+        let longest = idle.min_by_key(last_used);
+        let longest = longest.or_else(|| {
+            uncalled().filter(|connection| !connection.has_subscriptions()).min_by_key(last_used)
+        });
+        longest.or_else(|| quiet().min_by_key(last_used)).cloned()
     }
 
     /// Whether a process may be started for a call that could use a shared one. Half of the processes are

@@ -38,6 +38,26 @@ fn more_sessions_than_processes_take_turns() {
     until("no more run than may", || descendants(gateway.pid()).len() <= 2 * 8);
 }
 
+/// The event stream of a client that left is kept for resumption, so the process cannot know that nobody listens.
+#[test]
+fn clients_that_left_make_room() {
+    let lines = "sharing = \"session\"\nprocesses_max = 2\nera = \"legacy\"";
+    let gateway = setup(&["legacy"], lines).start();
+    for number in 0..4 {
+        let session = open_session(&gateway, PATH, None);
+        let mut listening = Client::connect(gateway.address);
+        let get = Request::new("GET", PATH).with("Accept", "text/event-stream");
+        let get = get.with("Mcp-Session-Id", session.clone()).with("MCP-Protocol-Version", "2025-11-25");
+        listening.send(&get.bytes());
+        assert_eq!(listening.head().status, 200, "{number}");
+        let mut client = Client::connect(gateway.address);
+        let subscribe = legacy(PATH, &session, "1", "resources/subscribe", r#""uri":"test://a""#);
+        client.ask(&subscribe);
+        let answer = client.ask(&legacy_call(PATH, &session, "2", "echo", r#"{"text":"here"}"#));
+        assert!(answer.text().contains("\"here\""), "{number}: {}", answer.text());
+    }
+}
+
 #[test]
 fn a_session_that_finds_no_process_is_told_so() {
     let lines = "sharing = \"session\"\nprocesses_max = 2\nera = \"legacy\"\nqueue_timeout = \"300ms\"";
