@@ -1,24 +1,28 @@
 //! Calls a tool on behalf of a REST caller, who does not speak MCP.
 
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::session::{
-    BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamSession, UpstreamSessionSlot, send_buffered,
+    BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
+    UpstreamSessionSlot, refuse, send_buffered,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
+use metamcp_core::frame::{Envelope, EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
 use metamcp_core::protocol::header_param::parse_header_params;
-use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header};
+use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header, is_same_id};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -26,8 +30,8 @@ use metamcp_http::{
 pub struct ToolCall {
     /// The tool's name at the server.
     pub tool: String,
-    /// The arguments of the tool, a JSON object.
-    pub arguments: Value,
+    /// The arguments of the tool: the text of a JSON object.
+    pub arguments: Bytes,
     /// The tool as the server listed it. It says which arguments are also sent as headers.
     pub listed_tool: Bytes,
     /// Receives notifications during the call, including progress. While the receiver does not take them,
@@ -60,14 +64,14 @@ pub async fn call_tool(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Resu
             for (name, value) in &modern_headers(&call) {
                 request.set_header(name, value);
             }
-            send(&pool, request, call.notifications).await
+            send(&pool, None, request, call.notifications).await
         }
         Era::Legacy => {
             let mut visit = Visit::open(pool).await?;
             let mut request = build_message(&call, None);
             visit.ready.write_headers(&mut request);
             visit.is_calling = true;
-            let outcome = send(&visit.pool, request, call.notifications).await;
+            let outcome = send(&visit.pool, Some(&visit.ready), request, call.notifications).await;
             visit.is_calling = false;
             visit.end().await;
             outcome
@@ -123,20 +127,22 @@ impl Drop for Visit {
 }
 
 fn build_message(call: &ToolCall, meta: Option<Value>) -> UpstreamRequest {
-    let mut params = json!({"name": call.tool, "arguments": call.arguments});
-    if let Some(meta) = meta {
-        params["_meta"] = meta;
-    }
+    let mut meta = meta.unwrap_or_else(|| json!({}));
     if call.notifications.is_some() {
-        params["_meta"]["progressToken"] = 1.into();
+        meta["progressToken"] = 1.into();
     }
-    let message =
-        json!({"jsonrpc": "2.0", "id": CALL_ID, "method": McpMethod::ToolsCall.as_str(), "params": params});
-    UpstreamRequest::from_message(message.to_string().into())
+    let (name, method) = (json!(call.tool), McpMethod::ToolsCall.as_str());
+    let start = format!(
+        r#"{{"jsonrpc":"2.0","id":{CALL_ID},"method":"{method}","params":{{"name":{name},"_meta":{meta},"arguments":"#
+    );
+    // The arguments are not parsed and written again: not all JSON survives that.
+    UpstreamRequest::from_message([start.as_bytes(), &call.arguments, b"}}"].concat().into())
 }
 
+/// Sends the call, in a session if the server has sessions, and reads the response.
 async fn send(
     pool: &Rc<UpstreamPool>,
+    session: Option<&Arc<UpstreamSession>>,
     request: UpstreamRequest,
     notifications: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Outcome, Fault> {
@@ -145,14 +151,14 @@ async fn send(
     let UpstreamResponse { head, body: mut answer } = *answered;
     let status = head.status;
     let read = if head.is_event_stream() && status.is_success() {
-        read_events(&mut answer, notifications).await
+        read_events(pool, session, answer, notifications).await
     } else {
         answer.collect(MESSAGE_BYTES_MAX).await
     };
     let message = read.map_err(|error| error.into_fault(server))?;
-    let is_answer = Scanner::new()
-        .scan(&message)
-        .is_ok_and(|envelope| matches!(envelope.kind, FrameKind::Response | FrameKind::Error));
+    let is_answer = Scanner::new().scan(&message).is_ok_and(|envelope| {
+        matches!(envelope.kind, FrameKind::Response | FrameKind::Error) && is_of_call(&message, &envelope)
+    });
     if is_answer {
         return Ok(Outcome { message, failed: !status.is_success() });
     }
@@ -160,28 +166,67 @@ async fn send(
     Err(Fault::upstream(FaultKind::InvalidResponse, text))
 }
 
-/// Reads the response from an event stream, and forwards notifications before it.
+/// Reads the response from an event stream. Forwards notifications before it, and answers requests of the server. If the
+/// stream breaks off, the server is asked for the rest, as for calls over MCP.
 async fn read_events(
-    answer: &mut UpstreamBody,
+    pool: &Rc<UpstreamPool>,
+    session: Option<&Arc<UpstreamSession>>,
+    mut answer: UpstreamBody,
     notifications: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Bytes, UpstreamError> {
+    let mut again = session.map(|session| UpstreamReconnect::new(Rc::clone(pool), Arc::clone(session)));
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
-    while let Some(chunk) = answer.chunk().await {
-        reader.push(chunk?);
+    answer.limit_messages();
+    loop {
         while let Some(event) =
             reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
         {
+            if let Some(again) = &mut again {
+                event.id.iter().for_each(|id| again.note_id(id));
+                event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+            }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            answer.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            match (envelope.kind, &notifications) {
-                (FrameKind::Response | FrameKind::Error, _) => return Ok(data),
+            match (envelope.kind, &notifications, session) {
+                (FrameKind::Response | FrameKind::Error, ..) if is_of_call(&data, &envelope) => {
+                    return Ok(data);
+                }
                 // The receiver is gone, and will drop this future as well.
-                (FrameKind::Notification, Some(notifications)) => drop(notifications.send(data).await),
+                (FrameKind::Notification, Some(notifications), _) => drop(notifications.send(data).await),
+                (FrameKind::Request, _, Some(session)) => {
+                    refuse(pool, session, &data, &envelope, "the caller cannot be asked over REST").await;
+                }
                 _ => {}
             }
         }
+        let chunk = match &mut again {
+            Some(again) => poll_fn(|cx| again.poll_chunk(&mut answer, cx)).await,
+            None => answer.chunk().await,
+        };
+        let broken = match chunk {
+            Some(Ok(chunk)) => {
+                reader.push(chunk);
+                continue;
+            }
+            Some(Err(error)) => error,
+            None => UpstreamError::from_stage(FailureStage::BodyIncomplete),
+        };
+        match &mut again {
+            Some(again) => again.reconnect(broken)?,
+            None => return Err(broken),
+        }
+        // The server sends an interrupted event again from its start.
+        reader = EventReader::new();
     }
-    Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))
+}
+
+/// Whether a response answers the call. An error without an id answers a message that the server could not read.
+fn is_of_call(message: &Bytes, envelope: &Envelope) -> bool {
+    match envelope.id.map(|id| id.span.slice(message)) {
+        Some(id) => is_same_id(id, CALL_ID.to_string().as_bytes()) || id == b"null",
+        None => envelope.kind == FrameKind::Error,
+    }
 }
 
 /// In the Legacy era a closed connection does not cancel a call (MCP 2025-11-25, transports).
@@ -215,15 +260,26 @@ fn modern_headers(call: &ToolCall) -> HeaderMap {
         headers.insert(header::NAME, name);
     }
     let listed: Value = serde_json::from_slice(&call.listed_tool).unwrap_or_default();
+    let arguments = readable_members(&call.arguments);
     // A tool with an invalid annotation is left to its server to reject.
     for mark in parse_header_params(&listed["inputSchema"]).unwrap_or_default() {
         let value =
-            mark.header_text(&call.arguments).map(|text| HeaderValue::from_str(&encode_header_value(&text)));
+            mark.header_text(&arguments).map(|text| HeaderValue::from_str(&encode_header_value(&text)));
         if let (Ok(name), Some(Ok(value))) = (HeaderName::from_bytes(mark.header.as_bytes()), value) {
             headers.insert(name, value);
         }
     }
     headers
+}
+
+/// The arguments without the members that serde cannot read: strings with a surrogate that has no partner, and numbers out of
+/// range, which no header carries.
+fn readable_members(arguments: &[u8]) -> Value {
+    serde_json::from_slice(arguments).unwrap_or_else(|_| {
+        let members: HashMap<String, &RawValue> = serde_json::from_slice(arguments).unwrap_or_default();
+        let read = |(name, value): (String, &RawValue)| Some((name, serde_json::from_str(value.get()).ok()?));
+        Value::Object(members.into_iter().filter_map(read).collect())
+    })
 }
 
 #[cfg(test)]
@@ -237,7 +293,9 @@ mod tests {
             "object": {"type": "object"}, "other": {"type": "string"}}}}"#;
         let call = ToolCall {
             tool: "zählen".into(),
-            arguments: json!({"region": "eu west", "n": 3, "object": {}, "other": "x"}),
+            arguments: Bytes::from_static(
+                br#"{"region": "eu west", "n": 3, "object": {"x": 1e400}, "other": "\ud800"}"#,
+            ),
             listed_tool: Bytes::from_static(listed.as_bytes()),
             notifications: None,
         };

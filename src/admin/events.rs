@@ -1,13 +1,13 @@
 //! An event stream that answers a tool call: notifications of the server as they arrive, then the result.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::call::Outcome;
@@ -95,10 +95,7 @@ impl CallEvents {
         }
         loop {
             if let Poll::Ready(Some(notification)) = self.notifications.poll_recv(cx) {
-                return Poll::Ready(Some(CallStep::Notification(write_event(
-                    "notification",
-                    &parse_json(&notification),
-                ))));
+                return Poll::Ready(Some(CallStep::Notification(write_event("notification", &notification))));
             }
             let Some(running) = &mut self.running else {
                 return Poll::Ready(self.outcome.take().map(CallStep::Ended));
@@ -115,7 +112,7 @@ impl CallEvents {
         let failed = outcome.as_ref().map_or(true, |outcome| outcome.failed);
         let event = match outcome.and_then(|outcome| result_of(&outcome.message)) {
             Ok(result) => write_event("result", &result),
-            Err(problem) => write_event("error", &parse_json(problem.to_response().body())),
+            Err(problem) => write_event("error", problem.to_response().body()),
         };
         self.meter.add_bytes(event.len());
         self.meter.end(if failed {
@@ -154,11 +151,12 @@ impl Body for CallEvents {
     }
 }
 
-/// Parses JSON so that it is written on one line: an empty line would end the event.
-fn parse_json(bytes: &Bytes) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_default()
-}
-
-fn write_event(name: &str, data: &Value) -> Bytes {
-    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
+/// Writes JSON as an event. Line breaks in it, which are white space between tokens, become blanks: an empty line would end
+/// the event.
+fn write_event(name: &str, json: &[u8]) -> Bytes {
+    let mut event = BytesMut::with_capacity(json.len() + name.len() + 32);
+    write!(event, "event: {name}\ndata: ").expect("memory takes any text");
+    event.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+    event.extend_from_slice(b"\n\n");
+    event.freeze()
 }

@@ -7,12 +7,14 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use url::form_urlencoded;
 
 use super::entity_tag::EntityTag;
 use super::problem::Problem;
 use metamcp_config::strict_json::{self, StrictJsonError};
+use metamcp_core::frame::Scanner;
 use metamcp_store::definition::{FieldError, child_pointer};
 use metamcp_store::store::{PAGE_ITEMS_MAX, VersionMatch};
 
@@ -117,7 +119,11 @@ impl QueryReader {
 /// Parses the body as JSON without duplicate members. The content type must be JSON.
 pub fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Problem> {
     check_media(headers)?;
-    strict_json::parse(body).map_err(|refused| match refused {
+    strict_json::parse(body).map_err(unreadable_json)
+}
+
+fn unreadable_json(error: StrictJsonError) -> Problem {
+    match error {
         StrictJsonError::Malformed { line, column } => Problem::new(
             StatusCode::BAD_REQUEST,
             format!("the body is not valid JSON: line {line}, column {column}"),
@@ -127,7 +133,26 @@ pub fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Problem> {
             let detail = "is a duplicate; leave one of them out";
             Problem::fields(StatusCode::BAD_REQUEST, vec![FieldError::new(pointer, detail)])
         }
-    })
+    }
+}
+
+/// Returns the body as JSON text, to be passed on as the `arguments` of a call, without the white space around it. The content
+/// type must be JSON. Escaped surrogates without a partner and numbers of any size are accepted, as in messages of MCP.
+pub fn arguments_body(headers: &HeaderMap, body: &Bytes) -> Result<Bytes, Problem> {
+    check_media(headers)?;
+    match strict_json::parse(body) {
+        Err(StrictJsonError::Malformed { .. }) if is_json_of_mcp(body) => {}
+        parsed => drop(parsed.map_err(unreadable_json)?),
+    }
+    Ok(body.slice_ref(body.trim_ascii()))
+}
+
+/// Whether a text is one JSON value that a message may contain.
+fn is_json_of_mcp(text: &[u8]) -> bool {
+    let start = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":"#;
+    let message = [&start[..], text, b"}}"].concat();
+    // The scanner checks the message as a whole, so the text alone must be a value too.
+    serde_json::from_slice::<&RawValue>(text).is_ok() && Scanner::new().scan(&Bytes::from(message)).is_ok()
 }
 
 /// Returns the body as text. The content type must be JSON; the text may be JSON with comments.
@@ -254,13 +279,17 @@ pub fn conditional_response(headers: &HeaderMap, value: &Value, tag: &str) -> Re
 }
 
 /// Responds with one page of a list.
-pub fn page_response<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
-    let mut value = json!({});
-    value["items"] = items.into();
-    if let Some(next) = next {
-        value["next_cursor"] = write_cursor(next).into();
-    }
-    ok_response(&value)
+pub fn page_response<C: Serialize>(items: Vec<impl Serialize>, next: Option<&C>) -> Response<Bytes> {
+    let page = Page { items, next_cursor: next.map(write_cursor) };
+    json_bytes_response(serde_json::to_vec(&page).expect("items and text serialize to JSON").into())
+}
+
+/// A page of a list.
+#[derive(Serialize)]
+struct Page<T> {
+    items: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 fn write_cursor<C: Serialize>(cursor: &C) -> String {
@@ -291,6 +320,8 @@ const CURSOR_BYTES_MAX: usize = 2048;
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use metamcp_store::store::{SealedValue, ServerKind, ServerRow, Uuid};
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -19,7 +20,7 @@ use super::control_plane::ControlPlane;
 use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
 use super::problem::Problem;
-use super::request::{QueryReader, json_body, json_bytes_response, ok_response, page_response};
+use super::request::{QueryReader, arguments_body, json_bytes_response, ok_response, page_response};
 use super::routes::TOOL_NAME_CHARS_MAX;
 use super::servers::unprocessable;
 use super::tool_result::result_of;
@@ -141,7 +142,7 @@ impl ControlPlane {
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(page.items).collect();
         let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
         let views = shown.iter().map(|(key, json)| reached.told(key, json));
-        let items = views.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
+        let items: Vec<Box<RawValue>> = views.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
         Ok(page_response(items, next))
     }
 
@@ -149,8 +150,8 @@ impl ControlPlane {
         &self,
         call: AuthenticatedRequest<'_>,
     ) -> Result<Response<ControlPlaneBody>, Problem> {
-        let arguments = json_body(call.headers(), call.body())?;
-        if !arguments.is_object() {
+        let arguments = arguments_body(call.headers(), call.body())?;
+        if !arguments.starts_with(b"{") {
             return Err(unprocessable(vec![FieldError::new(
                 "",
                 "is not an object: send the tool's arguments",
@@ -214,7 +215,7 @@ impl ControlPlane {
                 return Err(problem);
             }
         };
-        let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
+        let answer = result_of(&outcome.message);
         meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
         })

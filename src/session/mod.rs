@@ -17,6 +17,7 @@ mod state;
 mod stream;
 mod table;
 mod terminator;
+mod upstream_reconnect;
 mod upstream_session;
 mod upstream_slot;
 mod upstream_stream;
@@ -36,6 +37,7 @@ pub use stream::{
 };
 pub use table::{SessionError, SessionTable, TooManySessions};
 pub use terminator::SessionTerminator;
+pub use upstream_reconnect::UpstreamReconnect;
 pub use upstream_session::UpstreamSession;
 pub use upstream_slot::UpstreamSessionSlot;
 pub use upstream_stream::{ListenRequest, StreamSource, UpstreamStream, UpstreamStreamEnd};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::{Instant, sleep};
 
-use crate::session::UpstreamSession;
+use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::header;
 use metamcp_http::{RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse};

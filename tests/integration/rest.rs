@@ -331,6 +331,72 @@ fn a_member_that_is_there_twice_is_named() {
     assert!(peer.calls().is_empty());
 }
 
+/// Not all JSON survives being parsed and written again: escaped surrogates without a partner, and numbers of any size.
+#[test]
+fn arguments_and_results_are_passed_as_they_are_written() {
+    const ODD: &str =
+        r#"{"text":"\ud800 \u0061","n":1e400,"long":123456789012345678901234567890.10,"z":-0.0}"#;
+    let peer = Peer::script([]);
+    let tool =
+        format!(r#"{{"name":"echo","description":"\ud800","inputSchema":{{"type":"object","x":{ODD}}}}}"#);
+    let list = format!(r#"{{"tools":[{tool}],"resultType":"complete","ttlMs":1,"cacheScope":"public"}}"#);
+    peer.list_tools(&format!(r#"{{"jsonrpc":"2.0","id":1,"result":{list}}}"#));
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let listed = Client::once(gateway.address, &Request::new("GET", TOOLS));
+    assert!(listed.text().contains(&tool), "{}", listed.text());
+    let spaced = format!(" {}\n", ODD.replace(',', " ,\r\n\t"));
+    for arguments in [ODD, &spaced] {
+        for accept in ["application/json", "text/event-stream"] {
+            let said = format!(r#"{{"content":[],"structuredContent":{ODD},"resultType":"complete"}}"#);
+            let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{said}}}"#);
+            peer.push([vec![Step::Send(answer("200 OK", &message))]]);
+            let response = Client::once(gateway.address, &execute(accept).body(arguments));
+            let expected = match accept {
+                "application/json" => said,
+                _ => format!("event: result\ndata: {said}\n\n"),
+            };
+            assert_eq!((response.status, response.text()), (200, expected), "{arguments:?} {accept}");
+            let sent = peer.calls().last().unwrap().text();
+            assert!(sent.contains(&format!(r#""arguments":{}}}"#, arguments.trim())), "{sent}");
+        }
+    }
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
+    for bad in [r#"{"a":1}}"#, r#"{"a":1},"b":{}"#, r#"{"a":"\ud800","a":}"#, "{\"a\":\"\n\"}", &deep] {
+        let response = Client::once(gateway.address, &execute("application/json").body(bad));
+        assert_eq!(response.status, 400, "{bad}: {}", response.text());
+    }
+    let text = Client::once(gateway.address, &execute("application/json").body(r#""\ud800""#));
+    assert_eq!(text.status, 422, "{}", text.text());
+    assert_eq!(peer.calls().len(), 4);
+}
+
+/// A server asks its client during a call, and its stream breaks: the call goes on, as it would over MCP.
+#[test]
+fn a_call_over_rest_answers_its_server_and_is_resumed() {
+    let peer = Peer::script([]);
+    peer.push([vec![
+        Step::Send(events()),
+        Step::Send(chunk("id: 7\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}\n\n")),
+        Step::Send(chunk("data: {\"jsonrpc\":\"2.0\",\"id\":\"r\",\"method\":\"roots/list\"}\n\n")),
+        Step::Send(chunk(&format!("data: {}\n\n", result("2", "foreign")))),
+        Step::Close,
+    ]]);
+    peer.push_resumptions([vec![
+        Step::Send(events()),
+        Step::Send(chunk(&format!("data: {}\n\n", result("1", "done")))),
+        Step::Send(chunk("")),
+    ]]);
+    let gateway = Setup::new().server_with("a", peer.address, "era = \"legacy\"").start();
+    let response = Client::once(gateway.address, &execute("application/json"));
+    assert_eq!((response.status, response.json()["content"][0]["text"].as_str()), (200, Some("done")));
+    let answers: Vec<Value> =
+        peer.all().iter().filter_map(|seen| serde_json::from_str(&seen.text()).ok()).collect();
+    let answered = |id: &str| answers.iter().find(|message| message["id"] == id).cloned().unwrap_or_default();
+    assert!(answered("p")["result"].is_object(), "{answers:?}");
+    assert_eq!(answered("r")["error"]["code"], -32601, "{answers:?}");
+    assert_eq!(peer.count("tools/call"), 1);
+}
+
 /// What a list hides is not to be had another way.
 #[test]
 fn a_tool_that_an_endpoint_hides_is_not_there_over_rest() {

@@ -12,7 +12,6 @@ pub mod dispatch;
 pub mod id_prefix;
 pub mod local;
 pub mod meter;
-pub mod reconnect;
 pub mod relay;
 pub mod resolve;
 pub mod send;

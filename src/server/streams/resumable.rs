@@ -15,13 +15,12 @@ use tokio::time::Instant;
 use super::session_stream::SessionStream;
 use crate::limits::Permit;
 use crate::server::http1::fields::{Field, Fields};
-use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::mcp::relay::{COMMENT, Relay};
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::session::{
     EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStreams, ResumeError, Session,
-    StreamClosed, StreamReader, StreamWriter,
+    StreamClosed, StreamReader, StreamWriter, UpstreamReconnect,
 };
 use crate::telemetry::metrics::{Operation, OperationOutcome};
 use crate::upstream::UpstreamPool;

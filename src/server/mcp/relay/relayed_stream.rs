@@ -13,10 +13,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::request_resources::RequestResources;
 use crate::server::http1::cached_credential::CredentialEpoch;
-use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
 use crate::server::worker::{SharedState, Worker};
-use crate::session::CallGuard;
+use crate::session::{CallGuard, UpstreamReconnect};
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use crate::topology::Topology;
 use crate::upstream::UpstreamId;
