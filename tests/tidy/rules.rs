@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
-use crate::source::{is_whole, read, root, sources};
+use crate::source::{Source, is_whole, read, root, sources};
 use crate::{ALL, none};
 
 /// What must not appear in `frame`: it turns bytes into spans and does nothing else.
@@ -198,4 +199,37 @@ fn documents_named_in_the_readme_are_there() {
         }
     }
     none(&found, "README.md names what is not there:");
+}
+
+/// The source files that a line of a document names between backticks, each with the function behind `::` if
+/// there is one.
+pub fn cited(line: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let quoted = line.split('`').skip(1).step_by(2);
+    let parts =
+        quoted.map(|text| text.split_once("::").map_or((text, None), |(path, name)| (path, Some(name))));
+    parts.filter(|(path, _)| {
+        path.contains('/') && Path::new(path).extension().is_some_and(|found| found == "rs")
+    })
+}
+
+#[test]
+fn tests_named_in_the_security_page_are_there() {
+    let page = read(&root().join("docs/SECURITY.md"));
+    let (mut found, mut functions) = (Vec::new(), 0);
+    for (number, line) in page.lines().enumerate() {
+        for (path, function) in cited(line) {
+            let at = format!("docs/SECURITY.md:{}", number + 1);
+            let Ok(raw) = fs::read_to_string(root().join(path)) else {
+                found.push(format!("{at}: {path}"));
+                continue;
+            };
+            let Some(function) = function else { continue };
+            functions += 1;
+            if !Source::new(path.to_owned(), raw).code.contains(&format!("fn {function}(")) {
+                found.push(format!("{at}: {path}::{function}"));
+            }
+        }
+    }
+    none(&found, "docs/SECURITY.md names what is not there:");
+    assert!(functions > 100, "{functions} functions found: this test would check nothing");
 }

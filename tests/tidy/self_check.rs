@@ -1,6 +1,7 @@
 //! The checks can fail: what they look for is found.
 
 use crate::layers::imports;
+use crate::rules::cited;
 use crate::size::{file_lines, functions};
 use crate::source::Source;
 
@@ -40,4 +41,11 @@ mod tests { use crate::app; fn three() { x.unwrap() } }
         assert!(found.iter().any(|(name, _)| name == "store"), "{path}: {code}");
     }
     assert!(imports(&Source::new("src/server/x.rs".into(), "use super::store::X;".into())).is_empty());
+}
+
+#[test]
+fn cited_functions_are_found() {
+    let line = "| `a/b.rs::one` and `two`, `c/d.rs`, `x::y` (`e.rs::f`) `g/h.rs::i` |";
+    let expected = [("a/b.rs", Some("one")), ("c/d.rs", None), ("g/h.rs", Some("i"))];
+    assert!(cited(line).eq(expected));
 }
