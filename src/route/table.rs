@@ -142,6 +142,21 @@ impl RouteTable {
         }
     }
 
+    /// Whether a request path has the form of an endpoint's, for MCP or for a framed stream, whatever name is in it.
+    pub fn is_endpoint_path(path: &str) -> bool {
+        let has_name = |start, end| path.strip_prefix(start).is_some_and(|rest: &str| rest.ends_with(end));
+        path == "/mcp"
+            || path.starts_with("/mcp/")
+            || has_name("/metamcp/", "/mcp")
+            || has_name("/servers/", "/mcp")
+            || Self::is_stream_path(path)
+    }
+
+    /// Whether a request path has the form of a framed stream's.
+    pub fn is_stream_path(path: &str) -> bool {
+        path.strip_prefix(STREAM_PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// The current version of the endpoint with this scope.
     pub fn find_by_scope(&self, scope: &str) -> Option<&Arc<Endpoint>> {
         match scope.strip_prefix(SERVER_SCOPE) {

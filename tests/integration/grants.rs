@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Client, Gate, Gateway, Peer, Request, Setup, Step, chunk, error, events, legacy, legacy_call, listed,
-    modern, modern_call, open_session, result,
+    Client, Gate, Gateway, Peer, Request, Response, Setup, Step, chunk, error, events, legacy, legacy_call,
+    listed, modern, modern_call, open_session, result,
 };
 use metamcp_store::store::{Grants, Rate};
 
@@ -81,6 +81,54 @@ fn a_key_calls_what_it_is_shown() {
     check(&gateway, &peer, &["b__*"], "/mcp", &[]);
     check(&gateway, &peer, &["echo"], "/servers/a/mcp", &["echo"]);
     check(&gateway, &peer, &["a__*"], "/servers/a/mcp", &[]);
+}
+
+/// What a response tells, without what every response has anew.
+fn told(response: &Response) -> (u16, Vec<(String, String)>, String) {
+    let is_own = |name: &str| matches!(name, "x-request-id" | "date");
+    let mut headers: Vec<_> = response.headers.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    headers.sort();
+    (response.status, headers, response.text())
+}
+
+#[test]
+fn an_endpoint_that_a_key_may_not_use_is_like_none() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().keys().server("a", peer.address).with("[endpoints.team]\nservers = [\"a\"]");
+    let gateway = setup.start();
+    let grants = Grants { endpoints: Some(of(&["team"])), ..Grants::everything() };
+    let (_, key) = gateway.keys().grant("team", grants);
+    let pairs = [
+        ("/mcp", "/mcp/none"),
+        ("/servers/a/mcp", "/servers/none/mcp"),
+        ("/metamcp/default/mcp", "/metamcp/none/mcp"),
+        ("/api/v1/mcp/stream", "/api/v1/mcp/stream/none"),
+        ("/api/v1/mcp/stream/servers/a", "/api/v1/mcp/stream/servers/none"),
+    ];
+    for (there, nowhere) in pairs {
+        for credential in [Some(key.as_str()), Some("mcp_nobody"), None] {
+            for method in ["POST", "GET", "DELETE", "OPTIONS"] {
+                let ask = |path: &str| {
+                    let mut request = modern(path, "tools/list", "");
+                    request.method = method.to_owned();
+                    let request = match credential {
+                        Some(key) => with(request, key),
+                        None => request,
+                    };
+                    told(&Client::once(gateway.address, &request))
+                };
+                let found = ask(there);
+                assert_eq!(found, ask(nowhere), "{method} {there} {credential:?}");
+                let expected = match (method, credential) {
+                    ("OPTIONS", _) => 204,
+                    (_, Some(credential)) if credential == key => 404,
+                    _ => 401,
+                };
+                assert_eq!(found.0, expected, "{method} {there} {credential:?}");
+            }
+        }
+    }
+    assert_eq!(peer.calls().len(), 0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::frames;
+use crate::route::RouteTable;
 use crate::server::eras::{batch, legacy, message};
 use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::control_plane::ControlRequest;
@@ -51,8 +52,14 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
+    let is_endpoint_path = RouteTable::is_endpoint_path(head.uri.path());
     let answered = match guarded {
         Err(fault) => Err(fault),
+        // Who may not know which endpoints there are gets the answer of one that exists.
+        Ok(()) if head.method != Method::OPTIONS && is_endpoint_path => {
+            let admitted = worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await;
+            Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint()))
+        }
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
         Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
@@ -97,10 +104,7 @@ async fn forward(
     if !identity.can_use_endpoint(&endpoint.scope) {
         // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
         // use.
-        return Err(Fault::client(
-            FaultKind::NotFound,
-            "there is nothing here; MCP is at /mcp and /mcp/{endpoint}",
-        ));
+        return Err(reply::no_such_endpoint());
     }
     match method {
         Method::POST => {
@@ -167,12 +171,13 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
 /// Answers a CORS preflight request.
 fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let path = head.uri.path();
-    let is_mcp = worker.topology.endpoint(path).is_some();
-    let is_streamed = worker.topology.streamed_endpoint(path).is_some();
-    let methods = match (is_mcp, is_streamed) {
-        (true, _) => None,
-        (_, true) => Some("POST".to_owned()),
-        _ => worker.shared.control_plane.methods(path),
+    // Whether an endpoint exists is not said.
+    let methods = if RouteTable::is_stream_path(path) {
+        Some("POST".to_owned())
+    } else if RouteTable::is_endpoint_path(path) {
+        None
+    } else {
+        worker.shared.control_plane.methods(path)
     };
     let mut reply = reply::status(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();

@@ -197,6 +197,15 @@ fn json(status: StatusCode, body: ResponseBody) -> Reply {
     Reply::typed(status, HeaderValue::from_static(header::JSON), body)
 }
 
+/// The fault of a path that has the form of an endpoint's and is none, or none that the key may use.
+#[cold]
+pub fn no_such_endpoint() -> Fault {
+    Fault::client(
+        FaultKind::NotFound,
+        "there is nothing here; MCP is at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

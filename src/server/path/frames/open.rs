@@ -40,7 +40,7 @@ pub async fn open(
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
-        return Err(Fault::client(FaultKind::NotFound, "there is nothing here"));
+        return Err(reply::no_such_endpoint());
     }
     if head.method != Method::POST {
         return Ok(not_allowed(&worker.metering, endpoint));
