@@ -24,6 +24,7 @@ mod half_close;
 mod idle;
 mod isolation;
 mod journal_kill;
+mod log;
 mod metrics;
 mod outage;
 mod passing;

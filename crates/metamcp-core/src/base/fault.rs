@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::printable::Printable;
+
 /// Why a request failed: who caused it, what it affects, and what it is.
 ///
 /// A fault has two texts. [`Fault::for_client`] tells the client what to do; it has no address, credential or internal detail.
@@ -237,11 +239,12 @@ impl FaultKind {
     }
 }
 
+/// For the log: one line, whatever clients and servers wrote.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}: {}", self.origin, self.kind.label(), self.text)?;
+        write!(f, "{:?} {}: {}", self.origin, self.kind.label(), Printable(&self.text))?;
         if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+            write!(f, ": {}", Printable(&source.to_string()))?;
         }
         Ok(())
     }
@@ -263,5 +266,14 @@ mod tests {
             assert_eq!(kind.index(), index, "{}", kind.label());
         }
         assert_eq!(FaultKind::Internal.index() + 1, FaultKind::ALL.len(), "ALL has the last kind");
+    }
+
+    #[test]
+    fn a_fault_is_one_line_of_the_log() {
+        let source = std::io::Error::other("b\r\nc");
+        let fault = Fault::upstream(FaultKind::Internal, "a\n\u{1b}[31m").with_source(source);
+        let line = fault.to_string();
+        assert!(line.ends_with("internal: a\\n\\u{1b}[31m: b\\r\\nc"), "{line}");
+        assert_eq!(fault.for_client(), "a\n\u{1b}[31m", "clients get JSON, which has its own escapes");
     }
 }
