@@ -16,3 +16,5 @@ mod modern_adapter;
 
 pub use legacy_adapter::LegacyAdapter;
 pub use modern_adapter::ModernAdapter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use modern_adapter::fuzz;

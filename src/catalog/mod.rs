@@ -19,6 +19,8 @@ mod approvals;
 mod capabilities;
 mod cursor;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod handle;
 mod list;
 mod listing;

@@ -17,6 +17,8 @@ mod streams;
 mod worker;
 
 pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use http1::fuzz;
 pub use http1::guard::OriginGuard;
 pub use net::listener::{ListenError, ListenTarget, Workers, start};
 pub use reply::body::ResponseBody;

@@ -11,6 +11,8 @@ mod buffered;
 mod claims;
 mod client_handshake;
 mod features;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod initialize;
 mod refusal;
 mod state;

@@ -27,7 +27,7 @@ const ORDER: [(&str, &[&str]); 3] = [
         ],
     ),
     ("crates/metamcp-store/src", &["definition", "tool_pins", "auth", "store"]),
-    ("crates/metamcp-core/src", &["protocol", "frame", "http1", "base"]),
+    ("crates/metamcp-core/src", &["protocol", "frame", "http1", "base", "fuzz"]),
 ];
 
 /// Beyond the order: a module, a crate, and the module of it that must not be named. The data plane never waits for a

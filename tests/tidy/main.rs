@@ -10,7 +10,7 @@ mod source;
 mod words;
 
 /// Every folder with Rust sources.
-const ALL: [&str; 6] = ["src", "crates", "tests", "tools", "bench", "loadtest"];
+const ALL: [&str; 7] = ["src", "crates", "tests", "tools", "bench", "loadtest", "fuzz"];
 
 #[track_caller]
 fn none(found: &[String], what_to_do: &str) {

@@ -233,3 +233,37 @@ fn tests_named_in_the_security_page_are_there() {
     none(&found, "docs/SECURITY.md names what is not there:");
     assert!(functions > 100, "{functions} functions found: this test would check nothing");
 }
+
+/// Bytes of all corpora together. A fuzzer makes more from a few small inputs, and these are read in every run of the tests.
+const CORPORA_BYTES_MAX: u64 = 200 << 10;
+
+#[test]
+fn fuzz_targets_run_in_unit_tests() {
+    let manifest = read(&root().join("fuzz/Cargo.toml"));
+    let path = |line: &str| Some(line.strip_prefix("path = \"targets/")?.strip_suffix(".rs\"")?.to_owned());
+    let targets: BTreeSet<String> = manifest.lines().filter_map(path).collect();
+    assert!(targets.len() > 10, "the targets were not found: {targets:?}");
+    let sources = sources(&["src", "crates"]);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for target in &targets {
+        if !sources.iter().any(|source| source.raw.contains(&format!("run_corpus(\"{target}\", "))) {
+            found.push(format!("no unit test runs the corpus of {target}"));
+        }
+        if !read(&root().join(format!("fuzz/targets/{target}.rs")))
+            .contains(&format!("::fuzz::{target}(bytes)"))
+        {
+            found.push(format!("fuzz/targets/{target}.rs does not call the function of that name"));
+        }
+        let corpus = fs::read_dir(root().join("fuzz/corpus").join(target)).into_iter().flatten().flatten();
+        let sizes: Vec<u64> = corpus.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
+        if sizes.is_empty() {
+            found.push(format!("fuzz/corpus/{target} is empty"));
+        }
+        bytes += sizes.iter().sum::<u64>();
+    }
+    none(&found, "give a fuzz target a corpus, and a test that runs it:");
+    assert!(
+        bytes <= CORPORA_BYTES_MAX,
+        "the corpora have {bytes} bytes, at most {CORPORA_BYTES_MAX} are allowed"
+    );
+}

@@ -20,7 +20,10 @@ pub struct Source {
 impl Source {
     pub fn new(path: String, raw: String) -> Self {
         let (text, code) = blank(&raw);
-        let whole = path.ends_with("/tests.rs") || path.contains("/tests/") || path.starts_with("tests/");
+        let is_of =
+            |folder: &str| path.ends_with(&format!("/{folder}.rs")) || path.contains(&format!("/{folder}/"));
+        // The bodies of fuzz targets are test code, too.
+        let whole = is_of("tests") || is_of("fuzz") || path.starts_with("tests/");
         let tests = if whole { std::iter::once(0..raw.len()).collect() } else { test_ranges(&code) };
         Self { path, raw, text, code, tests }
     }
@@ -139,11 +142,15 @@ fn until(rest: &str, close: char) -> usize {
     rest.len()
 }
 
-/// What each `#[cfg(test)]` covers: to the closing brace of the item, or to its semicolon.
+/// How the attributes of test code begin. The second is that of the bodies of fuzz targets.
+const TEST_ATTRIBUTES: [&str; 2] = ["#[cfg(test)", "#[cfg(any(test, feature ="];
+
+/// What each attribute of test code covers: to the closing brace of the item, or to its semicolon.
 fn test_ranges(code: &str) -> Vec<std::ops::Range<usize>> {
     let mut ranges = Vec::new();
-    for (start, attribute) in code.match_indices("#[cfg(test)]") {
-        let body = start + attribute.len();
+    for (start, attribute) in TEST_ATTRIBUTES.iter().flat_map(|begun| code.match_indices(begun)) {
+        let body =
+            code[start + attribute.len()..].find(']').map_or(code.len(), |end| start + attribute.len() + end);
         let open = code[body..].find(['{', ';']).map_or(code.len(), |n| body + n);
         ranges.push(start..if code[open..].starts_with('{') { closing(code, open) } else { open + 1 });
     }

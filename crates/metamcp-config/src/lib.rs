@@ -39,5 +39,7 @@ pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};
 pub use raw::{Env, ProcessEnv};
 pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -4,5 +4,7 @@
 
 pub mod base;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod http1;
 pub mod protocol;

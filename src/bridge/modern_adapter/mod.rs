@@ -31,6 +31,8 @@ mod call_stream;
 mod discover;
 mod era;
 mod event_queue;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod held_calls;
 mod input;
 mod request;

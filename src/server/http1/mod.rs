@@ -14,6 +14,8 @@ pub mod connection_slots;
 pub mod control_plane;
 pub mod date;
 pub mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod guard;
 pub mod mapped;
 pub mod queue;

@@ -17,6 +17,8 @@
 
 mod event_id;
 mod eviction;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod log;
 mod pool;
 mod reader;

@@ -1,7 +1,7 @@
 //! JSON with the comments and trailing commas that editors allow.
 
 /// Replaces comments and trailing commas with spaces, so that line numbers are preserved.
-pub(super) fn strip_comments(text: &str) -> String {
+pub fn strip_comments(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let mut at = 0;
     let mut comma = None;

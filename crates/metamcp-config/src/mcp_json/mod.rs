@@ -13,6 +13,8 @@ mod convert;
 pub use convert::{http_definition, stdio_definition};
 pub use entry::{Diagnostic, EntryKind, HttpTransport, McpJsonEntry, McpJsonFile};
 pub use file::parse;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use jsonc::strip_comments;
 pub use names::{derive_server_name, server_name_for};
 
 #[cfg(test)]

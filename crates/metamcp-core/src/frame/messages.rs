@@ -130,8 +130,7 @@ impl MessageReader {
 
     fn read_line(&mut self) -> Option<StreamItem> {
         let Some(end) = memchr(b'\n', &self.chunk) else {
-            // One more byte for a carriage return at the end.
-            if self.partial.len() + self.chunk.len() > self.message_bytes_max + 1 {
+            if self.partial.len() + self.chunk.len() > self.line_bytes_max() {
                 self.partial = BytesMut::new();
                 self.state = ReaderState::SkipLine;
                 return Some(StreamItem::TooLong);
@@ -146,11 +145,18 @@ impl MessageReader {
             std::mem::take(&mut self.partial).freeze()
         };
         self.chunk.advance(1);
+        // Blanks count too: in an incomplete line, those at its end are not known yet.
+        let is_long = line.len() > self.line_bytes_max();
         let bytes = trim_line(line);
-        if bytes.len() > self.message_bytes_max {
+        if is_long || bytes.len() > self.message_bytes_max {
             return Some(StreamItem::TooLong);
         }
         (!bytes.is_empty()).then_some(StreamItem::Message { header: None, bytes })
+    }
+
+    /// The limit of a line: one more byte for a carriage return at the end.
+    fn line_bytes_max(&self) -> usize {
+        self.message_bytes_max.saturating_add(1)
     }
 
     fn skip_line(&mut self) {

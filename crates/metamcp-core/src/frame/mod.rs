@@ -44,5 +44,7 @@ pub use sse::{
 };
 pub use tokens::{DEPTH_MAX, SCRATCH_BYTES_KEPT};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

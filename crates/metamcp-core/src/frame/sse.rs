@@ -6,6 +6,7 @@
 
 mod boundary;
 mod reader;
+mod retry;
 mod splitter;
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -16,6 +16,9 @@ mod request_head;
 
 mod request_reader;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+
 pub use chunked_request::ChunkPart;
 pub use request_head::is_misspelt_framing_field;
 pub use request_reader::{Refusal, RequestPart, RequestReader, read_all};

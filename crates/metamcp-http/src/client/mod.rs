@@ -13,6 +13,8 @@ mod connect;
 mod connection;
 mod encode;
 mod fast_lane;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod hyper_connection;
 mod idle;
 mod pending_write;

@@ -13,6 +13,8 @@ mod config;
 mod credential;
 mod denial;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod grants;
 mod hasher;
 mod health;

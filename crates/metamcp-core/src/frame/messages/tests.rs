@@ -59,6 +59,10 @@ fn lines() {
     check("1\nhalf", "1 ~half");
     check("1\n  \n ", "1");
     check("1\n12345678901234567", "1 ! ~");
+    // Blanks around a message count, wherever a chunk ends.
+    check("        1\n", "1");
+    check("         1\n2\n", "! 2");
+    check("12345678  \n2\n", "! 2");
 }
 
 fn frame(method: u32, payload: &str) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
+use super::retry::parse_milliseconds;
 use crate::frame::span::Span;
 
 /// The length of one event, complete or not. The same as the default limit of a request body, so that a
@@ -297,13 +298,4 @@ impl EventFields {
         let is_comment_only = data.is_none() && id.is_none() && event_name.is_none() && self.retry.is_none();
         Event { raw, data, data_span, id, event_name, retry: self.retry, is_comment_only }
     }
-}
-
-/// Parses the value of a `retry` line: ASCII digits only. Saturates at 64 bits.
-fn parse_milliseconds(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digit = |&byte: &u8| u64::from(byte - b'0');
-    Some(value.iter().map(digit).fold(0, |all, digit| all.saturating_mul(10).saturating_add(digit)))
 }

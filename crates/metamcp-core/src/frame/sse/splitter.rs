@@ -3,6 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
+use super::retry::parse_milliseconds;
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The longest `id` or `retry` that is kept. Real ones have under a hundred bytes.
@@ -191,7 +193,7 @@ impl EventSplitter {
             if !value.contains(&0) && self.buffered.len() < VALUE_BYTES_MAX {
                 self.id = Some(Bytes::copy_from_slice(value));
             }
-        } else if let Some(retry) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+        } else if let Some(retry) = parse_milliseconds(value) {
             self.retry = Some(retry);
         }
     }
@@ -328,5 +330,9 @@ mod tests {
         let mut splitter = EventSplitter::new();
         splitter.feed(b"retry: 250\n\nretry: soon\n\n", &mut Vec::new());
         assert_eq!((splitter.take_retry(), splitter.take_retry()), (Some(250), None));
+        splitter.feed(b"retry: 250\nretry: +5\n\n", &mut Vec::new());
+        assert_eq!(splitter.take_retry(), Some(250), "digits alone are a number");
+        splitter.feed(b"retry: 99999999999999999999\n\n", &mut Vec::new());
+        assert_eq!(splitter.take_retry(), Some(u64::MAX));
     }
 }
