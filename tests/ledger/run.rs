@@ -1,0 +1,217 @@
+//! One run: servers, the gateway, clients and the schedule, until nothing is in flight, and what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use metamcp_store::store::{Grants, Role};
+
+use crate::client::{Client, Shared};
+use crate::ledger::{Ledger, Violation};
+use crate::oracle;
+use crate::residue::Residue;
+use crate::schedule::{Event, Plan};
+use crate::server::{Era, Server};
+use crate::support::{self, Gateway, Request, Setup};
+use crate::tag::Canary;
+
+/// What came of a run.
+pub struct Report {
+    pub violations: Vec<Violation>,
+    /// Calls by kind, fault and outcome.
+    pub counts: BTreeMap<String, u64>,
+    pub time: Duration,
+    pub baseline: Residue,
+    pub residue: Residue,
+    /// How long it took until everything was given back.
+    pub settling: Duration,
+}
+
+/// Names and eras of the scripted servers; their numbers are their places.
+const SERVERS: [(&str, Era); 2] = [("old", Era::Legacy), ("new", Era::Modern)];
+
+/// How many there are.
+pub const SERVERS_COUNT: u8 = 2;
+
+/// Keys that the clients share.
+const KEYS: usize = 8;
+
+/// Within this time after the last call, everything is given back.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Short times, so that what is kept for a while is given back within [`SETTLE`].
+const SETTINGS: &str = r#"
+[server]
+idle_timeout = "5s"
+[session]
+idle_timeout = "5s"
+resume_for = "3s"
+[bridge]
+session_idle_timeout = "2s"
+hold_timeout = "5s"
+[backend]
+first_byte_timeout = "1s"
+stream_idle_timeout = "1s"
+idle_age_max = "1s"
+[limits]
+key_in_flight_max = 2000
+"#;
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Report {
+    let ledger = Arc::new(Ledger::new(plan.seed, plan.clients, plan.calls_each));
+    let servers = start_servers(&ledger);
+    let setup = setup(&servers);
+    let gateway = setup.clone().keys().start();
+    let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
+    let keys: Vec<String> =
+        (0..KEYS).map(|number| gateway.keys().create(&format!("key{number}")).1).collect();
+    let baseline = warm_up(&gateway, &admin, &keys);
+    let shared = Arc::new(Shared {
+        plan: plan.clone(),
+        ledger: ledger.clone(),
+        servers,
+        keys,
+        port: AtomicU16::new(gateway.address.port()),
+    });
+    let begun = Instant::now();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients = start_clients(&shared, &is_over);
+    let gateway = act(gateway, &setup, &shared, &is_over);
+    clients.join().expect("a client does not panic");
+    let time = begun.elapsed();
+    let (residue, settling) = settle(&gateway, &admin, &baseline);
+    let mut violations = oracle::judge(&ledger);
+    violations.extend(residue.excess(&baseline).into_iter().map(|what| Violation { tag: None, what }));
+    violations.extend(judge_log(&gateway.log(), &shared.keys));
+    let mut counts = BTreeMap::new();
+    for entry in ledger.entries() {
+        let text = format!("{:?} {:?} {:?}", entry.kind, entry.fault, entry.outcome);
+        *counts.entry(text).or_default() += 1;
+    }
+    Report { violations, counts, time, baseline, residue, settling }
+}
+
+/// Servers on a thread of their own, which ends with the process.
+fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ledger = ledger.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let servers = SERVERS.iter().enumerate().map(|(number, (name, era))| {
+                Server::start(name, u8::try_from(number).unwrap(), *era, &ledger).unwrap()
+            });
+            sender.send(servers.collect::<Vec<_>>()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
+fn setup(servers: &[Arc<Server>]) -> Setup {
+    let setup = servers.iter().fold(Setup::new(), |setup, server| {
+        let era = match server.era {
+            Era::Legacy => "era = \"legacy\"",
+            Era::Modern => "era = \"modern\"",
+        };
+        setup.server_with(server.name, server.address, era)
+    });
+    setup.with(SETTINGS)
+}
+
+fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
+    let (shared, is_over) = (shared.clone(), is_over.clone());
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let clients: Vec<_> = (0..shared.plan.clients)
+                .map(|number| tokio::spawn(Client::new(&shared, number).run()))
+                .collect();
+            for client in clients {
+                client.await.expect("a client does not panic");
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+    })
+}
+
+/// Lets happen what the plan says, until the clients have ended.
+fn act(mut gateway: Gateway, setup: &Setup, shared: &Shared, is_over: &AtomicBool) -> Gateway {
+    for action in &shared.plan.actions {
+        while shared.ledger.begun() < action.at_call && !is_over.load(Ordering::Relaxed) {
+            thread::park_timeout(POLL);
+        }
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        match action.event {
+            Event::Reload => gateway.reload(setup, "reload"),
+            Event::Refuse { server, ms } => {
+                let server = &shared.servers[usize::from(server)];
+                server.set_refusing(true);
+                thread::park_timeout(Duration::from_millis(ms.into()));
+                server.set_refusing(false);
+            }
+            Event::LoseSessions { server } => shared.servers[usize::from(server)].lose_sessions(),
+            Event::Kill | Event::Restart => {
+                gateway =
+                    if action.event == Event::Kill { gateway.kill_and_restart() } else { gateway.restart() };
+                shared.port.store(gateway.address.port(), Ordering::Relaxed);
+            }
+        }
+    }
+    gateway
+}
+
+/// One call with each key, so that what is made at first use is there; then what the gateway holds.
+fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
+    for key in keys {
+        let request =
+            support::modern("/mcp", "tools/list", "").with("Authorization", format!("Bearer {key}"));
+        let answered = support::Client::once(gateway.address, &request);
+        assert_eq!(answered.status, 200, "{}", answered.text());
+    }
+    let health = support::Client::once(gateway.address, &Request::new("GET", "/health"));
+    assert_eq!(health.status, 200);
+    let begun = Instant::now();
+    let mut before = Residue::measure(gateway, admin);
+    // Until the connections of the lists are closed.
+    while begun.elapsed() < WARM_UP {
+        thread::park_timeout(POLL);
+        before = Residue::measure(gateway, admin);
+    }
+    before
+}
+
+/// A little longer than `idle_age_max`.
+const WARM_UP: Duration = Duration::from_millis(2500);
+
+fn settle(gateway: &Gateway, admin: &str, baseline: &Residue) -> (Residue, Duration) {
+    let begun = Instant::now();
+    loop {
+        let residue = Residue::measure(gateway, admin);
+        if residue.excess(baseline).is_empty() || begun.elapsed() > SETTLE {
+            return (residue, begun.elapsed());
+        }
+        thread::park_timeout(POLL);
+    }
+}
+
+/// The log has no panic, no key, and no argument of a call.
+fn judge_log(log: &str, keys: &[String]) -> Vec<Violation> {
+    let is_bad = |line: &&str| {
+        line.contains("panicked")
+            || line.contains(Canary::PREFIX)
+            || keys.iter().any(|key| line.contains(&**key))
+    };
+    let found = log.lines().filter(is_bad).take(LOG_LINES_MAX);
+    found.map(|line| Violation { tag: None, what: format!("in the log: {line}") }).collect()
+}
+
+const LOG_LINES_MAX: usize = 5;

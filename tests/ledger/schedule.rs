@@ -1,0 +1,156 @@
+//! What a run does, drawn from its seed: the call of each client and number, and what happens meanwhile.
+
+use std::fmt;
+
+use crate::fault::Fault;
+use crate::kind::Kind;
+use crate::random::Random;
+use crate::server::Era;
+use crate::tag::Tag;
+
+/// A run. Two plans with the same fields do the same, except for timing.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub clients: u32,
+    pub calls_each: u32,
+    /// A call of another kind is a plain one.
+    pub kinds: Vec<Kind>,
+    /// A call with another fault has none.
+    pub faults: Vec<Fault>,
+    /// In the order of their numbers of calls.
+    pub actions: Vec<Action>,
+}
+
+/// Something that happens to the gateway or a server when so many calls have begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    pub at_call: u64,
+    pub event: Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The configuration is read again (SIGHUP).
+    Reload,
+    /// A server refuses connections for so many milliseconds (A1).
+    Refuse { server: u8, ms: u32 },
+    /// A server loses its sessions (A13).
+    LoseSessions { server: u8 },
+    /// The gateway is killed (SIGKILL), and started again.
+    Kill,
+    /// The gateway is ended (SIGTERM), and started again.
+    Restart,
+}
+
+/// One call as it is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub tag: Tag,
+    pub kind: Kind,
+    pub fault: Fault,
+    pub number: u32,
+    /// A number of a server, to be taken modulo how many there are.
+    pub server: u32,
+    pub is_aggregate: bool,
+    pub pad: usize,
+}
+
+/// How many clients a run has: more than workers, and few enough for one thread.
+const CLIENTS: u64 = 64;
+
+/// One action in so many calls.
+const CALLS_PER_ACTION: u64 = 400;
+
+/// However long a run is, it has at most so many actions: each restart takes about a second.
+const ACTIONS_MAX: u64 = 400;
+
+/// Of a thousand calls, so many have a fault in a short run and in a long one, in which most calls are cheap.
+const FAULTS_PER_MILLE: (u64, u64) = (150, 30);
+
+/// From so many calls on, a run is a long one.
+const LONG: u64 = 100_000;
+
+impl Plan {
+    pub fn draw(seed: u64, calls: u64, servers: u8) -> Self {
+        let mut random = Random::of(seed, ACTIONS, 0);
+        let count = (calls / CALLS_PER_ACTION).min(ACTIONS_MAX);
+        let mut actions: Vec<Action> = (0..count)
+            .map(|_| Action { at_call: random.below(calls), event: Event::draw(&mut random, servers) })
+            .collect();
+        actions.sort_by_key(|action| action.at_call);
+        Self {
+            seed,
+            clients: u32::try_from(CLIENTS.min(calls)).unwrap_or(1),
+            calls_each: u32::try_from(calls.div_ceil(CLIENTS)).unwrap_or(u32::MAX),
+            kinds: Kind::ALL.to_vec(),
+            faults: Fault::ALL.to_vec(),
+            actions,
+        }
+    }
+
+    pub fn calls(&self) -> u64 {
+        u64::from(self.clients) * u64::from(self.calls_each)
+    }
+
+    pub fn is_long(&self) -> bool {
+        self.calls() >= LONG
+    }
+
+    /// The era of a client.
+    pub fn era(client: u32) -> Era {
+        if client.is_multiple_of(2) { Era::Legacy } else { Era::Modern }
+    }
+
+    /// The same for the same client and number, whatever else the plan leaves out.
+    pub fn call(&self, tag: Tag) -> Call {
+        let mut random = Random::of(self.seed, u64::from(tag.client), u64::from(tag.sequence));
+        let kinds = if self.is_long() { Kind::WEIGHTS_LONG } else { Kind::WEIGHTS };
+        let kind = random.weighted(kinds);
+        let per_mille = if self.is_long() { FAULTS_PER_MILLE.1 } else { FAULTS_PER_MILLE.0 };
+        let is_faulty = random.happens(per_mille);
+        let fault = random.weighted(&Fault::WEIGHTS);
+        let number = u32::try_from(random.below(1 << 20)).unwrap_or_default();
+        let server = u32::try_from(random.below(1 << 20)).unwrap_or_default();
+        let is_aggregate = random.happens(500);
+        let pad_max = if random.happens(20) { 20_000 } else { 200 };
+        let pad = random.index(pad_max);
+        let kind = if self.kinds.contains(&kind) { kind } else { Kind::Plain };
+        let fault = if is_faulty && self.faults.contains(&fault) { fault } else { Fault::None };
+        Call { tag, kind, fault, number, server, is_aggregate, pad }
+    }
+}
+
+/// The purpose of the generator for actions: no client has that number.
+const ACTIONS: u64 = u64::MAX;
+
+impl Event {
+    fn draw(random: &mut Random, servers: u8) -> Self {
+        let server = u8::try_from(random.below(servers.into())).unwrap_or_default();
+        let ms = u32::try_from(50 + random.below(500)).unwrap_or_default();
+        match random.below(20) {
+            0..6 => Self::Reload,
+            6..12 => Self::Refuse { server, ms },
+            12..18 => Self::LoseSessions { server },
+            18 => Self::Kill,
+            _ => Self::Restart,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (clients, calls) = (self.clients, self.calls());
+        writeln!(f, "seed {}, {calls} calls of {clients} clients", self.seed)?;
+        writeln!(f, "kinds: {:?}", self.kinds)?;
+        writeln!(f, "faults: {:?}", self.faults)?;
+        write!(f, "actions: {}", self.actions.len())?;
+        for action in self.actions.iter().take(SHOWN_MAX) {
+            write!(f, "\n  after {} calls: {:?}", action.at_call, action.event)?;
+        }
+        Ok(())
+    }
+}
+
+/// Actions that are printed.
+const SHOWN_MAX: usize = 30;
