@@ -240,3 +240,11 @@ pub const STREAM_HEAD: &str =
 pub fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
+
+/// An event of a stream.
+pub fn event(id: Option<&str>, data: &str) -> String {
+    match id {
+        Some(id) => format!("id: {id}\ndata: {data}\n\n"),
+        None => format!("data: {data}\n\n"),
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::fault::Fault;
 use crate::kind::Kind;
+use crate::schedule::Call;
 use crate::tag::{Canary, Tag};
 
 /// One call. Each field is a number of a closed set, or a count that stops at 255.
@@ -110,12 +111,12 @@ impl Ledger {
     }
 
     /// A client is about to send the call.
-    pub fn begin(&self, tag: Tag, kind: Kind, fault: Fault, server: u8, is_aggregate: bool) {
-        let Some(row) = self.row(tag) else { return };
-        row.kind.store(kind as u8, Ordering::Relaxed);
-        row.fault.store(fault as u8, Ordering::Relaxed);
+    pub fn begin(&self, call: &Call, server: u8) {
+        let Some(row) = self.row(call.tag) else { return };
+        row.kind.store(call.kind as u8, Ordering::Relaxed);
+        row.fault.store(call.fault as u8, Ordering::Relaxed);
         row.server.store(server, Ordering::Relaxed);
-        row.is_aggregate.store(is_aggregate.into(), Ordering::Relaxed);
+        row.is_aggregate.store(call.is_aggregate.into(), Ordering::Relaxed);
         row.is_begun.store(1, Ordering::Release);
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
@@ -151,8 +152,8 @@ impl Ledger {
 
     /// Checks that all canaries in these bytes are of this call.
     pub fn check_canaries(&self, tag: Tag, bytes: &[u8]) {
-        let own = tag.canary(self.seed);
-        if let Some(foreign) = Canary::find_all(bytes).find(|canary| *canary != own) {
+        let own = [tag, Tag::of_client(tag.client)].map(|tag| tag.canary(self.seed));
+        if let Some(foreign) = Canary::find_all(bytes).find(|canary| !own.contains(canary)) {
             let text = String::from_utf8_lossy(bytes);
             self.report(Some(tag), format!("the client received the foreign {foreign}: {text}"));
         }

@@ -15,7 +15,7 @@
 #[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
 mod support;
 
-mod client;
+mod clients;
 mod fault;
 mod http;
 mod kind;
@@ -25,7 +25,7 @@ mod random;
 mod residue;
 mod run;
 mod schedule;
-mod server;
+mod servers;
 mod tag;
 mod work;
 
@@ -75,6 +75,12 @@ fn print(plan: &Plan, report: &Report) {
         println!("{count:>10} {what}");
     }
     let per_second = plan.calls() * 1000 / u64::try_from(report.time.as_millis().max(1)).unwrap();
+    for slow in &report.slow {
+        println!("slow: {slow}");
+    }
+    for (text, count) in &report.errors {
+        println!("{count:>10} times: {text}");
+    }
     println!("{} calls in {:?}: {per_second} a second", plan.calls(), report.time);
     println!("before: {}\nafter:  {}, within {:?}", report.baseline, report.residue, report.settling);
     for violation in &report.violations {

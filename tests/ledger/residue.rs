@@ -10,12 +10,16 @@ use crate::support::{Client, Gateway, Request};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Residue {
     pub memory_bytes: usize,
-    pub descriptors: usize,
-    pub threads: usize,
-    pub children: usize,
+    /// What each descriptor is, with how many there are of it.
+    pub descriptors: Names,
+    pub threads: Names,
+    pub children: Names,
     /// Gauges of `/metrics` that are not zero, of those that are zero at rest.
     pub gauges: BTreeMap<String, String>,
 }
+
+/// Names, with how many there are of each.
+pub type Names = BTreeMap<String, usize>;
 
 /// What may remain in memory: pools of the allocator, lists, and counters of usage, which have fixed bounds.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
@@ -32,10 +36,22 @@ const ZERO_AT_REST: [&str; 5] = [
 impl Residue {
     /// Reads `/proc` and `/metrics`.
     pub fn measure(gateway: &Gateway, admin: &str) -> Self {
-        let pid = gateway.pid();
-        let count = |folder: String| fs::read_dir(folder).map_or(0, Iterator::count);
-        let children = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let children = children.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let process = format!("/proc/{}", gateway.pid());
+        let entries =
+            |folder: &str| fs::read_dir(format!("{process}/{folder}")).into_iter().flatten().flatten();
+        let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let descriptors = entries("fd").filter_map(|entry| {
+            let target = fs::read_link(entry.path()).ok()?;
+            // Without the number of a socket or pipe.
+            Some(target.to_string_lossy().split('[').next().unwrap_or_default().to_owned())
+        });
+        let threads = entries("task").map(|task| read(task.path().join("comm")));
+        let children = entries("task").flat_map(|task| {
+            let list = read(task.path().join("children"));
+            list.split_whitespace().map(|pid| read(format!("/proc/{pid}/comm").into())).collect::<Vec<_>>()
+        });
+        // Before the request for the metrics, which has a descriptor itself.
+        let (descriptors, threads, children) = (count(descriptors), count(threads), count(children));
         let request = Request::new("GET", "/metrics").with("Authorization", format!("Bearer {admin}"));
         let metrics = Client::once(gateway.address, &request).text();
         let gauges = metrics.lines().filter_map(|line| {
@@ -45,9 +61,9 @@ impl Residue {
         });
         Self {
             memory_bytes: gateway.resident_bytes(),
-            descriptors: count(format!("/proc/{pid}/fd")),
-            threads: count(format!("/proc/{pid}/task")),
-            children: children.map(|list| list.split_whitespace().count()).sum(),
+            descriptors,
+            threads,
+            children,
             gauges: gauges.collect(),
         }
     }
@@ -55,15 +71,18 @@ impl Residue {
     /// What is left over, compared with what was there before the first call.
     pub fn excess(&self, baseline: &Self) -> Vec<String> {
         let mut excess = Vec::new();
-        let mut check = |what: &str, is: usize, max: usize| {
-            if is > max {
-                excess.push(format!("{what}: {is}, at most {max} expected"));
+        let memory_max = baseline.memory_bytes + MEMORY_BYTES_MAX;
+        if self.memory_bytes > memory_max {
+            excess.push(format!("{} bytes of memory, at most {memory_max} expected", self.memory_bytes));
+        }
+        let mut check = |what: &str, found: &Names, before: &Names| {
+            if found.values().sum::<usize>() > before.values().sum() {
+                excess.push(format!("{what}: {found:?}, and before {before:?}"));
             }
         };
-        check("memory in bytes", self.memory_bytes, baseline.memory_bytes + MEMORY_BYTES_MAX);
-        check("descriptors", self.descriptors, baseline.descriptors);
-        check("threads", self.threads, baseline.threads);
-        check("children", self.children, baseline.children);
+        check("descriptors", &self.descriptors, &baseline.descriptors);
+        check("threads", &self.threads, &baseline.threads);
+        check("children", &self.children, &baseline.children);
         excess.extend(self.gauges.iter().map(|(series, value)| format!("{series} is {value}, not 0")));
         excess
     }
@@ -73,9 +92,17 @@ impl fmt::Display for Residue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { memory_bytes, descriptors, threads, children, gauges } = self;
         let memory = memory_bytes >> 10;
+        let [descriptors, threads, children] =
+            [descriptors, threads, children].map(|names| names.values().sum::<usize>());
         write!(
             f,
             "{memory} KiB, {descriptors} descriptors, {threads} threads, {children} children, {gauges:?}"
         )
     }
+}
+
+fn count(names: impl Iterator<Item = String>) -> Names {
+    let mut counts = Names::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts
 }

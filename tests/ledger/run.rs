@@ -1,19 +1,19 @@
 //! One run: servers, the gateway, clients and the schedule, until nothing is in flight, and what came of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use metamcp_store::store::{Grants, Role};
 
-use crate::client::{Client, Shared};
+use crate::clients::{Client, Shared};
 use crate::ledger::{Ledger, Violation};
 use crate::oracle;
 use crate::residue::Residue;
 use crate::schedule::{Event, Plan};
-use crate::server::{Era, Server};
+use crate::servers::{Era, Server};
 use crate::support::{self, Gateway, Request, Setup};
 use crate::tag::Canary;
 
@@ -22,6 +22,10 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Calls by kind, fault and outcome.
     pub counts: BTreeMap<String, u64>,
+    /// How often each text of an error came.
+    pub errors: BTreeMap<String, u64>,
+    /// The first calls that took several seconds.
+    pub slow: Vec<String>,
     pub time: Duration,
     pub baseline: Residue,
     pub residue: Residue,
@@ -29,11 +33,12 @@ pub struct Report {
     pub settling: Duration,
 }
 
-/// Names and eras of the scripted servers; their numbers are their places.
-const SERVERS: [(&str, Era); 2] = [("old", Era::Legacy), ("new", Era::Modern)];
+/// The scripted servers, by number: name, era, and whether they do wrong what calls ask for.
+const SERVERS: [(&str, Era, bool); 3] =
+    [("old", Era::Legacy, true), ("new", Era::Modern, true), ("calm", Era::Modern, false)];
 
 /// How many there are.
-pub const SERVERS_COUNT: u8 = 2;
+pub const SERVERS_COUNT: u8 = 3;
 
 /// Keys that the clients share.
 const KEYS: usize = 8;
@@ -75,14 +80,17 @@ pub fn run(plan: &Plan) -> Report {
     let shared = Arc::new(Shared {
         plan: plan.clone(),
         ledger: ledger.clone(),
-        servers,
+        names: servers.iter().map(|server| server.name).collect(),
         keys,
         port: AtomicU16::new(gateway.address.port()),
+        epoch: AtomicU32::new(0),
+        errors: Mutex::default(),
+        slow: Mutex::default(),
     });
     let begun = Instant::now();
     let is_over = Arc::new(AtomicBool::new(false));
     let clients = start_clients(&shared, &is_over);
-    let gateway = act(gateway, &setup, &shared, &is_over);
+    let gateway = act(gateway, &setup, &shared, &servers, &is_over);
     clients.join().expect("a client does not panic");
     let time = begun.elapsed();
     let (residue, settling) = settle(&gateway, &admin, &baseline);
@@ -94,7 +102,9 @@ pub fn run(plan: &Plan) -> Report {
         let text = format!("{:?} {:?} {:?}", entry.kind, entry.fault, entry.outcome);
         *counts.entry(text).or_default() += 1;
     }
-    Report { violations, counts, time, baseline, residue, settling }
+    let errors = shared.errors.lock().unwrap().clone();
+    let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
+    Report { violations, counts, errors, slow, time, baseline, residue, settling }
 }
 
 /// Servers on a thread of their own, which ends with the process.
@@ -104,9 +114,8 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let servers = SERVERS.iter().enumerate().map(|(number, (name, era))| {
-                Server::start(name, u8::try_from(number).unwrap(), *era, &ledger).unwrap()
-            });
+            let servers =
+                SERVERS.iter().map(|(name, era, obeys)| Server::start(name, *era, *obeys, &ledger).unwrap());
             sender.send(servers.collect::<Vec<_>>()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -142,7 +151,13 @@ fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::Joi
 }
 
 /// Lets happen what the plan says, until the clients have ended.
-fn act(mut gateway: Gateway, setup: &Setup, shared: &Shared, is_over: &AtomicBool) -> Gateway {
+fn act(
+    mut gateway: Gateway,
+    setup: &Setup,
+    shared: &Shared,
+    servers: &[Arc<Server>],
+    is_over: &AtomicBool,
+) -> Gateway {
     for action in &shared.plan.actions {
         while shared.ledger.begun() < action.at_call && !is_over.load(Ordering::Relaxed) {
             thread::park_timeout(POLL);
@@ -153,16 +168,17 @@ fn act(mut gateway: Gateway, setup: &Setup, shared: &Shared, is_over: &AtomicBoo
         match action.event {
             Event::Reload => gateway.reload(setup, "reload"),
             Event::Refuse { server, ms } => {
-                let server = &shared.servers[usize::from(server)];
+                let server = &servers[usize::from(server)];
                 server.set_refusing(true);
                 thread::park_timeout(Duration::from_millis(ms.into()));
                 server.set_refusing(false);
             }
-            Event::LoseSessions { server } => shared.servers[usize::from(server)].lose_sessions(),
+            Event::LoseSessions { server } => servers[usize::from(server)].lose_sessions(),
             Event::Kill | Event::Restart => {
                 gateway =
                     if action.event == Event::Kill { gateway.kill_and_restart() } else { gateway.restart() };
                 shared.port.store(gateway.address.port(), Ordering::Relaxed);
+                shared.epoch.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

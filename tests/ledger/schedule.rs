@@ -5,7 +5,7 @@ use std::fmt;
 use crate::fault::Fault;
 use crate::kind::Kind;
 use crate::random::Random;
-use crate::server::Era;
+use crate::servers::Era;
 use crate::tag::Tag;
 
 /// A run. Two plans with the same fields do the same, except for timing.
@@ -54,6 +54,19 @@ pub struct Call {
     pub server: u32,
     pub is_aggregate: bool,
     pub pad: usize,
+    pub manner: Manner,
+}
+
+/// How a request is sent, and its response read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    Whole,
+    /// Each byte in a write of its own (C14).
+    Bytewise,
+    /// In two writes.
+    Split,
+    /// The response is not read for a while (C3).
+    SlowReader,
 }
 
 /// How many clients a run has: more than workers, and few enough for one thread.
@@ -117,7 +130,29 @@ impl Plan {
         let pad = random.index(pad_max);
         let kind = if self.kinds.contains(&kind) { kind } else { Kind::Plain };
         let fault = if is_faulty && self.faults.contains(&fault) { fault } else { Fault::None };
-        Call { tag, kind, fault, number, server, is_aggregate, pad }
+        let manner = match random.below(500) {
+            0 => Manner::Bytewise,
+            1..4 => Manner::Split,
+            4 => Manner::SlowReader,
+            _ => Manner::Whole,
+        };
+        Call { tag, kind, fault, number, server, is_aggregate, pad, manner }
+    }
+}
+
+impl Call {
+    /// As one of the calls that are sent together with the first of them: over the same endpoint.
+    pub fn beside(self, first: &Self) -> Self {
+        if !first.kind.is_group() {
+            return self;
+        }
+        let server = if first.is_aggregate { self.server } else { first.server };
+        Self { kind: first.kind, is_aggregate: first.is_aggregate, server, ..self }
+    }
+
+    /// Whether the server answers on an event stream.
+    pub fn is_stream(&self) -> bool {
+        self.kind.is_stream(self.number)
     }
 }
 

@@ -18,6 +18,11 @@ impl Tag {
         Some(Self { client: client.parse().ok()?, sequence: sequence.parse().ok()? })
     }
 
+    /// Stands for the client itself, in what belongs to no call.
+    pub fn of_client(client: u32) -> Self {
+        Self { client, sequence: u32::MAX }
+    }
+
     /// The bytes that nobody but this call's client may receive.
     pub fn canary(self, seed: u64) -> Canary {
         Canary(
