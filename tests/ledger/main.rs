@@ -81,6 +81,9 @@ fn print(plan: &Plan, report: &Report) {
     for (text, count) in &report.errors {
         println!("{count:>10} times: {text}");
     }
+    for connection in &report.connections {
+        println!("open connection to {connection}");
+    }
     println!("{} calls in {:?}: {per_second} a second", plan.calls(), report.time);
     println!("before: {}\nafter:  {}, within {:?}", report.baseline, report.residue, report.settling);
     for violation in &report.violations {

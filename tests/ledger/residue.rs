@@ -40,10 +40,16 @@ impl Residue {
         let entries =
             |folder: &str| fs::read_dir(format!("{process}/{folder}")).into_iter().flatten().flatten();
         let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let sockets = tcp_sockets(&read(format!("{process}/net/tcp").into()));
         let descriptors = entries("fd").filter_map(|entry| {
             let target = fs::read_link(entry.path()).ok()?;
+            let target = target.to_string_lossy();
+            let inode = target.strip_prefix("socket:[").map(|rest| rest.trim_end_matches(']'));
+            if let Some(socket) = inode.and_then(|inode| sockets.get(inode)) {
+                return Some(socket.clone());
+            }
             // Without the number of a socket or pipe.
-            Some(target.to_string_lossy().split('[').next().unwrap_or_default().to_owned())
+            Some(target.split('[').next().unwrap_or_default().to_owned())
         });
         let threads = entries("task").map(|task| read(task.path().join("comm")));
         let children = entries("task").flat_map(|task| {
@@ -81,7 +87,7 @@ impl Residue {
             }
         };
         check("descriptors", &self.descriptors, &baseline.descriptors);
-        check("threads", &self.threads, &baseline.threads);
+        check("threads", &without_pool(&self.threads), &without_pool(&baseline.threads));
         check("children", &self.children, &baseline.children);
         excess.extend(self.gauges.iter().map(|(series, value)| format!("{series} is {value}, not 0")));
         excess
@@ -101,8 +107,33 @@ impl fmt::Display for Residue {
     }
 }
 
+/// Without the threads for blocking work, which tokio starts when they are needed and ends when they were idle for a
+/// while. They are bounded by its pool.
+fn without_pool(threads: &Names) -> Names {
+    threads
+        .iter()
+        .filter(|(name, _)| !name.starts_with("tokio-rt-worker"))
+        .map(|(name, count)| (name.clone(), *count))
+        .collect()
+}
+
 fn count(names: impl Iterator<Item = String>) -> Names {
     let mut counts = Names::new();
     names.for_each(|name| *counts.entry(name).or_default() += 1);
     counts
+}
+
+/// TCP sockets by inode: the state (1: established, 8: waits to be closed, A: listens) and the ports of both ends.
+fn tcp_sockets(table: &str) -> BTreeMap<String, String> {
+    let port = |address: &str| {
+        let digits = address.split_once(':').map_or("", |(_, port)| port);
+        u16::from_str_radix(digits, 16).unwrap_or_default()
+    };
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, remote, state, _, _, _, _, _, inode, ..] = words[..] else { return None };
+        let text = format!("tcp {state} {} to {}", port(local), port(remote));
+        Some((inode.to_owned(), text))
+    });
+    rows.collect()
 }

@@ -26,6 +26,8 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// The first calls that took several seconds.
     pub slow: Vec<String>,
+    /// Connections to servers that were not closed, to tell what a socket that is left is for.
+    pub connections: Vec<String>,
     pub time: Duration,
     pub baseline: Residue,
     pub residue: Residue,
@@ -104,7 +106,14 @@ pub fn run(plan: &Plan) -> Report {
     }
     let errors = shared.errors.lock().unwrap().clone();
     let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
-    Report { violations, counts, errors, slow, time, baseline, residue, settling }
+    let open = |server: &Arc<Server>| {
+        let connections = server.connections().into_iter();
+        connections
+            .map(|text| format!("{} {}: from {text}", server.name, server.address.port()))
+            .collect::<Vec<_>>()
+    };
+    let connections = servers.iter().flat_map(open).collect();
+    Report { violations, counts, errors, slow, connections, time, baseline, residue, settling }
 }
 
 /// Servers on a thread of their own, which ends with the process.

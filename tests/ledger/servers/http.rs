@@ -37,6 +37,8 @@ pub struct Server {
     questions: Mutex<HashMap<String, oneshot::Sender<String>>>,
     /// What is left of streams that were broken, by the tag of their call.
     rests: Mutex<HashMap<String, String>>,
+    /// Open connections, by the gateway's port: the requests so far, and the last one.
+    connections: Mutex<HashMap<u16, (u64, String)>>,
 }
 
 /// What becomes of the connection after a response.
@@ -65,6 +67,9 @@ const RESTS_MAX: usize = 1024;
 /// Between two log messages on the event stream of a session.
 const LOG_PACE: Duration = Duration::from_millis(10);
 
+/// What is kept of the last request of a connection.
+const NOTE_BYTES_MAX: usize = 300;
+
 /// Then the server closes the stream; the gateway opens another.
 const LOG_COUNT: usize = 50;
 
@@ -88,6 +93,7 @@ impl Server {
             is_refusing: AtomicBool::new(false),
             questions: Mutex::default(),
             rests: Mutex::default(),
+            connections: Mutex::default(),
         });
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -128,13 +134,41 @@ impl Server {
     }
 
     async fn serve(self: Arc<Self>, mut wire: Wire) {
+        let port = wire.stream.peer_addr().map_or(0, |address| address.port());
+        self.connections.lock().unwrap().insert(port, (0, String::new()));
         while let Ok(Some(request)) = wire.request().await {
+            self.note(port, &request);
             match self.respond(&request, &mut wire).await {
                 Ok(After::Open) => {}
-                Ok(After::Reset) => return wire.reset(),
-                Ok(After::Close) | Err(_) => return,
+                Ok(After::Reset) => {
+                    wire.reset();
+                    break;
+                }
+                Ok(After::Close) | Err(_) => break,
             }
         }
+        self.connections.lock().unwrap().remove(&port);
+    }
+
+    /// Keeps what is to be known of a connection that the gateway does not close.
+    fn note(&self, port: u16, request: &Request) {
+        let mut connections = self.connections.lock().unwrap();
+        let (count, last) = connections.entry(port).or_default();
+        *count += 1;
+        last.clear();
+        last.push_str(&String::from_utf8_lossy(&request.method));
+        last.push_str(request.session.as_deref().unwrap_or_default());
+        last.push_str(request.last_event_id.as_deref().unwrap_or_default());
+        last.push_str(&String::from_utf8_lossy(&request.body[..request.body.len().min(NOTE_BYTES_MAX)]));
+    }
+
+    /// The open connections: the gateway's port, the number of requests, and the last one.
+    pub fn connections(&self) -> Vec<String> {
+        let connections = self.connections.lock().unwrap();
+        connections
+            .iter()
+            .map(|(port, (count, last))| format!("{port}: {count} requests, last {last}"))
+            .collect()
     }
 
     async fn respond(&self, request: &Request, wire: &mut Wire) -> io::Result<After> {
