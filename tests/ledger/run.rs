@@ -60,7 +60,7 @@ idle_timeout = "5s"
 resume_for = "3s"
 [bridge]
 session_idle_timeout = "2s"
-hold_timeout = "5s"
+hold_timeout = "2s"
 [backend]
 first_byte_timeout = "1s"
 stream_idle_timeout = "1s"
@@ -184,8 +184,9 @@ fn act(
             }
             Event::LoseSessions { server } => servers[usize::from(server)].lose_sessions(),
             Event::Kill | Event::Restart => {
-                gateway =
-                    if action.event == Event::Kill { gateway.kill_and_restart() } else { gateway.restart() };
+                shared.epoch.fetch_add(1, Ordering::Relaxed);
+                let is_kill = action.event == Event::Kill;
+                gateway = if is_kill { gateway.kill_and_restart() } else { gateway.restart() };
                 shared.port.store(gateway.address.port(), Ordering::Relaxed);
                 shared.epoch.fetch_add(1, Ordering::Relaxed);
             }

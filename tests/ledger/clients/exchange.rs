@@ -180,15 +180,18 @@ impl Client {
 
     /// The client's idle connection, or a new one.
     pub(super) async fn wire(&mut self) -> Wire {
+        // A gateway that was started again knows nothing of the connections of the one before.
+        let epoch = self.shared.epoch.load(Ordering::Relaxed);
         match self.wire.take() {
-            Some(wire) => wire,
-            None => self.connect().await,
+            Some((wire, opened)) if opened == epoch => wire,
+            _ => self.connect().await,
         }
     }
 
     /// Sends a request in the manner that was drawn, and reads the head of its response.
     pub(super) async fn begin(&mut self, call: &Call, request: &[u8]) -> io::Result<(Wire, Head)> {
         let mut wire = self.wire().await;
+        self.from = wire.stream.local_addr().map_or(0, |address| address.port());
         match call.manner {
             Manner::Bytewise => {
                 for byte in request {
@@ -213,7 +216,7 @@ impl Client {
     /// Keeps a connection whose response was read to its end.
     pub(super) fn keep(&mut self, wire: Wire, head: &Head) {
         if !head.is_last {
-            self.wire = Some(wire);
+            self.wire = Some((wire, self.shared.epoch.load(Ordering::Relaxed)));
         }
     }
 

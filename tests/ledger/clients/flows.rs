@@ -37,7 +37,7 @@ impl Client {
                     prepared.id = format!("\"{}-{round}\"", call.tag);
                 }
                 Ok(Reading::Notice | Reading::Question(_)) => return Outcome::Missing,
-                Err(_) => return Outcome::Broken,
+                Err(error) => return self.broken(error),
             }
         }
         self.shared.ledger.report(Some(call.tag), "the server asked again and again".into());
@@ -48,7 +48,7 @@ impl Client {
     async fn round(&mut self, call: &Call, prepared: &Prepared, request: &str) -> io::Result<Reading> {
         let (mut wire, head) = self.begin(call, request.as_bytes()).await?;
         if head.status == 404 {
-            self.sessions.retain(|(path, _), _| *path != prepared.path);
+            self.abandon(&prepared.path);
         }
         if !head.is_stream {
             let body = wire.body().await?;
@@ -67,6 +67,11 @@ impl Client {
         let reading = self.read_stream(call, prepared, head.status, &mut wire, is_over).await?;
         self.keep(wire, &head);
         Ok(reading)
+    }
+
+    fn broken(&mut self, error: io::Error) -> Outcome {
+        self.broken = Some(error);
+        Outcome::Broken
     }
 
     fn is_to_cancel(&self, call: &Call) -> bool {
@@ -93,7 +98,7 @@ impl Client {
         };
         self.beside(&request).await;
         if call.kind == Kind::EndSession {
-            self.sessions.retain(|(path, _), _| *path != prepared.path);
+            self.abandon(&prepared.path);
         }
         Ok(())
     }
@@ -188,7 +193,10 @@ impl Client {
         let Some(prepared) = self.prepare(call, Revision::November).await else { return Outcome::Unsent };
         let message = self.message(call, &prepared, "");
         let request = self.request(call, &prepared, &message);
-        self.break_and_resume(call, &prepared, &request).await.unwrap_or(Outcome::Broken)
+        match self.break_and_resume(call, &prepared, &request).await {
+            Ok(outcome) => outcome,
+            Err(error) => self.broken(error),
+        }
     }
 
     async fn break_and_resume(
@@ -200,7 +208,7 @@ impl Client {
         let (mut wire, head) = self.begin(call, request.as_bytes()).await?;
         if !head.is_stream {
             if head.status == 404 {
-                self.sessions.retain(|(path, _), _| *path != prepared.path);
+                self.abandon(&prepared.path);
             }
             let body = wire.body().await?;
             self.keep(wire, &head);
@@ -261,7 +269,7 @@ impl Client {
         }
         let Ok(head) = wire.head().await else { return Outcome::Broken };
         if !head.is_stream {
-            self.sessions.retain(|(path, _), _| *path != prepared.path);
+            self.abandon(&prepared.path);
             return Outcome::Refused;
         }
         let until = Instant::now() + Duration::from_millis(u64::from(20 + call.number % 100));
@@ -277,8 +285,14 @@ impl Client {
         let path = format!("/api/v1/mcp/servers/{}/tools/work/execute", self.name(call));
         let request =
             self.post(&path, "", &body).replace("application/json, text/event-stream", "application/json");
-        let Ok((mut wire, head)) = self.begin(call, request.as_bytes()).await else { return Outcome::Broken };
-        let Ok(body) = wire.body().await else { return Outcome::Broken };
+        let (mut wire, head) = match self.begin(call, request.as_bytes()).await {
+            Ok(begun) => begun,
+            Err(error) => return self.broken(error),
+        };
+        let body = match wire.body().await {
+            Ok(body) => body,
+            Err(error) => return self.broken(error),
+        };
         self.keep(wire, &head);
         self.shared.ledger.check_canaries(call.tag, &body);
         let text = String::from_utf8_lossy(&body);

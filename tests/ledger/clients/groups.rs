@@ -15,6 +15,8 @@ struct Group<'a> {
     calls: &'a [Call],
     prepared: Vec<Prepared>,
     outcomes: HashMap<usize, Outcome>,
+    /// The gateway has said that it ends the stream.
+    is_stopped: bool,
 }
 
 impl Client {
@@ -28,7 +30,9 @@ impl Client {
         let headers = format!("Mcp-Session-Id: {}\r\n", session.unwrap_or_default());
         let request = self.post(&path, &headers, &format!("[{}]", messages.join(",")));
         let sent = self.send_batch(&calls[0], &request, &mut group).await;
-        self.outcomes(group, sent.is_err())
+        let is_broken = sent.is_err();
+        self.broken = sent.err();
+        self.outcomes(group, is_broken)
     }
 
     async fn send_batch(&mut self, call: &Call, request: &str, group: &mut Group<'_>) -> io::Result<()> {
@@ -37,7 +41,7 @@ impl Client {
             let body = wire.body().await?;
             self.keep(wire, &head);
             if head.status == 404 {
-                self.sessions.retain(|(path, _), _| *path != group.prepared[0].path);
+                self.abandon(&group.prepared[0].path);
             }
             let outcome = self.read_error(head.status, &String::from_utf8_lossy(&body));
             group.outcomes = (0..group.calls.len()).map(|at| (at, outcome)).collect();
@@ -68,7 +72,9 @@ impl Client {
             self.key
         );
         let sent = self.send_frames(&head, &messages, &mut group).await;
-        self.outcomes(group, sent.is_err())
+        let is_broken = sent.is_err();
+        self.broken = sent.err();
+        self.outcomes(group, is_broken)
     }
 
     async fn send_frames(
@@ -85,7 +91,7 @@ impl Client {
         if head.status != 200 {
             let body = wire.body().await?;
             if head.status == 404 {
-                self.sessions.retain(|(path, _), _| *path != group.prepared[0].path);
+                self.abandon(&group.prepared[0].path);
             }
             let outcome = self.read_error(head.status, &String::from_utf8_lossy(&body));
             group.outcomes = (0..group.calls.len()).map(|at| (at, outcome)).collect();
@@ -117,7 +123,7 @@ impl Client {
         for call in calls {
             prepared.push(self.prepare(call, revision).await?);
         }
-        Some(Group { calls, prepared, outcomes: HashMap::new() })
+        Some(Group { calls, prepared, outcomes: HashMap::new(), is_stopped: false })
     }
 
     fn messages(&self, group: &Group<'_>) -> Vec<String> {
@@ -134,8 +140,11 @@ impl Client {
                 || text.contains(&format!("\"progressToken\":{}", prepared.id))
         });
         let Some(at) = position else {
-            if text.contains("notifications/message") {
-                // A framed stream carries what belongs to its session.
+            let is_last = text.contains("\"last\":true");
+            group.is_stopped |= is_last;
+            if is_last || text.contains("\"method\":\"notifications/") {
+                // A framed stream carries what belongs to its session, and an error under no id before its end
+                // (docs/FRAMES.md, "Ending a stream").
                 return ledger.check_canaries(group.calls[0].tag, text.as_bytes());
             }
             return ledger.report(Some(group.calls[0].tag), format!("a message for no call: {text}"));
@@ -153,7 +162,7 @@ impl Client {
     fn outcomes(&self, group: Group<'_>, is_broken: bool) -> Vec<Outcome> {
         let outcome = |(at, call): (usize, &Call)| {
             group.outcomes.get(&at).copied().unwrap_or_else(|| {
-                if is_broken {
+                if is_broken || group.is_stopped {
                     return Outcome::Broken;
                 }
                 self.shared.ledger.report(Some(call.tag), format!("the group ended without it: {call:?}"));

@@ -6,6 +6,7 @@ mod groups;
 mod judge;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -49,7 +50,14 @@ pub struct Client {
     number: u32,
     era: Era,
     key: String,
-    wire: Option<Wire>,
+    /// The idle connection, and the epoch that it was opened in.
+    wire: Option<(Wire, u32)>,
+    /// The own port of the connection that was used last.
+    from: u16,
+    /// Why the last response broke off.
+    broken: Option<io::Error>,
+    /// Sessions that are not used any more, and are ended at last: path and id.
+    abandoned: Vec<(String, String)>,
     /// Of a Legacy client, by path and revision.
     sessions: HashMap<(String, Revision), String>,
     pad: String,
@@ -72,7 +80,18 @@ impl Client {
         let key = shared.keys[number as usize % shared.keys.len()].clone();
         let pad = "0123456789abcdefghijklmnopqrstuv".repeat(1 << 12);
         let (shared, era) = (shared.clone(), Plan::era(number));
-        Self { shared, number, era, key, wire: None, sessions: HashMap::new(), pad }
+        Self {
+            shared,
+            number,
+            era,
+            key,
+            wire: None,
+            from: 0,
+            broken: None,
+            abandoned: Vec::new(),
+            sessions: HashMap::new(),
+            pad,
+        }
     }
 
     /// Sends all calls of this client, and ends its sessions.
@@ -100,7 +119,12 @@ impl Client {
             self.note_slow(begun.elapsed(), &first, outcomes[0]);
             for (call, outcome) in calls.iter().zip(outcomes) {
                 if outcome == Outcome::Broken && is_same {
-                    let text = format!("the gateway broke the connection: {call:?}");
+                    let text = format!(
+                        "the gateway broke the connection: {:?} (from {}, epoch {epoch}, {:?}): {call:?}",
+                        self.broken,
+                        self.from,
+                        begun.elapsed()
+                    );
                     self.shared.ledger.report(Some(call.tag), text);
                 }
                 self.shared.ledger.finish(call.tag, outcome);
@@ -148,8 +172,17 @@ impl Client {
         outcomes
     }
 
+    /// Opens another session at that path for the next call.
+    fn abandon(&mut self, path: &str) {
+        let ended = self.sessions.extract_if(|(at, _), _| at == path);
+        let ended: Vec<_> = ended.map(|((path, _), session)| (path, session)).collect();
+        self.abandoned.extend(ended);
+    }
+
     async fn end_sessions(&mut self) {
-        for ((path, _), session) in std::mem::take(&mut self.sessions) {
+        let sessions =
+            std::mem::take(&mut self.sessions).into_iter().map(|((path, _), session)| (path, session));
+        for (path, session) in sessions.chain(std::mem::take(&mut self.abandoned)) {
             drop(timeout(PATIENCE, self.end_session(&path, &session)).await);
         }
     }
