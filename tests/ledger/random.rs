@@ -5,10 +5,6 @@
 pub struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// The generator for one purpose, which does not depend on how much others have drawn.
     pub fn of(seed: u64, purpose: u64, number: u64) -> Self {
         Self(mix(seed ^ mix(purpose) ^ mix(number.wrapping_add(STEP)).rotate_left(17)))

@@ -74,6 +74,11 @@ impl Residue {
         }
     }
 
+    /// Whether no program runs, and no place is taken.
+    pub fn is_at_rest(&self) -> bool {
+        self.children.is_empty() && self.gauges.is_empty()
+    }
+
     /// What is left over, compared with what was there before the first call.
     pub fn excess(&self, baseline: &Self) -> Vec<String> {
         let mut excess = Vec::new();
@@ -136,4 +141,44 @@ fn tcp_sockets(table: &str) -> BTreeMap<String, String> {
         Some((inode.to_owned(), text))
     });
     rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn residue() -> Residue {
+        let names = |name: &str| Names::from([(name.to_owned(), 3)]);
+        Residue {
+            memory_bytes: 50 << 20,
+            descriptors: names("socket:"),
+            threads: names("worker-0"),
+            children: Names::new(),
+            gauges: BTreeMap::new(),
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Residue), expected: &[&str]) {
+        let mut after = residue();
+        change(&mut after);
+        let found = after.excess(&residue());
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        assert!(found.iter().zip(expected).all(|(text, part)| text.contains(part)), "{found:?}");
+    }
+
+    #[test]
+    fn each_excess_is_found() {
+        check(|_| (), &[]);
+        check(|after| after.memory_bytes += MEMORY_BYTES_MAX, &[]);
+        check(|after| after.memory_bytes += MEMORY_BYTES_MAX + 1, &["memory"]);
+        check(|after| *after.descriptors.entry("tcp 01 1 to 2".into()).or_default() += 1, &["descriptors"]);
+        check(|after| *after.threads.entry("worker-1".into()).or_default() += 1, &["threads"]);
+        check(|after| *after.threads.entry("tokio-rt-worker".into()).or_default() += 1, &[]);
+        check(|after| *after.children.entry("metamcp".into()).or_default() += 1, &["children"]);
+        check(
+            |after| drop(after.gauges.insert("metamcp_streams{}".into(), "1".into())),
+            &["metamcp_streams"],
+        );
+    }
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use metamcp_store::store::{Grants, Role};
+use metamcp_store::store::{Audit, Grants, KeyStatus, Role};
 
 use crate::clients::{Client, Shared};
 use crate::ledger::{Ledger, Violation};
 use crate::oracle;
 use crate::residue::Residue;
-use crate::schedule::{Event, Plan};
-use crate::servers::{Era, Server};
+use crate::schedule::{Event, KEYS, Plan};
+use crate::servers::{Era, PROGRAMS, Programs, Server};
 use crate::support::{self, Gateway, Request, Setup};
 use crate::tag::Canary;
 
@@ -41,9 +41,6 @@ const SERVERS: [(&str, Era, bool); 3] =
 
 /// How many there are.
 pub const SERVERS_COUNT: u8 = 3;
-
-/// Keys that the clients share.
-const KEYS: usize = 8;
 
 /// Within this time after the last call, everything is given back.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -73,16 +70,19 @@ key_in_flight_max = 2000
 pub fn run(plan: &Plan) -> Report {
     let ledger = Arc::new(Ledger::new(plan.seed, plan.clients, plan.calls_each));
     let servers = start_servers(&ledger);
-    let setup = setup(&servers);
+    let programs = Programs::new(plan.seed);
+    let setup = setup(&servers, &programs);
     let gateway = setup.clone().keys().start();
     let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
-    let keys: Vec<String> =
-        (0..KEYS).map(|number| gateway.keys().create(&format!("key{number}")).1).collect();
+    let keys: Vec<(String, String)> =
+        (0..KEYS).map(|number| gateway.keys().create(&format!("key{number}"))).collect();
+    let (key_ids, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+    put_extra(&gateway, &admin, &servers);
     let baseline = warm_up(&gateway, &admin, &keys);
     let shared = Arc::new(Shared {
         plan: plan.clone(),
         ledger: ledger.clone(),
-        names: servers.iter().map(|server| server.name).collect(),
+        names: names(),
         keys,
         port: AtomicU16::new(gateway.address.port()),
         epoch: AtomicU32::new(0),
@@ -92,10 +92,16 @@ pub fn run(plan: &Plan) -> Report {
     let begun = Instant::now();
     let is_over = Arc::new(AtomicBool::new(false));
     let clients = start_clients(&shared, &is_over);
-    let gateway = act(gateway, &setup, &shared, &servers, &is_over);
+    let gateway = act(
+        gateway,
+        &World { setup, servers: &servers, admin: &admin, key_ids: &key_ids },
+        &shared,
+        &is_over,
+    );
     clients.join().expect("a client does not panic");
     let time = begun.elapsed();
     let (residue, settling) = settle(&gateway, &admin, &baseline);
+    programs.enter(&ledger);
     let mut violations = oracle::judge(&ledger);
     violations.extend(residue.excess(&baseline).into_iter().map(|what| Violation { tag: None, what }));
     violations.extend(judge_log(&gateway.log(), &shared.keys));
@@ -132,7 +138,7 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
     receiver.recv().unwrap()
 }
 
-fn setup(servers: &[Arc<Server>]) -> Setup {
+fn setup(servers: &[Arc<Server>], programs: &Programs) -> Setup {
     let setup = servers.iter().fold(Setup::new(), |setup, server| {
         let era = match server.era {
             Era::Legacy => "era = \"legacy\"",
@@ -140,7 +146,7 @@ fn setup(servers: &[Arc<Server>]) -> Setup {
         };
         setup.server_with(server.name, server.address, era)
     });
-    setup.with(SETTINGS)
+    setup.with(&programs.toml()).with(SETTINGS)
 }
 
 fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
@@ -159,14 +165,16 @@ fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::Joi
     })
 }
 
+/// What actions act on, besides the gateway.
+struct World<'a> {
+    setup: Setup,
+    servers: &'a [Arc<Server>],
+    admin: &'a str,
+    key_ids: &'a [String],
+}
+
 /// Lets happen what the plan says, until the clients have ended.
-fn act(
-    mut gateway: Gateway,
-    setup: &Setup,
-    shared: &Shared,
-    servers: &[Arc<Server>],
-    is_over: &AtomicBool,
-) -> Gateway {
+fn act(mut gateway: Gateway, world: &World<'_>, shared: &Shared, is_over: &AtomicBool) -> Gateway {
     for action in &shared.plan.actions {
         while shared.ledger.begun() < action.at_call && !is_over.load(Ordering::Relaxed) {
             thread::park_timeout(POLL);
@@ -174,25 +182,82 @@ fn act(
         if is_over.load(Ordering::Relaxed) {
             break;
         }
-        match action.event {
-            Event::Reload => gateway.reload(setup, "reload"),
-            Event::Refuse { server, ms } => {
-                let server = &servers[usize::from(server)];
-                server.set_refusing(true);
-                thread::park_timeout(Duration::from_millis(ms.into()));
-                server.set_refusing(false);
-            }
-            Event::LoseSessions { server } => servers[usize::from(server)].lose_sessions(),
-            Event::Kill | Event::Restart => {
-                shared.epoch.fetch_add(1, Ordering::Relaxed);
-                let is_kill = action.event == Event::Kill;
-                gateway = if is_kill { gateway.kill_and_restart() } else { gateway.restart() };
-                shared.port.store(gateway.address.port(), Ordering::Relaxed);
-                shared.epoch.fetch_add(1, Ordering::Relaxed);
-            }
+        if !matches!(action.event, Event::Kill | Event::Restart) {
+            disturb(&gateway, world, action.event);
+            continue;
         }
+        shared.epoch.fetch_add(1, Ordering::Relaxed);
+        let is_kill = action.event == Event::Kill;
+        gateway = if is_kill { gateway.kill_and_restart() } else { gateway.restart() };
+        shared.port.store(gateway.address.port(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::Relaxed);
     }
     gateway
+}
+
+/// Lets one thing happen that the gateway survives.
+fn disturb(gateway: &Gateway, world: &World<'_>, event: Event) {
+    let pause = |ms: u32| thread::park_timeout(Duration::from_millis(ms.into()));
+    match event {
+        Event::Reload => gateway.reload(&world.setup, "reload"),
+        Event::Refuse { server, ms } => {
+            let server = &world.servers[usize::from(server) % world.servers.len()];
+            server.set_refusing(true);
+            pause(ms);
+            server.set_refusing(false);
+        }
+        Event::LoseSessions { server } => {
+            world.servers[usize::from(server) % world.servers.len()].lose_sessions()
+        }
+        Event::SwitchOff { key, ms } => {
+            let id = &world.key_ids[usize::from(key) % world.key_ids.len()];
+            switch(gateway, id, KeyStatus::Inactive);
+            pause(ms);
+            switch(gateway, id, KeyStatus::Active);
+        }
+        Event::Remove { ms } => {
+            let path = format!("{STORED}/{EXTRA}");
+            drop(administer(gateway, world.admin, &Request::new("DELETE", &path)));
+            pause(ms);
+            put_extra(gateway, world.admin, world.servers);
+        }
+        Event::KillProgram => drop(Programs::signal(gateway.pid(), "-KILL")),
+        Event::StopProgram { ms } => {
+            if let Some(pid) = Programs::signal(gateway.pid(), "-STOP") {
+                pause(ms);
+                drop(std::process::Command::new("kill").args(["-CONT", &pid.to_string()]).status());
+            }
+        }
+        Event::Kill | Event::Restart => {}
+    }
+}
+
+fn switch(gateway: &Gateway, key: &str, status: KeyStatus) {
+    gateway.keys().run(async |store| store.set_key_status(key, status, Audit::by("ledger")).await.unwrap());
+}
+
+fn administer(gateway: &Gateway, admin: &str, request: &Request) -> support::Response {
+    let request = request.clone().with("Authorization", format!("Bearer {admin}"));
+    support::Client::once(gateway.address, &request.with("Content-Type", "application/json"))
+}
+
+/// Adds the stored server, which leads to the last of the scripted ones.
+fn put_extra(gateway: &Gateway, admin: &str, servers: &[Arc<Server>]) {
+    let address = servers[servers.len() - 1].address;
+    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"http://{address}/mcp"}}"#);
+    let answered = administer(gateway, admin, &Request::new("PUT", &format!("{STORED}/{EXTRA}")).body(body));
+    assert!(matches!(answered.status, 200 | 201), "{}", answered.text());
+}
+
+const STORED: &str = "/api/v1/mcp/servers";
+
+/// The name of the stored server.
+const EXTRA: &str = "extra";
+
+/// All servers, as clients name them; a call's server is an index of it.
+fn names() -> Vec<&'static str> {
+    let scripted = SERVERS.iter().map(|(name, ..)| *name);
+    scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
 }
 
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.
@@ -208,7 +273,7 @@ fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
     let begun = Instant::now();
     let mut before = Residue::measure(gateway, admin);
     // Until the connections of the lists are closed.
-    while begun.elapsed() < WARM_UP {
+    while begun.elapsed() < WARM_UP || (!before.is_at_rest() && begun.elapsed() < WARM_UP_MAX) {
         thread::park_timeout(POLL);
         before = Residue::measure(gateway, admin);
     }
@@ -217,6 +282,9 @@ fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
 
 /// A little longer than `idle_age_max`.
 const WARM_UP: Duration = Duration::from_millis(2500);
+
+/// Until the programs that were started for their lists have ended.
+const WARM_UP_MAX: Duration = Duration::from_secs(15);
 
 fn settle(gateway: &Gateway, admin: &str, baseline: &Residue) -> (Residue, Duration) {
     let begun = Instant::now();

@@ -20,6 +20,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// In the order of their numbers of calls.
     pub actions: Vec<Action>,
+    /// Whether most calls are cheap, and few have faults.
+    pub is_long: bool,
 }
 
 /// Something that happens to the gateway or a server when so many calls have begun.
@@ -37,6 +39,14 @@ pub enum Event {
     Refuse { server: u8, ms: u32 },
     /// A server loses its sessions (A13).
     LoseSessions { server: u8 },
+    /// A key is switched off for so many milliseconds.
+    SwitchOff { key: u8, ms: u32 },
+    /// The server `extra` is removed over REST for so many milliseconds.
+    Remove { ms: u32 },
+    /// A program is killed (B2).
+    KillProgram,
+    /// A program is stopped for so many milliseconds (B17).
+    StopProgram { ms: u32 },
     /// The gateway is killed (SIGKILL), and started again.
     Kill,
     /// The gateway is ended (SIGTERM), and started again.
@@ -72,6 +82,9 @@ pub enum Manner {
 /// How many clients a run has: more than workers, and few enough for one thread.
 const CLIENTS: u64 = 64;
 
+/// Keys that the clients share.
+pub const KEYS: u64 = 4;
+
 /// One action in so many calls.
 const CALLS_PER_ACTION: u64 = 400;
 
@@ -99,15 +112,31 @@ impl Plan {
             kinds: Kind::ALL.to_vec(),
             faults: Fault::ALL.to_vec(),
             actions,
+            is_long: calls >= LONG,
         }
+    }
+
+    /// Plans with less in them, to find what a violation needs: half of the calls, the actions, the faults, the kinds.
+    pub fn halves(&self) -> Vec<Self> {
+        fn parts<T: Clone>(all: &[T]) -> [Vec<T>; 2] {
+            let (first, second) = all.split_at(all.len() / 2);
+            [first.to_vec(), second.to_vec()]
+        }
+        let shorter = Self { calls_each: self.calls_each / 2, ..self.clone() };
+        let actions = parts(&self.actions).map(|actions| Self { actions, ..self.clone() });
+        let faults = parts(&self.faults).map(|faults| Self { faults, ..self.clone() });
+        let kinds = parts(&self.kinds).map(|kinds| Self { kinds, ..self.clone() });
+        let is_less = |plan: &Self| {
+            let size =
+                |plan: &Self| (plan.calls_each, plan.actions.len(), plan.faults.len(), plan.kinds.len());
+            size(plan) != size(self) && plan.calls_each > 0 && !plan.kinds.is_empty()
+        };
+        let all = [shorter].into_iter().chain(actions).chain(faults).chain(kinds);
+        all.filter(is_less).collect()
     }
 
     pub fn calls(&self) -> u64 {
         u64::from(self.clients) * u64::from(self.calls_each)
-    }
-
-    pub fn is_long(&self) -> bool {
-        self.calls() >= LONG
     }
 
     /// The era of a client.
@@ -118,9 +147,9 @@ impl Plan {
     /// The same for the same client and number, whatever else the plan leaves out.
     pub fn call(&self, tag: Tag) -> Call {
         let mut random = Random::of(self.seed, u64::from(tag.client), u64::from(tag.sequence));
-        let kinds = if self.is_long() { Kind::WEIGHTS_LONG } else { Kind::WEIGHTS };
+        let kinds = if self.is_long { Kind::WEIGHTS_LONG } else { Kind::WEIGHTS };
         let kind = random.weighted(kinds);
-        let per_mille = if self.is_long() { FAULTS_PER_MILLE.1 } else { FAULTS_PER_MILLE.0 };
+        let per_mille = if self.is_long { FAULTS_PER_MILLE.1 } else { FAULTS_PER_MILLE.0 };
         let is_faulty = random.happens(per_mille);
         let fault = random.weighted(&Fault::WEIGHTS);
         let number = u32::try_from(random.below(1 << 20)).unwrap_or_default();
@@ -130,6 +159,9 @@ impl Plan {
         let pad = random.index(pad_max);
         let kind = if self.kinds.contains(&kind) { kind } else { Kind::Plain };
         let fault = if is_faulty && self.faults.contains(&fault) { fault } else { Fault::None };
+        // Each delays the next start of the program, by up to 30 s.
+        let is_rare = self.is_long && fault == Fault::Exit && !number.is_multiple_of(64);
+        let fault = if is_rare { Fault::None } else { fault };
         let manner = match random.below(500) {
             0 => Manner::Bytewise,
             1..4 => Manner::Split,
@@ -163,13 +195,19 @@ impl Event {
     fn draw(random: &mut Random, servers: u8) -> Self {
         let server = u8::try_from(random.below(servers.into())).unwrap_or_default();
         let ms = u32::try_from(50 + random.below(500)).unwrap_or_default();
-        match random.below(20) {
-            0..6 => Self::Reload,
-            6..12 => Self::Refuse { server, ms },
-            12..18 => Self::LoseSessions { server },
-            18 => Self::Kill,
-            _ => Self::Restart,
-        }
+        let key = u8::try_from(random.below(KEYS)).unwrap_or_default();
+        let rows = [
+            (Self::Reload, 6),
+            (Self::Refuse { server, ms }, 6),
+            (Self::LoseSessions { server }, 6),
+            (Self::SwitchOff { key, ms }, 4),
+            (Self::Remove { ms }, 4),
+            (Self::KillProgram, 2),
+            (Self::StopProgram { ms }, 2),
+            (Self::Kill, 1),
+            (Self::Restart, 1),
+        ];
+        random.weighted(&rows)
     }
 }
 

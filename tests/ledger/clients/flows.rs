@@ -61,7 +61,7 @@ impl Client {
                 drop(wire.event().await?);
                 return Ok(Reading::Answer(Outcome::Cancelled));
             }
-            drop(self.cancel(call, prepared, &mut wire).await?);
+            self.cancel(call, prepared, &mut wire).await?;
             is_over = true;
         }
         let reading = self.read_stream(call, prepared, head.status, &mut wire, is_over).await?;

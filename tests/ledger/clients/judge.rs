@@ -58,6 +58,10 @@ impl Client {
             let is_question = message.id.is_some();
             return if is_question { Reading::Question(id.to_owned()) } else { Reading::Notice };
         }
+        if status == 404 && text.contains("MCP is served at") {
+            // The server was removed.
+            return Reading::Answer(Outcome::Refused);
+        }
         if id != prepared.id && (id != "null" || message.error.is_none()) {
             // docs/OPERATIONS.md, "When a server fails": ids are "checked in responses that are not streams".
             if call.fault == Fault::WrongId && id == "\"99.99\"" && call.is_stream() {

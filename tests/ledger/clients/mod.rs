@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::http::Wire;
 use crate::kind::Kind;
@@ -40,6 +40,10 @@ pub struct Shared {
 
 /// Longer than any timeout that is set but those of waiting for input.
 const SLOW: Duration = Duration::from_secs(4);
+
+/// After a refusal, and after an error which says that the call did not run.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+const NOT_RUN_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is kept of slow calls.
 const SLOW_MAX: usize = 20;
@@ -116,7 +120,8 @@ impl Client {
                 self.shared.ledger.report(Some(first.tag), format!("no outcome within {PATIENCE:?}"));
                 vec![Outcome::Missing; calls.len()]
             });
-            self.note_slow(begun.elapsed(), &first, outcomes[0]);
+            let outcome = outcomes[0];
+            self.note_slow(begun.elapsed(), &first, outcome);
             for (call, outcome) in calls.iter().zip(outcomes) {
                 if outcome == Outcome::Broken && is_same {
                     let text = format!(
@@ -128,6 +133,12 @@ impl Client {
                     self.shared.ledger.report(Some(call.tag), text);
                 }
                 self.shared.ledger.finish(call.tag, outcome);
+            }
+            // Refusals are fast: a client that goes on at once would spend all its calls on them.
+            match outcome {
+                Outcome::Refused => sleep(REFUSED_PAUSE).await,
+                Outcome::NotRun | Outcome::Unsent => sleep(NOT_RUN_PAUSE).await,
+                _ => {}
             }
             sequence += count;
         }

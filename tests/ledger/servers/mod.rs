@@ -3,8 +3,11 @@
 
 mod http;
 mod message;
+mod programs;
+mod record;
 
 pub use http::Server;
+pub use programs::{PROGRAMS, Programs};
 
 /// Which revisions are spoken: up to 2025-11-25, or 2026-07-28.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
