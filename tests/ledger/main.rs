@@ -104,8 +104,9 @@ fn shrink(plan: Plan, report: Report) -> (Plan, Report) {
 }
 
 fn print(plan: &Plan, report: &Report) {
-    for (what, count) in &report.counts {
-        println!("{count:>10} {what}");
+    for (what, outcomes) in &report.counts {
+        let total: u64 = outcomes.values().sum();
+        println!("{what:>20}: {total:>9}  {outcomes:?}");
     }
     for slow in &report.slow {
         println!("slow: {slow}");
@@ -118,6 +119,7 @@ fn print(plan: &Plan, report: &Report) {
     }
     let per_second = plan.calls() * 1000 / u64::try_from(report.time.as_millis().max(1)).unwrap();
     println!("{} calls in {:?}: {per_second} a second", plan.calls(), report.time);
+    println!("processor seconds: {:.1} of the gateway, {:.1} of this suite", report.cpu[0], report.cpu[1]);
     println!("before: {}\nafter:  {}, within {:?}", report.baseline, report.residue, report.settling);
     println!("violations: {}", report.violations.len());
     print_violations(report);

@@ -20,8 +20,10 @@ use crate::tag::Canary;
 /// What came of a run.
 pub struct Report {
     pub violations: Vec<Violation>,
-    /// Calls by kind, fault and outcome.
-    pub counts: BTreeMap<String, u64>,
+    /// For each kind, and for each fault: calls by outcome.
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Processor seconds of the gateway, over all its processes, and of this one.
+    pub cpu: [f64; 2],
     /// How often each text of an error came.
     pub errors: BTreeMap<String, u64>,
     /// The first calls that took several seconds.
@@ -87,6 +89,7 @@ pub fn run(plan: &Plan) -> Report {
         port: AtomicU16::new(gateway.address.port()),
         epoch: AtomicU32::new(0),
         errors: Mutex::default(),
+        cpu_ms: AtomicU32::new(0),
         slow: Mutex::default(),
     });
     let begun = Instant::now();
@@ -105,11 +108,14 @@ pub fn run(plan: &Plan) -> Report {
     let mut violations = oracle::judge(&ledger);
     violations.extend(residue.excess(&baseline).into_iter().map(|what| Violation { tag: None, what }));
     violations.extend(judge_log(&gateway.log(), &shared.keys));
-    let mut counts = BTreeMap::new();
+    let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for entry in ledger.entries() {
-        let text = format!("{:?} {:?} {:?}", entry.kind, entry.fault, entry.outcome);
-        *counts.entry(text).or_default() += 1;
+        for row in [format!("kind {:?}", entry.kind), format!("fault {:?}", entry.fault)] {
+            *counts.entry(row).or_default().entry(format!("{:?}", entry.outcome)).or_default() += 1;
+        }
     }
+    let cpu = [shared.cpu_ms.load(Ordering::Relaxed) + cpu_ms(gateway.pid()), cpu_ms(std::process::id())];
+    let cpu = cpu.map(|ms| Duration::from_millis(ms.into()).as_secs_f64());
     let errors = shared.errors.lock().unwrap().clone();
     let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
     let open = |server: &Arc<Server>| {
@@ -119,7 +125,7 @@ pub fn run(plan: &Plan) -> Report {
             .collect::<Vec<_>>()
     };
     let connections = servers.iter().flat_map(open).collect();
-    Report { violations, counts, errors, slow, connections, time, baseline, residue, settling }
+    Report { violations, counts, cpu, errors, slow, connections, time, baseline, residue, settling }
 }
 
 /// Servers on a thread of their own, which ends with the process.
@@ -187,6 +193,7 @@ fn act(mut gateway: Gateway, world: &World<'_>, shared: &Shared, is_over: &Atomi
             continue;
         }
         shared.epoch.fetch_add(1, Ordering::Relaxed);
+        shared.cpu_ms.fetch_add(cpu_ms(gateway.pid()), Ordering::Relaxed);
         let is_kill = action.event == Event::Kill;
         gateway = if is_kill { gateway.kill_and_restart() } else { gateway.restart() };
         shared.port.store(gateway.address.port(), Ordering::Relaxed);
@@ -258,6 +265,14 @@ const EXTRA: &str = "extra";
 fn names() -> Vec<&'static str> {
     let scripted = SERVERS.iter().map(|(name, ..)| *name);
     scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
+}
+
+/// Processor time of a process so far, in milliseconds.
+fn cpu_ms(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    // utime and stime, in hundredths of a second (proc_pid_stat(5)).
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum::<u32>() * 10
 }
 
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.

@@ -85,11 +85,11 @@ const CLIENTS: u64 = 64;
 /// Keys that the clients share.
 pub const KEYS: u64 = 4;
 
-/// One action in so many calls.
-const CALLS_PER_ACTION: u64 = 400;
+/// One action in so many calls, in a short run and in a long one.
+const CALLS_PER_ACTION: (u64, u64) = (400, 10_000);
 
-/// However long a run is, it has at most so many actions: each restart takes about a second.
-const ACTIONS_MAX: u64 = 400;
+/// However long a run is, it has at most so many actions.
+const ACTIONS_MAX: u64 = 2000;
 
 /// Of a thousand calls, so many have a fault in a short run and in a long one, in which most calls are cheap.
 const FAULTS_PER_MILLE: (u64, u64) = (150, 30);
@@ -100,7 +100,9 @@ const LONG: u64 = 100_000;
 impl Plan {
     pub fn draw(seed: u64, calls: u64, servers: u8) -> Self {
         let mut random = Random::of(seed, ACTIONS, 0);
-        let count = (calls / CALLS_PER_ACTION).min(ACTIONS_MAX);
+        let is_long = calls >= LONG;
+        let calls_per_action = if is_long { CALLS_PER_ACTION.1 } else { CALLS_PER_ACTION.0 };
+        let count = (calls / calls_per_action).min(ACTIONS_MAX);
         let mut actions: Vec<Action> = (0..count)
             .map(|_| Action { at_call: random.below(calls), event: Event::draw(&mut random, servers) })
             .collect();
@@ -112,7 +114,7 @@ impl Plan {
             kinds: Kind::ALL.to_vec(),
             faults: Fault::ALL.to_vec(),
             actions,
-            is_long: calls >= LONG,
+            is_long,
         }
     }
 

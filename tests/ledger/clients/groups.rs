@@ -15,8 +15,8 @@ struct Group<'a> {
     calls: &'a [Call],
     prepared: Vec<Prepared>,
     outcomes: HashMap<usize, Outcome>,
-    /// The gateway has said that it ends the stream.
-    is_stopped: bool,
+    /// What the gateway said of all calls that were not answered, when it ended the stream.
+    end: Option<Outcome>,
 }
 
 impl Client {
@@ -112,7 +112,9 @@ impl Client {
                 is_open = false;
             }
             if !wire.chunk(&mut partial).await? {
-                self.keep(wire, &head);
+                if !is_open {
+                    self.keep(wire, &head);
+                }
                 return Ok(());
             }
         }
@@ -123,7 +125,7 @@ impl Client {
         for call in calls {
             prepared.push(self.prepare(call, revision).await?);
         }
-        Some(Group { calls, prepared, outcomes: HashMap::new(), is_stopped: false })
+        Some(Group { calls, prepared, outcomes: HashMap::new(), end: None })
     }
 
     fn messages(&self, group: &Group<'_>) -> Vec<String> {
@@ -141,7 +143,9 @@ impl Client {
         });
         let Some(at) = position else {
             let is_last = text.contains("\"last\":true");
-            group.is_stopped |= is_last;
+            if is_last {
+                group.end = Some(self.read_error(status, text));
+            }
             if is_last || text.contains("\"method\":\"notifications/") {
                 // A framed stream carries what belongs to its session, and an error under no id before its end
                 // (docs/FRAMES.md, "Ending a stream").
@@ -162,7 +166,10 @@ impl Client {
     fn outcomes(&self, group: Group<'_>, is_broken: bool) -> Vec<Outcome> {
         let outcome = |(at, call): (usize, &Call)| {
             group.outcomes.get(&at).copied().unwrap_or_else(|| {
-                if is_broken || group.is_stopped {
+                if let Some(end) = group.end {
+                    return end;
+                }
+                if is_broken {
                     return Outcome::Broken;
                 }
                 self.shared.ledger.report(Some(call.tag), format!("the group ended without it: {call:?}"));

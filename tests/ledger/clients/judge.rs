@@ -93,18 +93,24 @@ impl Client {
 
     /// The outcome that an error text means.
     pub(super) fn read_error(&self, status: u16, error: &str) -> Outcome {
-        // An error of the server itself, under whatever status (docs/OPERATIONS.md: "the server's rejection").
-        let outcome = if error.contains("-32050") {
+        let has = |texts: &[&str]| texts.iter().any(|text| error.contains(text));
+        // Errors of the server itself, under whatever status (docs/OPERATIONS.md: "the server's rejection").
+        let outcome = if has(&["-32050", "-32001"]) {
             Outcome::Error
-        } else if error.contains("may have run") {
+        } else if has(&["may have run"]) {
             Outcome::MayHaveRun
-        } else if error.contains("did not run") {
+        } else if has(&["did not run", "nothing was called", "Unknown tool"]) {
             Outcome::NotRun
         } else if matches!(status, 401 | 403 | 404 | 429) {
             Outcome::Refused
         } else {
             Outcome::Error
         };
+        if outcome == Outcome::Error && has(&["server `"]) {
+            // docs/OPERATIONS.md, "When a server fails": the error "says whether the call may have run".
+            let text = format!("an error does not say whether the call ran: {error}");
+            self.shared.ledger.report(None, text);
+        }
         let text: String = error.chars().filter(|c| !c.is_ascii_digit()).take(ERROR_CHARS_MAX).collect();
         let mut errors = self.shared.errors.lock().unwrap();
         let is_known = errors.contains_key(&text);

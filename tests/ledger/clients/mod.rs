@@ -32,6 +32,8 @@ pub struct Shared {
     pub port: AtomicU16,
     /// Odd while the gateway is not there; another number after it was started again.
     pub epoch: AtomicU32,
+    /// Processor time of the gateway's processes that have ended, in milliseconds.
+    pub cpu_ms: AtomicU32,
     /// How often each text of an error came.
     pub errors: Mutex<BTreeMap<String, u64>>,
     /// Calls that took longer than [`SLOW`], with the outcome of the first.
