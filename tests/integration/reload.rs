@@ -356,3 +356,19 @@ fn a_configuration_with_a_mistake_changes_nothing() {
         assert_eq!(Client::once(gateway.address, &modern_call(AGGREGATED, tool, "{}")).status, 200);
     }
 }
+
+#[test]
+fn connections_that_ended_the_sessions_of_a_removed_server_close_when_they_are_too_old() {
+    let (peer, other) = (Peer::script([]), Peer::script([]));
+    let settings = "era = \"legacy\"\nidle_age_max = \"1s\"";
+    let gateway = setup(&[("b", other.address)]).server_with("a", peer.address, settings).start();
+    open_session(&gateway, "/servers/a/mcp", None);
+    gateway.reload(&setup(&[("b", other.address)]), DONE);
+    peer.wait_until("the end of the session", |peer| ended_sessions(peer) == 1);
+    let begun = Instant::now();
+    let all = peer.all();
+    let last = all.iter().find(|seen| seen.head.starts_with("DELETE ")).unwrap();
+    let closed = peer.wait_closed(last.connection);
+    // A second for the age, and one for the sweep.
+    assert!(closed - begun < std::time::Duration::from_secs(5), "{:?}", closed - begun);
+}

@@ -33,9 +33,9 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two searches for sessions that have expired.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
 
-/// Between two checks whether freed memory should be returned to the system: terminating sessions allocates
-/// on this thread.
-const PURGE_POLL: Duration = Duration::from_secs(1);
+/// Between two sweeps for idle connections, whose ages are known to a second, and two checks whether freed memory should
+/// be returned to the system: terminating sessions opens connections and allocates on this thread.
+const POOL_SWEEP: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// `builder` has built the first topology, and `topology` publishes it to `shared`. Runs in a `LocalSet`, on which it
@@ -122,20 +122,20 @@ fn log_left_out(topology: &Topology) {
 
 /// Ends sessions that have expired or were unused for long, at their servers too.
 async fn sweep(sessions: Arc<SessionTable>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
-    let (mut sweep, mut purge_poll) = (interval(SESSION_SWEEP), interval(PURGE_POLL));
+    let (mut sweep, mut pool_sweep) = (interval(SESSION_SWEEP), interval(POOL_SWEEP));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    purge_poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pool_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let purge = MemoryPurger::default();
     loop {
         tokio::select! {
             _ = sweep.tick() => {}
-            _ = purge_poll.tick() => {
+            _ = pool_sweep.tick() => {
+                pools.sweep();
                 purge.observe([sessions.count(), terminator.pending(), 0]);
                 continue;
             }
         }
         let ended = sessions.sweep(unix_seconds());
-        pools.sweep();
         let detached = sessions.take_detached();
         if !detached.is_empty() {
             spawn_local(Rc::clone(&terminator).enqueue_when_idle(detached, Rc::clone(&pools)));

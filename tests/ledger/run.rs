@@ -1,0 +1,326 @@
+//! One run: servers, the gateway, clients and the schedule, until nothing is in flight, and what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use metamcp_store::store::{Audit, Grants, KeyStatus, Role};
+
+use crate::clients::{Client, Shared};
+use crate::ledger::{Ledger, Violation};
+use crate::oracle;
+use crate::residue::Residue;
+use crate::schedule::{Event, KEYS, Plan};
+use crate::servers::{Era, PROGRAMS, Programs, Server};
+use crate::support::{self, Gateway, Request, Setup};
+use crate::tag::Canary;
+
+/// What came of a run.
+pub struct Report {
+    pub violations: Vec<Violation>,
+    /// For each kind, and for each fault: calls by outcome.
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Processor seconds of the gateway, over all its processes, and of this one.
+    pub cpu: [f64; 2],
+    /// How often each text of an error came.
+    pub errors: BTreeMap<String, u64>,
+    /// The first calls that took several seconds.
+    pub slow: Vec<String>,
+    /// Connections to servers that were not closed, to tell what a socket that is left is for.
+    pub connections: Vec<String>,
+    pub time: Duration,
+    pub baseline: Residue,
+    pub residue: Residue,
+    /// How long it took until everything was given back.
+    pub settling: Duration,
+}
+
+/// The scripted servers, by number: name, era, and whether they do wrong what calls ask for.
+const SERVERS: [(&str, Era, bool); 3] =
+    [("old", Era::Legacy, true), ("new", Era::Modern, true), ("calm", Era::Modern, false)];
+
+/// How many there are.
+pub const SERVERS_COUNT: u8 = 3;
+
+/// Within this time after the last call, everything is given back.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Short times, so that what is kept for a while is given back within [`SETTLE`].
+const SETTINGS: &str = r#"
+[server]
+idle_timeout = "5s"
+[session]
+idle_timeout = "5s"
+resume_for = "3s"
+[bridge]
+session_idle_timeout = "2s"
+hold_timeout = "2s"
+[backend]
+first_byte_timeout = "1s"
+stream_idle_timeout = "1s"
+idle_age_max = "1s"
+[limits]
+key_in_flight_max = 2000
+"#;
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Report {
+    let ledger = Arc::new(Ledger::new(plan.seed, plan.clients, plan.calls_each));
+    let servers = start_servers(&ledger);
+    let programs = Programs::new(plan.seed);
+    let setup = setup(&servers, &programs);
+    let gateway = setup.clone().keys().start();
+    let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
+    let keys: Vec<(String, String)> =
+        (0..KEYS).map(|number| gateway.keys().create(&format!("key{number}"))).collect();
+    let (key_ids, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+    put_extra(&gateway, &admin, &servers);
+    let baseline = warm_up(&gateway, &admin, &keys);
+    let shared = Arc::new(Shared {
+        plan: plan.clone(),
+        ledger: ledger.clone(),
+        names: names(),
+        keys,
+        port: AtomicU16::new(gateway.address.port()),
+        epoch: AtomicU32::new(0),
+        errors: Mutex::default(),
+        cpu_ms: AtomicU32::new(0),
+        slow: Mutex::default(),
+    });
+    let begun = Instant::now();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients = start_clients(&shared, &is_over);
+    let gateway = act(
+        gateway,
+        &World { setup, servers: &servers, admin: &admin, key_ids: &key_ids },
+        &shared,
+        &is_over,
+    );
+    clients.join().expect("a client does not panic");
+    let time = begun.elapsed();
+    let (residue, settling) = settle(&gateway, &admin, &baseline);
+    programs.enter(&ledger);
+    let mut violations = oracle::judge(&ledger);
+    violations.extend(residue.excess(&baseline).into_iter().map(|what| Violation { tag: None, what }));
+    violations.extend(judge_log(&gateway.log(), &shared.keys));
+    let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for entry in ledger.entries() {
+        for row in [format!("kind {:?}", entry.kind), format!("fault {:?}", entry.fault)] {
+            *counts.entry(row).or_default().entry(format!("{:?}", entry.outcome)).or_default() += 1;
+        }
+    }
+    let cpu = [shared.cpu_ms.load(Ordering::Relaxed) + cpu_ms(gateway.pid()), cpu_ms(std::process::id())];
+    let cpu = cpu.map(|ms| Duration::from_millis(ms.into()).as_secs_f64());
+    let errors = shared.errors.lock().unwrap().clone();
+    let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
+    let open = |server: &Arc<Server>| {
+        let connections = server.connections().into_iter();
+        connections
+            .map(|text| format!("{} {}: from {text}", server.name, server.address.port()))
+            .collect::<Vec<_>>()
+    };
+    let connections = servers.iter().flat_map(open).collect();
+    Report { violations, counts, cpu, errors, slow, connections, time, baseline, residue, settling }
+}
+
+/// Servers on a thread of their own, which ends with the process.
+fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ledger = ledger.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let servers =
+                SERVERS.iter().map(|(name, era, obeys)| Server::start(name, *era, *obeys, &ledger).unwrap());
+            sender.send(servers.collect::<Vec<_>>()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().unwrap()
+}
+
+fn setup(servers: &[Arc<Server>], programs: &Programs) -> Setup {
+    let setup = servers.iter().fold(Setup::new(), |setup, server| {
+        let era = match server.era {
+            Era::Legacy => "era = \"legacy\"",
+            Era::Modern => "era = \"modern\"",
+        };
+        setup.server_with(server.name, server.address, era)
+    });
+    setup.with(&programs.toml()).with(SETTINGS)
+}
+
+fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
+    let (shared, is_over) = (shared.clone(), is_over.clone());
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let clients: Vec<_> = (0..shared.plan.clients)
+                .map(|number| tokio::spawn(Client::new(&shared, number).run()))
+                .collect();
+            for client in clients {
+                client.await.expect("a client does not panic");
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+    })
+}
+
+/// What actions act on, besides the gateway.
+struct World<'a> {
+    setup: Setup,
+    servers: &'a [Arc<Server>],
+    admin: &'a str,
+    key_ids: &'a [String],
+}
+
+/// Lets happen what the plan says, until the clients have ended.
+fn act(mut gateway: Gateway, world: &World<'_>, shared: &Shared, is_over: &AtomicBool) -> Gateway {
+    for action in &shared.plan.actions {
+        while shared.ledger.begun() < action.at_call && !is_over.load(Ordering::Relaxed) {
+            thread::park_timeout(POLL);
+        }
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        if !matches!(action.event, Event::Kill | Event::Restart) {
+            disturb(&gateway, world, action.event);
+            continue;
+        }
+        shared.epoch.fetch_add(1, Ordering::Relaxed);
+        shared.cpu_ms.fetch_add(cpu_ms(gateway.pid()), Ordering::Relaxed);
+        let is_kill = action.event == Event::Kill;
+        gateway = if is_kill { gateway.kill_and_restart() } else { gateway.restart() };
+        shared.port.store(gateway.address.port(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+    gateway
+}
+
+/// Lets one thing happen that the gateway survives.
+fn disturb(gateway: &Gateway, world: &World<'_>, event: Event) {
+    let pause = |ms: u32| thread::park_timeout(Duration::from_millis(ms.into()));
+    match event {
+        Event::Reload => gateway.reload(&world.setup, "reload"),
+        Event::Refuse { server, ms } => {
+            let server = &world.servers[usize::from(server) % world.servers.len()];
+            server.set_refusing(true);
+            pause(ms);
+            server.set_refusing(false);
+        }
+        Event::LoseSessions { server } => {
+            world.servers[usize::from(server) % world.servers.len()].lose_sessions()
+        }
+        Event::SwitchOff { key, ms } => {
+            let id = &world.key_ids[usize::from(key) % world.key_ids.len()];
+            switch(gateway, id, KeyStatus::Inactive);
+            pause(ms);
+            switch(gateway, id, KeyStatus::Active);
+        }
+        Event::Remove { ms } => {
+            let path = format!("{STORED}/{EXTRA}");
+            drop(administer(gateway, world.admin, &Request::new("DELETE", &path)));
+            pause(ms);
+            put_extra(gateway, world.admin, world.servers);
+        }
+        Event::KillProgram => drop(Programs::signal(gateway.pid(), "-KILL")),
+        Event::StopProgram { ms } => {
+            if let Some(pid) = Programs::signal(gateway.pid(), "-STOP") {
+                pause(ms);
+                drop(std::process::Command::new("kill").args(["-CONT", &pid.to_string()]).status());
+            }
+        }
+        Event::Kill | Event::Restart => {}
+    }
+}
+
+fn switch(gateway: &Gateway, key: &str, status: KeyStatus) {
+    gateway.keys().run(async |store| store.set_key_status(key, status, Audit::by("ledger")).await.unwrap());
+}
+
+fn administer(gateway: &Gateway, admin: &str, request: &Request) -> support::Response {
+    let request = request.clone().with("Authorization", format!("Bearer {admin}"));
+    support::Client::once(gateway.address, &request.with("Content-Type", "application/json"))
+}
+
+/// Adds the stored server, which leads to the last of the scripted ones.
+fn put_extra(gateway: &Gateway, admin: &str, servers: &[Arc<Server>]) {
+    let address = servers[servers.len() - 1].address;
+    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"http://{address}/mcp"}}"#);
+    let answered = administer(gateway, admin, &Request::new("PUT", &format!("{STORED}/{EXTRA}")).body(body));
+    assert!(matches!(answered.status, 200 | 201), "{}", answered.text());
+}
+
+const STORED: &str = "/api/v1/mcp/servers";
+
+/// The name of the stored server.
+const EXTRA: &str = "extra";
+
+/// All servers, as clients name them; a call's server is an index of it.
+fn names() -> Vec<&'static str> {
+    let scripted = SERVERS.iter().map(|(name, ..)| *name);
+    scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
+}
+
+/// Processor time of a process so far, in milliseconds.
+fn cpu_ms(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    // utime and stime, in hundredths of a second (proc_pid_stat(5)).
+    fields.skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum::<u32>() * 10
+}
+
+/// One call with each key, so that what is made at first use is there; then what the gateway holds.
+fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
+    for key in keys {
+        let request =
+            support::modern("/mcp", "tools/list", "").with("Authorization", format!("Bearer {key}"));
+        let answered = support::Client::once(gateway.address, &request);
+        assert_eq!(answered.status, 200, "{}", answered.text());
+    }
+    let health = support::Client::once(gateway.address, &Request::new("GET", "/health"));
+    assert_eq!(health.status, 200);
+    let begun = Instant::now();
+    let mut before = Residue::measure(gateway, admin);
+    // Until the connections of the lists are closed.
+    while begun.elapsed() < WARM_UP || (!before.is_at_rest() && begun.elapsed() < WARM_UP_MAX) {
+        thread::park_timeout(POLL);
+        before = Residue::measure(gateway, admin);
+    }
+    before
+}
+
+/// A little longer than `idle_age_max`.
+const WARM_UP: Duration = Duration::from_millis(2500);
+
+/// Until the programs that were started for their lists have ended.
+const WARM_UP_MAX: Duration = Duration::from_secs(15);
+
+fn settle(gateway: &Gateway, admin: &str, baseline: &Residue) -> (Residue, Duration) {
+    let begun = Instant::now();
+    loop {
+        let residue = Residue::measure(gateway, admin);
+        if residue.excess(baseline).is_empty() || begun.elapsed() > SETTLE {
+            return (residue, begun.elapsed());
+        }
+        thread::park_timeout(POLL);
+    }
+}
+
+/// The log has no panic, no key, and no argument of a call.
+fn judge_log(log: &str, keys: &[String]) -> Vec<Violation> {
+    let is_bad = |line: &&str| {
+        line.contains("panicked")
+            || line.contains(Canary::PREFIX)
+            || keys.iter().any(|key| line.contains(&**key))
+    };
+    let found = log.lines().filter(is_bad).take(LOG_LINES_MAX);
+    found.map(|line| Violation { tag: None, what: format!("in the log: {line}") }).collect()
+}
+
+const LOG_LINES_MAX: usize = 5;
