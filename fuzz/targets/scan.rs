@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| _ = metamcp_core::frame::fuzz::scan(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    metamcp_core::frame::fuzz::scan(bytes);
+});

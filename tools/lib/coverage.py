@@ -66,7 +66,7 @@ def read(path):
 def module_of(path):
     """`src/session`, `crates/metamcp-store/auth`, `tools/keyadm`; None for test code and other programs."""
     parts = pathlib.PurePath(path).parts
-    if "tests" in parts or parts[-1] in ("tests.rs", "testing.rs"):
+    if {"tests", "fuzz"} & set(parts) or parts[-1] in ("tests.rs", "testing.rs", "fuzz.rs"):
         return None
     if parts[0] == "src":
         return f"src/{parts[1].removesuffix('.rs')}"

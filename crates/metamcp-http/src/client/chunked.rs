@@ -130,6 +130,8 @@ impl ChunkedDecoder {
             (S::DataCr, b'\r') => S::DataLf,
             (S::DataLf, b'\n') => S::SizeStart,
             (S::TrailerStart, b'\r') => S::FinalLf,
+            // httparse takes this for the end of a line; hyper counts lines by their carriage returns.
+            (S::TrailerStart | S::Trailer, b'\n') => return Err(MalformedChunk),
             (S::TrailerStart | S::Trailer, _) => self.trailer_byte(byte)?,
             (S::TrailerLf, b'\n') => {
                 self.trailer_lines += 1;
@@ -253,6 +255,7 @@ mod tests {
             "0\r\n\n\r\n\r\n",
             "0\r\n\r\r",
             "0\r\nX: 1\rY",
+            "0\r\nX: 1\nY: 2\r\n\r\n",
             "0\r\nno field\r\n\r\n",
             "0\r\nX : 1\r\n\r\n",
             "0\r\n: 1\r\n\r\n",
