@@ -162,7 +162,10 @@ async fn send(
     if is_answer {
         return Ok(Outcome { message, failed: !status.is_success() });
     }
-    let text = format!("server `{server}` responded with HTTP {} and no result", status.as_u16());
+    let text = format!(
+        "server `{server}` responded with HTTP {} and no result; the call may have run",
+        status.as_u16()
+    );
     Err(Fault::upstream(FaultKind::InvalidResponse, text))
 }
 

@@ -206,7 +206,8 @@ pub fn error_code(message: &[u8], envelope: &Envelope) -> Option<i32> {
 
 /// Builds the error for a response of the server that violates the protocol.
 pub fn invalid_reply_error(id: &[u8], server: &str, what: &str) -> Bytes {
-    gateway_error(id, code::INTERNAL, &format!("server `{server}` sent an invalid response: {what}"), None)
+    let text = format!("server `{server}` sent an invalid response: {what}; the call may have run");
+    gateway_error(id, code::INTERNAL, &text, None)
 }
 
 #[cfg(test)]

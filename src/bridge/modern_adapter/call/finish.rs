@@ -66,7 +66,8 @@ impl ActiveCall {
         if let Some(envelope) = error.filter(|_| is_clients_fault) {
             return self.finish(client, body, &envelope).await;
         }
-        let text = format!("server `{}` answered with HTTP {}", self.pool.upstream().name(), status.as_u16());
+        let (server, status) = (self.pool.upstream().name(), status.as_u16());
+        let text = format!("server `{server}` answered with HTTP {status}; the call may have run");
         let data = json!({"origin": "server", "kind": FaultKind::InvalidResponse.label()});
         let (status, code) = (StatusCode::OK, code::INTERNAL);
         let reply = LocalResponse::from_error_data(status, &client.id, code, &text, Some(&data));
