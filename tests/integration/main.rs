@@ -16,6 +16,7 @@ mod cancelled;
 mod connect;
 mod fast_lane;
 mod endings;
+mod event_streams;
 mod faults;
 mod flood;
 mod framed;

@@ -239,7 +239,10 @@ fn serving_policy(
 
 fn limits(root: &Section<'_>) -> LimitsConfig {
     let section = root.child("limits");
-    let config = LimitsConfig { key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT) };
+    let config = LimitsConfig {
+        key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT),
+        key_event_streams_max: section.count("key_event_streams_max", d::KEY_EVENT_STREAMS),
+    };
     section.finish();
     config
 }

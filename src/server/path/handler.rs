@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::frames;
+use crate::limits::PermitKind;
 use crate::server::eras::{batch, legacy, message};
 use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::control_plane::ControlRequest;
@@ -92,8 +93,9 @@ async fn forward(
 ) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = request;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
+    let kind = if method == Method::GET { PermitKind::EventStream } else { PermitKind::Call };
     let (identity, permit) =
-        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
+        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
         // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
         // use.
