@@ -168,9 +168,7 @@ async fn read_events(
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
-        while let Some(event) =
-            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
-        {
+        while let Some(event) = reader.next()? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &notifications) {

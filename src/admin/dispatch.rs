@@ -16,7 +16,7 @@ use super::swagger;
 use crate::journal::usage::WorkerCounters;
 use crate::limits::PermitKind;
 use crate::telemetry::metrics::MetricsWriter;
-use metamcp_core::base::BodyReader;
+use metamcp_core::base::{BodyReader, MEMORY};
 use metamcp_store::auth::Identity;
 use metamcp_store::store::Role;
 
@@ -75,6 +75,9 @@ impl ControlPlane {
         let permit = works
             .map(|identity| self.parts.limits.usage(identity).admit(identity, PermitKind::Call))
             .transpose()?;
+        if works.is_some() {
+            MEMORY.check_new_work()?;
+        }
         let body = match route.body_bytes_max {
             0 => Bytes::new(),
             bytes_max => {

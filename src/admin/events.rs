@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::tool_result::result_of;
 use crate::limits::Permit;
 use crate::telemetry::metrics;
+use metamcp_core::base::charge_bytes;
 
 /// An in-flight call. If dropped, the call is cancelled.
 pub struct CallEvents {
@@ -72,7 +73,7 @@ impl CallEvents {
             }
             Some(CallStep::Ended(Ok(outcome))) => {
                 let failed = outcome.failed;
-                let answer = result_of(&outcome.message).map(|result| write_event("result", &result));
+                let answer = result_event(&outcome);
                 CallStart::Whole(events.meter.finish_with(answer, failed), events.permit)
             }
             Some(CallStep::Ended(Err(problem))) => {
@@ -113,8 +114,8 @@ impl CallEvents {
     /// Writes the last event.
     fn end(&mut self, outcome: Result<Outcome, Problem>) -> Bytes {
         let failed = outcome.as_ref().map_or(true, |outcome| outcome.failed);
-        let event = match outcome.and_then(|outcome| result_of(&outcome.message)) {
-            Ok(result) => write_event("result", &result),
+        let event = match outcome.and_then(|outcome| result_event(&outcome)) {
+            Ok(event) => event,
             Err(problem) => write_event("error", &parse_json(problem.to_response().body())),
         };
         self.meter.add_bytes(event.len());
@@ -157,6 +158,12 @@ impl Body for CallEvents {
 /// Parses JSON so that it is written on one line: an empty line would end the event.
 fn parse_json(bytes: &Bytes) -> Value {
     serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// The event of a result, charged for until the client has taken it.
+fn result_event(outcome: &Outcome) -> Result<Bytes, Problem> {
+    let result = result_of(&outcome.message)?;
+    Ok(charge_bytes(write_event("result", &result))?)
 }
 
 fn write_event(name: &str, data: &Value) -> Bytes {

@@ -28,6 +28,7 @@ use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::route::{Endpoint, RouteTable};
 use crate::telemetry::metrics;
 use crate::upstream::{Upstream, UpstreamId, UpstreamPool};
+use metamcp_core::base::charge_bytes;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::protocol::{ClientCapabilities, Era, header};
 use metamcp_store::auth::Identity;
@@ -209,7 +210,8 @@ impl ControlPlane {
                 return Err(problem);
             }
         };
-        let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
+        let answer =
+            result_of(&outcome.message).and_then(|result| Ok(charge_bytes(Bytes::from(result.to_string()))?));
         meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
         })
@@ -319,7 +321,7 @@ fn answer_events(begun: CallStart) -> Result<Response<ControlPlaneBody>, Problem
 
 fn from_fault(fault: &Fault) -> Problem {
     let status = match fault.kind {
-        FaultKind::Overloaded => return Problem::unavailable(fault.for_client()),
+        FaultKind::Overloaded | FaultKind::OutOfMemory => return Problem::unavailable(fault.for_client()),
         FaultKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     };

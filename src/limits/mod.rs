@@ -185,7 +185,8 @@ mod tests {
         check(0, 0, &[(0, true), (0, false), (1000, true)]);
     }
 
-    const CONFIG: LimitsConfig = LimitsConfig { key_in_flight_max: 2, key_event_streams_max: 3 };
+    const CONFIG: LimitsConfig =
+        LimitsConfig { key_in_flight_max: 2, key_event_streams_max: 3, memory_max: 0 };
 
     /// Takes permits until one is refused. Returns how many were granted, and the refusal.
     fn fill(usage: &Arc<KeyUsage>, kind: PermitKind) -> (Vec<Permit>, AdmissionError) {

@@ -25,6 +25,7 @@ mod half_close;
 mod idle;
 mod isolation;
 mod journal_kill;
+mod memory;
 mod metrics;
 mod outage;
 mod passing;

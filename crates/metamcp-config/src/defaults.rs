@@ -53,6 +53,11 @@ pub(super) const KEY_IN_FLIGHT: SettingRange<usize> = SettingRange { default: 51
 pub(super) const KEY_EVENT_STREAMS: SettingRange<usize> =
     SettingRange { default: 10_000, min: 1, max: 10_000_000 };
 
+/// The default is half of the memory that the process may use: the rest is for connections, sessions, lists and
+/// programs. The least leaves room for one request and one answer of some hundred KiB.
+pub(super) const MEMORY: SettingRange<usize> =
+    SettingRange { default: 1 << 30, min: 4 << 20, max: usize::MAX / 2 };
+
 /// Clients give up on a list after about 10 s; later changes are announced with `list_changed`.
 pub(super) const LIST_DEADLINE: SettingRange<Duration> =
     SettingRange { default: secs(5), min: millis(100), max: secs(300) };

@@ -9,7 +9,7 @@ use crate::server::reply::reply;
 use crate::server::reply::reply::Reply;
 use crate::server::worker::Worker;
 use crate::telemetry::metrics::Operation;
-use metamcp_core::base::Fault;
+use metamcp_core::base::{Fault, MEMORY};
 use metamcp_core::protocol::{Era, McpMethod};
 
 /// Answers a message, whichever way it arrived. A message without a method answers another one, and is
@@ -25,13 +25,14 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
             worker.metering.tracer.is_some().then(|| trace::begin(&worker.metering, &mut call)).flatten(),
         )
     });
-    let mut answered = match call.era() {
-        Era::Modern => modern::answer(worker, call).await,
+    let mut answered = match (check_memory(&call), call.era()) {
+        (Err(refused), _) => Err(refused),
+        (Ok(()), Era::Modern) => modern::answer(worker, call).await,
         // Boxed, so that it does not grow the future of every request.
-        Era::Legacy if one_request::is_sessionless(&call) => {
+        (Ok(()), Era::Legacy) if one_request::is_sessionless(&call) => {
             Box::pin(one_request::answer(worker, call)).await
         }
-        Era::Legacy => legacy::answer(worker, call).await,
+        (Ok(()), Era::Legacy) => legacy::answer(worker, call).await,
     };
     if let Some(operation) = operation {
         match &mut answered {
@@ -41,4 +42,13 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
         }
     }
     answered
+}
+
+/// Refuses new work while memory is short. Pings are answered, and notifications and responses of the client
+/// pass, since they may end what takes the memory.
+fn check_memory(call: &Call) -> Result<(), Fault> {
+    if call.is_request() && call.method != Some(McpMethod::Ping) {
+        MEMORY.check_new_work()?;
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::memory::OutOfMemory;
+
 /// Why a request failed: who caused it, what it affects, and what it is.
 ///
 /// A fault has two texts. [`Fault::for_client`] tells the client what to do; it has no address, credential or internal detail.
@@ -89,6 +91,8 @@ pub enum FaultKind {
     TooManyInFlight,
     /// The gateway or an upstream has reached its limit of requests in flight.
     Overloaded,
+    /// There is no memory for the message.
+    OutOfMemory,
     /// The upstream cannot be reached.
     Unreachable,
     /// The upstream did not respond in time.
@@ -164,7 +168,7 @@ impl Fault {
 
 impl FaultKind {
     /// All kinds, in the order of their [`index`](Self::index).
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Parse,
         Self::InvalidRequest,
         Self::MalformedParams,
@@ -188,6 +192,7 @@ impl FaultKind {
         Self::SessionUnknown,
         Self::TooManyInFlight,
         Self::Overloaded,
+        Self::OutOfMemory,
         Self::Unreachable,
         Self::TimedOut,
         Self::ConnectionLost,
@@ -226,6 +231,7 @@ impl FaultKind {
             Self::SessionUnknown => "session_unknown",
             Self::TooManyInFlight => "too_many",
             Self::Overloaded => "overloaded",
+            Self::OutOfMemory => "out_of_memory",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timed_out",
             Self::ConnectionLost => "broken",
@@ -244,6 +250,14 @@ impl fmt::Display for Fault {
             write!(f, ": {source}")?;
         }
         Ok(())
+    }
+}
+
+/// A request that is refused before it ran.
+impl From<OutOfMemory> for Fault {
+    #[cold]
+    fn from(error: OutOfMemory) -> Self {
+        Self::gateway(FaultKind::OutOfMemory, error.to_string())
     }
 }
 
