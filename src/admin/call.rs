@@ -181,9 +181,7 @@ async fn read_events(
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     answer.limit_messages();
     loop {
-        while let Some(event) =
-            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
-        {
+        while let Some(event) = reader.next()? {
             if let Some(again) = &mut again {
                 event.id.iter().for_each(|id| again.note_id(id));
                 event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));

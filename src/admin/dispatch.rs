@@ -14,8 +14,9 @@ use super::problem::Problem;
 use super::routes::{Operation, Route, RouteMatch, RoutePolicy, find_route};
 use super::swagger;
 use crate::journal::usage::WorkerCounters;
+use crate::limits::PermitKind;
 use crate::telemetry::metrics::MetricsWriter;
-use metamcp_core::base::BodyReader;
+use metamcp_core::base::{BodyReader, MEMORY};
 use metamcp_store::auth::Identity;
 use metamcp_store::store::Role;
 
@@ -71,7 +72,12 @@ impl ControlPlane {
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         let works = identity.as_ref().filter(|_| route.policy == RoutePolicy::Client);
-        let permit = works.map(|identity| self.parts.limits.usage(identity).admit(identity)).transpose()?;
+        let permit = works
+            .map(|identity| self.parts.limits.usage(identity).admit(identity, PermitKind::Call))
+            .transpose()?;
+        if works.is_some() {
+            MEMORY.check_new_work()?;
+        }
         let body = match route.body_bytes_max {
             0 => Bytes::new(),
             bytes_max => {

@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::tool_result::result_of;
 use crate::limits::Permit;
 use crate::telemetry::metrics;
+use metamcp_core::base::charge_bytes;
 
 /// An in-flight call. If dropped, the call is cancelled.
 pub struct CallEvents {
@@ -72,7 +73,7 @@ impl CallEvents {
             }
             Some(CallStep::Ended(Ok(outcome))) => {
                 let failed = outcome.failed;
-                let answer = result_of(&outcome.message).map(|result| write_event("result", &result));
+                let answer = result_event(&outcome);
                 CallStart::Whole(events.meter.finish_with(answer, failed), events.permit)
             }
             Some(CallStep::Ended(Err(problem))) => {
@@ -110,8 +111,8 @@ impl CallEvents {
     /// Writes the last event.
     fn end(&mut self, outcome: Result<Outcome, Problem>) -> Bytes {
         let failed = outcome.as_ref().map_or(true, |outcome| outcome.failed);
-        let event = match outcome.and_then(|outcome| result_of(&outcome.message)) {
-            Ok(result) => write_event("result", &result),
+        let event = match outcome.and_then(|outcome| result_event(&outcome)) {
+            Ok(event) => event,
             Err(problem) => write_event("error", problem.to_response().body()),
         };
         self.meter.add_bytes(event.len());
@@ -149,6 +150,12 @@ impl Body for CallEvents {
     fn is_end_stream(&self) -> bool {
         self.running.is_none() && self.outcome.is_none() && self.first.is_none()
     }
+}
+
+/// The event of a result, charged for until the client has taken it.
+fn result_event(outcome: &Outcome) -> Result<Bytes, Problem> {
+    let result = result_of(&outcome.message)?;
+    Ok(charge_bytes(write_event("result", &result))?)
 }
 
 /// Writes JSON as an event. Line breaks in it, which are white space between tokens, become blanks: an empty line would end

@@ -18,7 +18,7 @@ use crate::topology::Topology;
 use crate::upstream::stdio::ProcessStats;
 use crate::upstream::{Upstream, UpstreamStatus};
 use metamcp_config::sections::{AuthMode, MetricsAccess};
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{MEMORY, unix_seconds};
 use metamcp_store::auth::KeySource;
 
 const SERVER: &str = "metamcp_server";
@@ -117,6 +117,9 @@ impl ControlPlane {
             self.metrics_state.family(),
             self.catalog_ages(),
         ]
+        .into_iter()
+        .chain(memory_families())
+        .collect()
     }
 
     fn catalog_ages(&self) -> MetricFamily {
@@ -129,6 +132,27 @@ impl ControlPlane {
         MetricFamily::gauge("metamcp_catalog_age", "Time since the lists of a server were fetched", rows)
             .in_unit(MetricUnit::Seconds)
     }
+}
+
+/// The account of the memory that messages take.
+fn memory_families() -> [MetricFamily; 3] {
+    let level = |bytes: usize| single_row(SampleValue::Level(i64::try_from(bytes).unwrap_or(i64::MAX)));
+    [
+        MetricFamily::gauge(
+            "metamcp_memory_charged",
+            "Memory that messages take which the gateway holds",
+            level(MEMORY.charged_bytes()),
+        )
+        .in_unit(MetricUnit::Bytes),
+        MetricFamily::gauge("metamcp_memory_max", "The limit of that memory", level(MEMORY.bytes_max()))
+            .in_unit(MetricUnit::Bytes),
+        MetricFamily::counter(
+            "metamcp_memory_refusals",
+            "Messages and parts of messages that were refused for lack of memory",
+            MetricUnit::None,
+            single_row(SampleValue::Count(MEMORY.refusals())),
+        ),
+    ]
 }
 
 fn single_row(value: SampleValue) -> Vec<MetricSample> {

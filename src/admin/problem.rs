@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::limits::AdmissionError;
-use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::base::{Fault, FaultKind, OutOfMemory};
 use metamcp_store::auth::AuthDenial;
 use metamcp_store::definition::FieldError;
 use metamcp_store::definition::import::prefix_pointers;
@@ -51,6 +51,12 @@ pub struct ProblemDocument<'a> {
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     pub errors: &'a [FieldError],
+}
+
+impl From<OutOfMemory> for Problem {
+    fn from(error: OutOfMemory) -> Self {
+        Self::unavailable(error.to_string())
+    }
 }
 
 impl Problem {
@@ -101,7 +107,7 @@ impl Problem {
                 format!("the body exceeds the limit of {bytes_max} bytes for this route"),
             ),
             FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, fault.for_client().to_owned()),
-            FaultKind::Overloaded => return Self::unavailable(fault.for_client()),
+            FaultKind::Overloaded | FaultKind::OutOfMemory => return Self::unavailable(fault.for_client()),
             _ => (StatusCode::BAD_REQUEST, fault.for_client().to_owned()),
         };
         Self { more: ExtraHeader::Close, ..Self::new(status, detail) }

@@ -325,7 +325,7 @@ fn answer_events(begun: CallStart) -> Result<Response<ControlPlaneBody>, Problem
 
 fn from_fault(fault: &Fault) -> Problem {
     let status = match fault.kind {
-        FaultKind::Overloaded => return Problem::unavailable(fault.for_client()),
+        FaultKind::Overloaded | FaultKind::OutOfMemory => return Problem::unavailable(fault.for_client()),
         FaultKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     };

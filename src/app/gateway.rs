@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metamcp_core::base::ShutdownPhase;
+use metamcp_core::base::{MEMORY, ShutdownPhase};
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -31,7 +31,7 @@ use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
 use crate::upstream::stdio::{HabitStore, StdioHealth};
 use metamcp_config::Config;
-use metamcp_config::sections::RetentionPolicy;
+use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
 use metamcp_config::server::ServingPolicy;
 use metamcp_http::TlsRoots;
 use metamcp_store::auth::{Authenticator, Sealer};
@@ -88,8 +88,7 @@ impl App {
         let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
-        let (limits, metrics) =
-            (Arc::new(Limits::new(config.limits.clone())), trace_export::new_metrics(&config));
+        let (limits, metrics) = (apply_limits(&config.limits), trace_export::new_metrics(&config));
         let (admin_jobs, runner) = AdminJobs::new();
         let admin = ControlPlane::new(admin::ControlPlaneParts {
             auth: Arc::clone(&authenticator),
@@ -183,6 +182,12 @@ impl App {
         }
         if has_failed { Err(AppError::WorkerEnded) } else { Ok(()) }
     }
+}
+
+/// The limits of keys. Sets that of the process.
+fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
+    MEMORY.set_bytes_max(config.memory_max);
+    Arc::new(Limits::new(config.clone()))
 }
 
 fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {

@@ -1,4 +1,5 @@
-//! Admission: how many requests a key may have in flight, and how fast it may send them.
+//! Admission: how many requests a key may have in flight, how many event streams it may keep open, and how fast
+//! it may send requests.
 //!
 //! Invariant: a [`Permit`] is released when it is dropped, which happens with the last byte of the response body.
 //!
@@ -22,10 +23,12 @@ pub struct Limits {
     usages: Mutex<HashMap<KeyId, Arc<KeyUsage>>>,
 }
 
-/// The in-flight requests and the recent request rate of one key. Padded, since all workers update it.
+/// The in-flight requests, open event streams and recent request rate of one key. Padded, since all workers
+/// update it.
 pub struct KeyUsage {
     in_flight: CachePadded<AtomicUsize>,
-    max: usize,
+    event_streams: CachePadded<AtomicUsize>,
+    config: LimitsConfig,
     /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
     burst_restored_us: CachePadded<AtomicU64>,
     start: Instant,
@@ -36,12 +39,26 @@ pub struct KeyUsage {
 pub enum AdmissionError {
     #[error("this key has too many requests in flight; wait for some to complete")]
     TooManyInFlight,
+    #[error("this key has too many event streams open; close some, or raise limits.key_event_streams_max")]
+    TooManyEventStreams,
     #[error("this key exceeds its request rate; retry later")]
     RateExceeded,
 }
 
-/// A slot among a key's in-flight requests. Dropping it releases the slot.
-pub struct Permit(Arc<KeyUsage>);
+/// What a permit is for. The two have limits of their own, so that silent streams do not displace calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PermitKind {
+    /// A request that ends with its response.
+    Call,
+    /// A response that stays open until a side ends it: a GET stream, `subscriptions/listen`, a framed stream.
+    EventStream,
+}
+
+/// A slot among a key's in-flight requests or open event streams. Dropping it releases the slot.
+pub struct Permit {
+    usage: Arc<KeyUsage>,
+    kind: PermitKind,
+}
 
 /// Keys tracked at once. When it is reached, keys that no worker uses are dropped from the map.
 const KEYS_MAX: usize = 65_536;
@@ -57,34 +74,47 @@ impl Limits {
         if usages.len() >= KEYS_MAX {
             usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
-        let usage = usages
-            .entry(identity.key_id())
-            .or_insert_with(|| Arc::new(KeyUsage::new(self.config.key_in_flight_max)));
+        let usage =
+            usages.entry(identity.key_id()).or_insert_with(|| Arc::new(KeyUsage::new(self.config.clone())));
         Arc::clone(usage)
     }
 }
 
 impl KeyUsage {
-    fn new(max: usize) -> Self {
+    fn new(config: LimitsConfig) -> Self {
         Self {
             in_flight: CachePadded::new(AtomicUsize::new(0)),
-            max,
+            event_streams: CachePadded::new(AtomicUsize::new(0)),
+            config,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
             start: Instant::now(),
         }
     }
 
     /// Admits a request if the key is within its limits.
-    pub fn admit(self: &Arc<Self>, identity: &Identity) -> Result<Permit, AdmissionError> {
-        let permit = Permit(Arc::clone(self));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.in_flight_max(identity) {
-            return Err(AdmissionError::TooManyInFlight);
-        }
+    pub fn admit(self: &Arc<Self>, identity: &Identity, kind: PermitKind) -> Result<Permit, AdmissionError> {
+        let permit = self.take(identity, kind)?;
         if let Some(rate) = identity.rate() {
             let now_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.consume(rate, now_us)?;
         }
         Ok(permit)
+    }
+
+    /// Takes a slot, whatever the rate.
+    fn take(self: &Arc<Self>, identity: &Identity, kind: PermitKind) -> Result<Permit, AdmissionError> {
+        let (slots, max, refusal) = match kind {
+            PermitKind::Call => {
+                (&self.in_flight, self.in_flight_max(identity), AdmissionError::TooManyInFlight)
+            }
+            PermitKind::EventStream => {
+                let max = self.config.key_event_streams_max;
+                (&self.event_streams, max, AdmissionError::TooManyEventStreams)
+            }
+        };
+        // Made first, so that a refusal releases the slot too.
+        let permit = Permit { usage: Arc::clone(self), kind };
+        if slots.fetch_add(1, Ordering::Relaxed) >= max { Err(refusal) } else { Ok(permit) }
     }
 
     /// How many requests can be admitted at once, if none is in flight and none was sent for long.
@@ -95,7 +125,7 @@ impl KeyUsage {
 
     fn in_flight_max(&self, identity: &Identity) -> usize {
         let key_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
-        self.max.min(key_max.unwrap_or(usize::MAX))
+        self.config.key_in_flight_max.min(key_max.unwrap_or(usize::MAX))
     }
 
     /// The generic cell rate algorithm (ITU-T I.371). Each request delays the time at which the whole burst is
@@ -116,9 +146,20 @@ impl KeyUsage {
 
 const SECOND_US: u64 = 1_000_000;
 
+impl Permit {
+    /// Exchanges the slot of a request for that of an event stream. The rate was charged with the request.
+    pub fn into_event_stream(self, identity: &Identity) -> Result<Self, AdmissionError> {
+        self.usage.take(identity, PermitKind::EventStream)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let slots = match self.kind {
+            PermitKind::Call => &self.usage.in_flight,
+            PermitKind::EventStream => &self.usage.event_streams,
+        };
+        slots.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -129,7 +170,7 @@ mod tests {
     /// Sends requests at the given times, in milliseconds, each with whether it is admitted.
     #[track_caller]
     fn check(per_second: u32, burst: u32, requests: &[(u64, bool)]) {
-        let usage = KeyUsage::new(2);
+        let usage = KeyUsage::new(CONFIG);
         let is_admitted = |at_ms: u64| usage.consume(Rate { per_second, burst }, at_ms * 1000).is_ok();
         let outcome: Vec<_> = requests.iter().map(|(at_ms, _)| (*at_ms, is_admitted(*at_ms))).collect();
         assert_eq!(outcome, requests, "{per_second} per second, burst {burst}");
@@ -144,14 +185,44 @@ mod tests {
         check(0, 0, &[(0, true), (0, false), (1000, true)]);
     }
 
+    const CONFIG: LimitsConfig =
+        LimitsConfig { key_in_flight_max: 2, key_event_streams_max: 3, memory_max: 0 };
+
+    /// Takes permits until one is refused. Returns how many were granted, and the refusal.
+    fn fill(usage: &Arc<KeyUsage>, kind: PermitKind) -> (Vec<Permit>, AdmissionError) {
+        let identity = Identity::sample("AAAAAAAAAAAA");
+        let mut permits = Vec::new();
+        loop {
+            match usage.admit(&identity, kind) {
+                Ok(permit) => permits.push(permit),
+                Err(refusal) => return (permits, refusal),
+            }
+        }
+    }
+
     #[test]
     fn dropping_a_permit_releases_its_slot() {
-        let usage = Arc::new(KeyUsage::new(2));
+        let usage = Arc::new(KeyUsage::new(CONFIG));
+        for _ in 0..2 {
+            let (streams, refusal) = fill(&usage, PermitKind::EventStream);
+            assert_eq!((streams.len(), refusal), (3, AdmissionError::TooManyEventStreams));
+            // No stream takes the slot of a call.
+            let (calls, refusal) = fill(&usage, PermitKind::Call);
+            assert_eq!((calls.len(), refusal), (2, AdmissionError::TooManyInFlight));
+        }
+    }
+
+    #[test]
+    fn a_call_that_becomes_a_stream_releases_its_slot() {
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let permits =
-            [usage.admit(&identity).expect("one of two"), usage.admit(&identity).expect("two of two")];
-        assert_eq!(usage.admit(&identity).err(), Some(AdmissionError::TooManyInFlight));
-        drop(permits);
-        assert!(usage.admit(&identity).is_ok());
+        let usage = Arc::new(KeyUsage::new(CONFIG));
+        let call = || usage.admit(&identity, PermitKind::Call).expect("a call");
+        let streams: Vec<_> =
+            (0..3).map(|_| call().into_event_stream(&identity).expect("a stream")).collect();
+        let refusal = call().into_event_stream(&identity).err();
+        assert_eq!(refusal, Some(AdmissionError::TooManyEventStreams));
+        assert_eq!(fill(&usage, PermitKind::Call).0.len(), 2, "no call is in flight");
+        drop(streams);
+        assert_eq!(fill(&usage, PermitKind::EventStream).0.len(), 3);
     }
 }

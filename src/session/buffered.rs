@@ -134,9 +134,7 @@ pub async fn read_terminal_message(body: &mut UpstreamBody) -> Result<Bytes, Ups
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = body.chunk().await {
         reader.push(chunk?);
-        while let Some(event) =
-            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
-        {
+        while let Some(event) = reader.next()? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {

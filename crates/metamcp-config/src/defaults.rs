@@ -48,6 +48,15 @@ pub(super) const DRAIN_DEADLINE: SettingRange<Duration> =
 
 /// An agent runs tens of calls at once; 512 leaves room for many agents with one key.
 pub(super) const KEY_IN_FLIGHT: SettingRange<usize> = SettingRange { default: 512, min: 1, max: 1_000_000 };
+/// Half of the default connections: over HTTP/1.1 each stream has one, and some are left for calls. A silent
+/// stream costs some KiB.
+pub(super) const KEY_EVENT_STREAMS: SettingRange<usize> =
+    SettingRange { default: 10_000, min: 1, max: 10_000_000 };
+
+/// The default is half of the memory that the process may use: the rest is for connections, sessions, lists and
+/// programs. The least leaves room for one request and one answer of some hundred KiB.
+pub(super) const MEMORY: SettingRange<usize> =
+    SettingRange { default: 1 << 30, min: 4 << 20, max: usize::MAX / 2 };
 
 /// Clients give up on a list after about 10 s; later changes are announced with `list_changed`.
 pub(super) const LIST_DEADLINE: SettingRange<Duration> =
@@ -156,3 +165,4 @@ const _: () = assert!(RESUME_STREAM_BYTES.default <= RESUME_BYTES.default);
 const _: () = assert!(HOLDS_PER_KEY.default <= HOLDS.default);
 const _: () = assert!(BRIDGE_SESSIONS_PER_KEY.default <= BRIDGE_SESSIONS.default);
 const _: () = assert!(PAGE_ITEMS.default <= ITEMS.default);
+const _: () = assert!(KEY_EVENT_STREAMS.default < CONNECTIONS.default, "calls need connections too");

@@ -21,6 +21,7 @@ mod endpoints;
 mod expand;
 pub mod mcp_json;
 mod mcp_json_entries;
+mod memory_limit;
 mod mistakes;
 mod process;
 mod section;

@@ -14,7 +14,7 @@ use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
-use super::{cli, defaults as d, endpoints, mcp_json_entries, process, servers, traces};
+use super::{cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, servers, traces};
 use crate::sections::AuthMode;
 use crate::sections::MetricsAccess;
 use crate::sections::RetentionPolicy;
@@ -239,7 +239,12 @@ fn serving_policy(
 
 fn limits(root: &Section<'_>) -> LimitsConfig {
     let section = root.child("limits");
-    let config = LimitsConfig { key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT) };
+    let memory = (memory_limit::available_bytes() / 2).clamp(d::MEMORY.min, d::MEMORY.max);
+    let config = LimitsConfig {
+        key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT),
+        key_event_streams_max: section.count("key_event_streams_max", d::KEY_EVENT_STREAMS),
+        memory_max: section.size_or_auto("memory_max", d::MEMORY.with_default(memory)),
+    };
     section.finish();
     config
 }

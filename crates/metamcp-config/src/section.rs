@@ -223,6 +223,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// As [`Self::size`]. The text `"auto"` stands for the default.
+    pub fn size_or_auto(&self, key: &'static str, bound: SettingRange<usize>) -> usize {
+        let text = self.value(key).and_then(|(value, _)| value.get_ref().as_str());
+        if text == Some("auto") { bound.default } else { self.size(key, bound) }
+    }
+
     pub fn duration(&self, key: &'static str, bound: SettingRange<Duration>) -> Duration {
         let Some((value, place)) = self.value(key) else { return bound.default };
         match value.get_ref().as_str().map(units::parse_duration) {

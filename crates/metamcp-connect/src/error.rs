@@ -130,7 +130,7 @@ impl From<UpstreamError> for RequestError {
             FailureStage::NoResponse | FailureStage::BodyIncomplete | FailureStage::Cancelled => {
                 Self::ConnectionLost
             }
-            FailureStage::ResponseTooLarge => Self::ResponseTooLarge,
+            FailureStage::ResponseTooLarge | FailureStage::OutOfMemory => Self::ResponseTooLarge,
             FailureStage::InvalidResponse | FailureStage::NoEndpoint | FailureStage::ForeignEndpoint => {
                 Self::NotMcp
             }

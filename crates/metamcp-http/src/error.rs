@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-use metamcp_core::base::{Fault, FaultKind, ServerName};
+use metamcp_core::base::{Fault, FaultKind, OutOfMemory, ServerName};
+use metamcp_core::frame::SseError;
 
 /// Why a request to a server failed, and how far it got.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub enum FailureStage {
     MessageTimeout,
     /// The response is larger than the limit.
     ResponseTooLarge,
+    /// There is no memory for the response.
+    OutOfMemory,
     /// The response is not what the protocol requires.
     InvalidResponse,
 }
@@ -81,6 +84,7 @@ impl FailureStage {
                 | Self::LocalPortsExhausted
                 | Self::Cancelled
                 | Self::ProcessLimit
+                | Self::OutOfMemory
         )
     }
 
@@ -97,7 +101,9 @@ impl FailureStage {
             Self::Tls => "TLS handshake",
             Self::NotSent => "sending",
             Self::NoResponse | Self::FirstByteTimeout | Self::Cancelled => "waiting for an answer",
-            Self::BodyIncomplete | Self::BodyIdle | Self::MessageTimeout => "reading the answer",
+            Self::BodyIncomplete | Self::BodyIdle | Self::MessageTimeout | Self::OutOfMemory => {
+                "reading the answer"
+            }
             Self::ResponseTooLarge | Self::InvalidResponse => "understanding the answer",
         }
     }
@@ -148,6 +154,10 @@ impl FailureStage {
             Self::ResponseTooLarge => {
                 (FaultKind::InvalidResponse, "sent a response that is larger than the limit")
             }
+            Self::OutOfMemory => (
+                FaultKind::OutOfMemory,
+                "sent a response for which the gateway has no memory left (limits.memory_max)",
+            ),
             Self::InvalidResponse => {
                 (FaultKind::InvalidResponse, "sent a response that is not an MCP message")
             }
@@ -179,6 +189,7 @@ impl fmt::Display for FailureStage {
             Self::Cancelled => "cancelled",
             Self::MessageTimeout => "message timeout",
             Self::ResponseTooLarge => "response too large",
+            Self::OutOfMemory => "out of memory",
             Self::InvalidResponse => "invalid response",
         })
     }
@@ -263,3 +274,21 @@ impl fmt::Display for UpstreamError {
 }
 
 impl Error for UpstreamError {}
+
+impl From<OutOfMemory> for UpstreamError {
+    #[cold]
+    fn from(error: OutOfMemory) -> Self {
+        Self::new(FailureStage::OutOfMemory, error)
+    }
+}
+
+impl From<SseError> for UpstreamError {
+    #[cold]
+    fn from(error: SseError) -> Self {
+        let stage = match error {
+            SseError::TooLong => FailureStage::InvalidResponse,
+            SseError::OutOfMemory(_) => FailureStage::OutOfMemory,
+        };
+        Self::new(stage, error)
+    }
+}

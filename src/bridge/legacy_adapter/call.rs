@@ -290,10 +290,9 @@ impl Exchange {
         mut body: UpstreamBody,
     ) -> Result<CallOutcome, UpstreamError> {
         let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
-        let invalid = |error| UpstreamError::new(FailureStage::InvalidResponse, error);
         while let Some(chunk) = body.chunk().await {
             reader.push(chunk?);
-            while let Some(event) = reader.next().map_err(invalid)? {
+            while let Some(event) = reader.next()? {
                 let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
                 let Ok(envelope) = scanner.scan(&data) else { continue };
                 match envelope.kind {

@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
 
 use crate::session::MESSAGE_BYTES_MAX;
 use crate::upstream::UpstreamPool;
+use metamcp_core::base::ChargedBuffer;
 use metamcp_core::frame::EventReader;
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
@@ -22,7 +23,7 @@ enum StreamState {
     /// Waits for the response head.
     Connecting(Pin<Box<dyn Future<Output = Result<Box<UpstreamResponse>, UpstreamError>>>>),
     /// A single message, with the bytes received so far.
-    Single(StatusCode, Box<UpstreamBody>, BytesMut),
+    Single(StatusCode, Box<UpstreamBody>, ChargedBuffer),
     Events(Box<UpstreamBody>, EventReader),
     Ended,
 }
@@ -96,19 +97,19 @@ impl CallStream {
                     let UpstreamResponse { head, body } = *sending.await?;
                     let is_mcp = !head.is_encoded && (head.is_json() || head.is_event_stream());
                     self.state = if !head.status.is_success() {
-                        StreamState::Single(head.status, Box::new(body), BytesMut::new())
+                        StreamState::Single(head.status, Box::new(body), ChargedBuffer::default())
                     } else if !is_mcp {
                         return Err(UpstreamError::from_stage(FailureStage::InvalidResponse));
                     } else if head.is_event_stream() {
                         StreamState::Events(Box::new(body), EventReader::new())
                     } else {
-                        StreamState::Single(head.status, Box::new(body), BytesMut::new())
+                        StreamState::Single(head.status, Box::new(body), ChargedBuffer::default())
                     };
                 }
                 StreamState::Single(status, body, received) => {
                     let bytes_max = if status.is_success() { MESSAGE_BYTES_MAX } else { REFUSAL_BYTES_MAX };
                     while let Some(chunk) = body.chunk().await {
-                        received.extend_from_slice(&chunk?);
+                        received.extend(&chunk?)?;
                         if received.len() > bytes_max {
                             return Err(UpstreamError::from_stage(FailureStage::ResponseTooLarge));
                         }
@@ -122,22 +123,17 @@ impl CallStream {
                     };
                     return Ok(event);
                 }
-                StreamState::Events(body, reader) => {
-                    match reader
-                        .next()
-                        .map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
-                    {
-                        Some(event) => {
-                            if let Some(data) = event.data.filter(|data| !data.is_empty()) {
-                                return Ok(CallEvent::Message(data));
-                            }
+                StreamState::Events(body, reader) => match reader.next()? {
+                    Some(event) => {
+                        if let Some(data) = event.data.filter(|data| !data.is_empty()) {
+                            return Ok(CallEvent::Message(data));
                         }
-                        None => match body.chunk().await {
-                            Some(chunk) => reader.push(chunk?),
-                            None => return Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
-                        },
                     }
-                }
+                    None => match body.chunk().await {
+                        Some(chunk) => reader.push(chunk?),
+                        None => return Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
+                    },
+                },
                 StreamState::Ended => return Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
             }
         }

@@ -23,7 +23,7 @@ use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::{SessionCache, Worker};
 use crate::session::MESSAGE_BYTES_MAX;
 use crate::telemetry::metrics::LabelId;
-use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
+use metamcp_core::base::{ChargedBuffer, Fault, FaultKind, MEMORY, ShutdownPhase, charge_bytes};
 use metamcp_core::frame::{Event, EventReader, MessageKind as FrameKind, write_event};
 use metamcp_core::protocol::{McpMethod, Revision, code, header, is_same_id};
 use metamcp_store::auth::Identity;
@@ -87,6 +87,7 @@ pub async fn answer(
         }
         return Ok(reply::accepted());
     }
+    MEMORY.check_new_work()?;
     spawn_local(run.answer_all(calls));
     Ok(reply::events(ResponseBody::events(receiver, Some(permit), Some(identity.clone()))))
 }
@@ -265,7 +266,7 @@ impl BatchRun {
         if is_answered {
             return Ok(());
         }
-        let text = "the answer broke off, or is too long for a batch; the call may have run";
+        let text = "the answer broke off, is too long for a batch, or finds no memory; the call may have run";
         let fault = Fault::upstream(FaultKind::ConnectionLost, text).with_id(id);
         self.worker.metering.note_fault(&fault);
         self.send(reply::terminal_event(&fault)).await
@@ -297,19 +298,30 @@ impl BatchRun {
 
     /// Forwards a message as one event. Returns whether the message needs no other answer.
     async fn pass_message(&self, mut body: ResponseBody, is_awaited: bool) -> Result<bool, ClientGone> {
-        let mut message = Vec::new();
+        let mut message = ChargedBuffer::default();
         while let Some(bytes) = next_bytes(&mut body).await {
             match bytes {
                 Ok(bytes) if message.len() + bytes.len() <= MESSAGE_BYTES_MAX => {
-                    message.extend_from_slice(&bytes);
+                    if message.extend(&bytes).is_err() {
+                        return Ok(!is_awaited);
+                    }
                 }
                 _ => return Ok(!is_awaited),
             }
         }
-        if is_awaited && !message.is_empty() {
-            self.send(write_event(&message)).await?;
+        if !is_awaited {
+            return Ok(true);
         }
-        Ok(!is_awaited || !message.is_empty())
+        let message = message.freeze();
+        match charge_bytes(write_event(&message)) {
+            Ok(event) if !message.is_empty() => {
+                // Not held while the event waits for its client.
+                drop(message);
+                self.send(event).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Whether the event has the answer to the message with this id.

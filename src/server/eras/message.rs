@@ -12,7 +12,7 @@ use crate::server::reply::reply::Reply;
 use crate::server::worker::Worker;
 use crate::server::worker::pending_calls::CredentialEnded;
 use crate::telemetry::metrics::Operation;
-use metamcp_core::base::Fault;
+use metamcp_core::base::{Fault, MEMORY};
 use metamcp_core::protocol::{Era, McpMethod};
 
 /// Answers a message, whichever way it arrived. A message without a method answers another one, and is
@@ -30,6 +30,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     });
     let identity = call.identity.clone();
     let answering = pin!(async {
+        check_memory(&call)?;
         match call.era() {
             Era::Modern => modern::answer(worker, call).await,
             // Boxed, so that it does not grow the future of every request.
@@ -50,4 +51,13 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
         }
     }
     answered
+}
+
+/// Refuses new work while memory is short. Pings are answered, and notifications and responses of the client
+/// pass, since they may end what takes the memory.
+fn check_memory(call: &Call) -> Result<(), Fault> {
+    if call.is_request() && call.method != Some(McpMethod::Ping) {
+        MEMORY.check_new_work()?;
+    }
+    Ok(())
 }

@@ -18,6 +18,7 @@ use crate::server::mcp::{local, send, tasks};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::subscription;
 use crate::server::worker::Worker;
+use crate::server::worker::credential_cache::refused;
 use crate::upstream::UpstreamId;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{MessageKind as FrameKind, StringSpan, decode_header_value};
@@ -25,9 +26,13 @@ use metamcp_core::protocol::{Era, McpMethod, Revision};
 use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Answers a message of the Modern era.
-pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
     check(&call)?;
     call.check_grants()?;
+    if call.method == Some(McpMethod::Listen) {
+        let stream = call.permit.take().map(|permit| permit.into_event_stream(&call.identity));
+        call.permit = stream.transpose().map_err(refused)?;
+    }
     if call.endpoint.shape != EndpointShape::Single {
         if call.envelope.kind == FrameKind::Notification {
             // The only notification of this era is a cancellation, which over HTTP is the closed connection.

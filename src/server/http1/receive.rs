@@ -4,14 +4,14 @@ use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::fields::{Field, Fields};
 use super::mapped::MappedBuffer;
 use metamcp_config::sections::HttpConfig;
-use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::base::{ChargedBuffer, Fault, FaultKind, MemoryCharge, OutOfMemory, charge_bytes};
 use metamcp_core::protocol::header;
 
 /// The body of a request.
@@ -95,7 +95,7 @@ pub async fn collect(
 async fn collect_all(bytes_max: usize, body: &mut Incoming, announced: Option<u64>) -> Result<Bytes, Fault> {
     let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() {
-        return check_length(bytes_max, first);
+        return charge_bytes(check_length(bytes_max, first)?).map_err(refused);
     }
     let announced =
         announced.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
@@ -106,12 +106,12 @@ async fn collect_all(bytes_max: usize, body: &mut Incoming, announced: Option<u6
 }
 
 async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -> Result<Bytes, Fault> {
-    let mut whole = BytesMut::from(first);
+    let mut whole = ChargedBuffer::begin(first).map_err(refused)?;
     while let Some(bytes) = chunk(body).await? {
         if whole.len() + bytes.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
-        whole.extend_from_slice(&bytes);
+        whole.extend(&bytes).map_err(refused)?;
     }
     check_length(bytes_max, whole.freeze())
 }
@@ -119,6 +119,9 @@ async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -
 /// Collects into a memory map of the announced length. hyper returns no byte more, and fails if there are
 /// fewer.
 async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
+    // Its whole length at once, so that no body is refused halfway.
+    let mut charge = MemoryCharge::new();
+    charge.resize(length).map_err(refused)?;
     let full =
         |error| Fault::gateway(FaultKind::Overloaded, "no memory for a body of this size").with_source(error);
     let mut mapped = MappedBuffer::with_room(length).map_err(full)?;
@@ -129,7 +132,7 @@ async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Res
         }
         next = chunk(body).await?;
     }
-    Ok(mapped.freeze())
+    Ok(charge.attach(mapped.freeze()))
 }
 
 async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
@@ -149,6 +152,12 @@ fn check_length(bytes_max: usize, bytes: Bytes) -> Result<Bytes, Fault> {
 #[cold]
 fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
     Fault::client(FaultKind::BodyIncomplete, "the body broke off").with_source(error).closing_connection()
+}
+
+/// The rest of the body is not read.
+#[cold]
+fn refused(error: OutOfMemory) -> Fault {
+    Fault::from(error).closing_connection()
 }
 
 #[cold]

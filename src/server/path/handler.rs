@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::frames;
+use crate::limits::PermitKind;
 use crate::route::RouteTable;
 use crate::server::eras::{batch, legacy, message};
 use crate::server::http1::activity::ConnectionActivity;
@@ -57,7 +58,9 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         Err(fault) => Err(fault),
         // Who may not know which endpoints there are gets the answer of one that exists.
         Ok(()) if head.method != Method::OPTIONS && is_endpoint_path => {
-            let admitted = worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await;
+            let kind = PermitKind::Call;
+            let admitted =
+                worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await;
             Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint()))
         }
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
@@ -99,8 +102,9 @@ async fn forward(
 ) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = request;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
+    let kind = if method == Method::GET { PermitKind::EventStream } else { PermitKind::Call };
     let (identity, permit) =
-        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
+        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
         // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
         // use.

@@ -314,27 +314,32 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::limits::Limits;
+    use crate::limits::{Limits, PermitKind};
     use metamcp_config::sections::LimitsConfig;
 
     #[track_caller]
     fn check(bytes: usize, parts: usize) {
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let usage = Limits::new(LimitsConfig { key_in_flight_max: 1 }).usage(&identity);
-        let permit = usage.admit(&identity).ok();
+        let usage =
+            Limits::new(LimitsConfig { key_in_flight_max: 1, key_event_streams_max: 1, memory_max: 0 })
+                .usage(&identity);
+        let permit = usage.admit(&identity, PermitKind::Call).ok();
         let whole = Bytes::from(vec![b'x'; bytes]);
         let mut body = ResponseBody::control(ControlBody::Whole(whole, permit));
         assert_eq!(body.size_hint().exact(), Some(bytes as u64));
         let (mut taken, mut count) = (0, 0);
         while !body.is_end_stream() {
-            assert!(usage.admit(&identity).is_err(), "{bytes}: free before the last part is taken");
+            assert!(
+                usage.admit(&identity, PermitKind::Call).is_err(),
+                "{bytes}: free before the last part is taken"
+            );
             let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().flatten();
             taken += frame.expect("it is here").expect("it does not break").into_data().expect("data").len();
             count += 1;
         }
         assert_eq!((taken, count), (bytes, parts));
         drop(body);
-        assert!(usage.admit(&identity).is_ok());
+        assert!(usage.admit(&identity, PermitKind::Call).is_ok());
     }
 
     #[test]

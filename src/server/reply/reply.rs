@@ -93,7 +93,10 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
         FaultKind::Unauthenticated => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""));
         }
-        FaultKind::TooManyInFlight | FaultKind::Overloaded | FaultKind::ShuttingDown => {
+        FaultKind::TooManyInFlight
+        | FaultKind::Overloaded
+        | FaultKind::OutOfMemory
+        | FaultKind::ShuttingDown => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         FaultKind::MethodNotAllowed => {
@@ -164,6 +167,7 @@ impl Wire {
             FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, code::LEGACY_TRANSPORT),
             FaultKind::BodyIncomplete => (StatusCode::BAD_REQUEST, code::PARSE),
             FaultKind::TooManyInFlight => (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT),
+            FaultKind::OutOfMemory => (StatusCode::SERVICE_UNAVAILABLE, code::LEGACY_TRANSPORT),
             FaultKind::Overloaded | FaultKind::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL)
             }
@@ -225,6 +229,7 @@ mod tests {
         check(&Fault::client(FaultKind::HeaderMismatch, ""), 400, -32020);
         check(&Fault::client(FaultKind::UnknownMethod, ""), 404, -32601);
         check(&Fault::client(FaultKind::InvalidParams, "").with_data("{\"uri\":\"x\"}"), 200, -32602);
+        check(&Fault::gateway(FaultKind::OutOfMemory, ""), 503, -32000);
         check(&Fault::upstream(FaultKind::Unreachable, ""), 502, -32603);
         let answered =
             Fault::upstream(FaultKind::Unreachable, "").with_id(Some(Bytes::from_static(b"\"a\"")));

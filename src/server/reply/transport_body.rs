@@ -189,7 +189,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::limits::{KeyUsage, Limits};
+    use crate::limits::{KeyUsage, Limits, PermitKind};
     use metamcp_config::sections::LimitsConfig;
 
     /// A body with a permit, what sends its events, and the usage of its key.
@@ -204,8 +204,10 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let identity = Identity::sample("AAAAAAAAAAAA");
-            let usage = Limits::new(LimitsConfig { key_in_flight_max: 1 }).usage(&identity);
-            let permit = usage.admit(&identity).ok();
+            let usage =
+                Limits::new(LimitsConfig { key_in_flight_max: 1, key_event_streams_max: 1, memory_max: 0 })
+                    .usage(&identity);
+            let permit = usage.admit(&identity, PermitKind::Call).ok();
             let (sender, receiver) = mpsc::channel(1);
             let bodies = Rc::<TransportBodies>::default();
             let events = ResponseBody::events(receiver, permit, Some(identity.clone()));
@@ -218,7 +220,7 @@ mod tests {
         }
 
         fn is_held(&self) -> bool {
-            self.usage.admit(&self.identity).is_err()
+            self.usage.admit(&self.identity, PermitKind::Call).is_err()
         }
 
         /// Sweeps twice, as the first sweep only looks.

@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use zeroize::Zeroizing;
 
 use super::clock::Clock;
-use crate::limits::{KeyUsage, Limits, Permit};
+use crate::limits::{AdmissionError, KeyUsage, Limits, Permit, PermitKind};
 use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
@@ -51,7 +51,7 @@ impl CredentialCache {
         }
     }
 
-    /// Authenticates a request, and admits it among its key's requests in flight.
+    /// Authenticates a request, and admits it among its key's requests in flight or event streams.
     ///
     /// A client sends the same credential with every request of a connection. The cached result is valid
     /// until the next second or the next change of a key, whichever comes first.
@@ -60,6 +60,7 @@ impl CredentialCache {
         clock: &Clock,
         activity: &ConnectionActivity,
         fields: &Fields,
+        kind: PermitKind,
     ) -> Result<(Identity, Permit), Fault> {
         if fields.is_doubled(Field::Authorization) || fields.is_doubled(Field::XApiKey) {
             // A proxy in front may have checked the other one.
@@ -75,7 +76,7 @@ impl CredentialCache {
             .filter(|known| !other && known.matches(value, clock.credential_epoch()))
             .map(|known| (known.identity.clone(), Arc::clone(&known.usage)));
         if let Some((identity, usage)) = known {
-            let permit = admit(&usage, &identity)?;
+            let permit = usage.admit(&identity, kind).map_err(refused)?;
             return Ok((identity, permit));
         }
         // Take the epoch before authenticating, so that a change meanwhile invalidates the result.
@@ -88,13 +89,13 @@ impl CredentialCache {
             usage: Arc::clone(&usage),
             epoch,
         });
-        let permit = admit(&usage, &identity)?;
+        let permit = usage.admit(&identity, kind).map_err(refused)?;
         Ok((identity, permit))
     }
 
     /// Admits one more request for an identity: for batches.
     pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
-        admit(&self.usage(identity), identity)
+        self.usage(identity).admit(identity, PermitKind::Call).map_err(refused)
     }
 
     /// How many requests of an identity can be admitted at once.
@@ -112,8 +113,10 @@ impl CredentialCache {
     }
 }
 
-fn admit(usage: &Arc<KeyUsage>, identity: &Identity) -> Result<Permit, Fault> {
-    usage.admit(identity).map_err(|refused| Fault::client(FaultKind::TooManyInFlight, refused.to_string()))
+/// The fault of a request that its key's limits refuse.
+#[cold]
+pub fn refused(refusal: AdmissionError) -> Fault {
+    Fault::client(FaultKind::TooManyInFlight, refusal.to_string())
 }
 
 #[cold]

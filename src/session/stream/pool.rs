@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::journal::JournalError;
 use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
 use metamcp_config::sections::StreamsConfig;
+use metamcp_core::base::{MemoryCharge, OutOfMemory};
 use metamcp_store::auth::Sealer;
 
 /// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
@@ -24,6 +25,8 @@ pub struct StreamPool<S> {
     next_number: AtomicU64,
     /// Locked for a few lines at a time, or to iterate over the streams when no block is free.
     index: Mutex<StreamIndex<S>>,
+    /// For the taken blocks: pages of the file that were written are in memory. Locked for one line at a time.
+    charge: Mutex<MemoryCharge>,
     /// Notified when blocks are released.
     freed: Notify,
 }
@@ -55,6 +58,7 @@ impl<S> StreamPool<S> {
             process: u64::from_le_bytes(random),
             next_number: AtomicU64::new(1),
             index: Mutex::new(StreamIndex { live: BTreeMap::new(), ended: BTreeMap::new() }),
+            charge: Mutex::default(),
             freed: Notify::new(),
         }))
     }
@@ -72,9 +76,13 @@ impl<S> StreamPool<S> {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a free block for a stream, and adds the stream to the index.
+    /// Takes a free block for a stream, and adds the stream to the index. `None` without a block or memory for it.
     pub(super) fn take_block(&self, number: u64, stream: &Arc<S>) -> Option<EventBlock> {
         let block = self.blocks.allocate()?;
+        if self.charge_blocks().is_err() {
+            self.blocks.release(block);
+            return None;
+        }
         self.index().live.entry(number).or_insert_with(|| Arc::downgrade(stream));
         Some(block)
     }
@@ -86,8 +94,16 @@ impl<S> StreamPool<S> {
             any = true;
         }
         if any {
+            // Less than before, or as much as another thread has charged for since.
+            let _ = self.charge_blocks();
             self.freed.notify_waiters();
         }
+    }
+
+    fn charge_blocks(&self) -> Result<(), OutOfMemory> {
+        // The number is read under the lock, so that the last of two threads charges for what there is then.
+        let mut charge = self.charge.lock().unwrap_or_else(PoisonError::into_inner);
+        charge.resize(self.bytes())
     }
 
     /// Completes when blocks are released.

@@ -19,7 +19,7 @@ use super::lines::write_line;
 use super::process_stats::ProcessCounters;
 use crate::runtime::LargeMessage;
 use metamcp_config::server::Program;
-use metamcp_core::base::{KeyId, ServerName};
+use metamcp_core::base::{KeyId, MemoryCharge, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span};
 use metamcp_core::protocol::Era;
 use metamcp_http::multiplex::{Backoff, PendingCalls, ResponseSink, ServerRequests};
@@ -71,6 +71,13 @@ pub enum CallLocation {
     ClientStream(Weak<ProcessConnection>, ClientSlotId),
 }
 
+/// What waits to be written to a process, and the charge for it.
+#[derive(Default)]
+struct StdioOutbox {
+    bytes: BytesMut,
+    charge: MemoryCharge,
+}
+
 /// The connection to one process.
 pub struct ProcessConnection {
     pub context: Rc<ServerContext>,
@@ -80,7 +87,7 @@ pub struct ProcessConnection {
     pub pid: u32,
     pub started_at: Instant,
     pub state: RefCell<ProcessState>,
-    outbox: RefCell<BytesMut>,
+    outbox: RefCell<StdioOutbox>,
     /// Notified when there is something to write.
     pub outbox_ready: Notify,
     /// Notified when the process is to end.
@@ -247,7 +254,7 @@ impl ProcessConnection {
         }
         self.settled.notify_one();
         // What was not written yet is written no more.
-        *self.outbox.borrow_mut() = BytesMut::new();
+        *self.outbox.borrow_mut() = StdioOutbox::default();
         let mut state = self.state.borrow_mut();
         let calls: Vec<_> = state.calls.drain().collect();
         let clients: Vec<_> = state.clients.drain().collect();
@@ -302,10 +309,13 @@ impl ProcessConnection {
     pub fn take_outbox(&self) -> Bytes {
         let mut outbox = self.outbox.borrow_mut();
         // A buffer that grew for long messages is not used again.
-        if LargeMessage::track(outbox.len()).is_some() {
-            return std::mem::take(&mut *outbox).freeze();
-        }
-        outbox.split().freeze()
+        let bytes = if LargeMessage::track(outbox.bytes.len()).is_some() {
+            std::mem::take(&mut outbox.bytes)
+        } else {
+            outbox.bytes.split()
+        };
+        // Until it is written.
+        std::mem::take(&mut outbox.charge).attach(bytes.freeze())
     }
 
     /// Notes whose call is sent to a process without sessions.
@@ -377,15 +387,18 @@ impl ProcessConnection {
         self.last_used.set(Instant::now());
     }
 
-    /// Whether the outbox has room for a message. An empty one takes a message of any size.
+    /// Whether the outbox has room and memory for a message. An empty one has room for a message of any size.
     pub fn has_room(&self, bytes: usize) -> bool {
-        let waiting = self.outbox.borrow().len();
-        self.is_alive() && (waiting == 0 || waiting + bytes <= OUTBOX_BYTES_MAX)
+        let mut outbox = self.outbox.borrow_mut();
+        let waiting = outbox.bytes.len();
+        self.is_alive()
+            && (waiting == 0 || waiting + bytes <= OUTBOX_BYTES_MAX)
+            && outbox.charge.resize(waiting + bytes).is_ok()
     }
 
     /// Queues a message, with parts replaced.
     pub fn queue(&self, message: &[u8], edits: &[(Span, &[u8])]) {
-        write_line(message, edits, &mut self.outbox.borrow_mut());
+        write_line(message, edits, &mut self.outbox.borrow_mut().bytes);
         self.outbox_ready.notify_one();
     }
 }

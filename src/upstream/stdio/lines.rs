@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use metamcp_core::base::{MemoryCharge, OutOfMemory};
 use metamcp_core::frame::Span;
 use metamcp_http::multiplex::{replace_line_breaks, splice_into};
 
@@ -12,6 +13,8 @@ pub struct LineReader {
     buffer: BytesMut,
     scanned: usize,
     line_bytes_max: usize,
+    /// What the incomplete line takes of the memory for messages.
+    charge: MemoryCharge,
 }
 
 /// A line exceeds the limit.
@@ -26,7 +29,7 @@ const KEPT_BYTES: usize = 1 << 20;
 
 impl LineReader {
     pub fn new(line_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, line_bytes_max }
+        Self { buffer: BytesMut::new(), scanned: 0, line_bytes_max, charge: MemoryCharge::new() }
     }
 
     /// Returns the buffer to which the next output is to be appended, with room for it.
@@ -36,6 +39,17 @@ impl LineReader {
         }
         self.buffer.reserve(READ_BYTES);
         &mut self.buffer
+    }
+
+    /// Charges for the incomplete line, and one more read.
+    pub fn charge(&mut self) -> Result<(), OutOfMemory> {
+        // A reader between two lines charges nothing.
+        let bytes = if self.buffer.is_empty() {
+            0
+        } else {
+            self.buffer.capacity().max(self.buffer.len() + READ_BYTES)
+        };
+        self.charge.resize(bytes)
     }
 
     /// Returns the next line without its end; `None` while it is incomplete.

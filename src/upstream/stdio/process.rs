@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{ProcessConnection, ServerContext};
 use super::exit::{ExitCause, ExitReport};
@@ -57,6 +57,13 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a process wrote before it ended is still in the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a line waits for memory before its process is ended. Clients that read nothing are disconnected
+/// after `idle_timeout`, 75 s by default, which frees what they hold.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How often memory is asked for meanwhile.
+const MEMORY_POLL: Duration = Duration::from_millis(20);
 
 /// Lines taken from one process before other tasks on the thread run.
 const LINES_IN_A_ROW: usize = 64;
@@ -130,6 +137,9 @@ fn command(program: &Program) -> Command {
 async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> ExitCause {
     let mut lines = LineReader::new(connection.context.program.settings.line_bytes_max);
     loop {
+        if lines.charge().is_err() && timeout(MEMORY_TIMEOUT, memory_for(&mut lines)).await.is_err() {
+            return ExitCause::OutOfMemory;
+        }
         match stdout.read_buf(lines.buffer_mut()).await {
             Ok(0) | Err(_) => return ExitCause::StdoutClosed,
             Ok(_) => {}
@@ -147,6 +157,13 @@ async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> Exi
                 yield_now().await;
             }
         }
+    }
+}
+
+/// Waits for memory for an incomplete line: its process waits, and those of others do not.
+async fn memory_for(lines: &mut LineReader) {
+    while lines.charge().is_err() {
+        sleep(MEMORY_POLL).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::memory::OutOfMemory;
 use super::printable::Printable;
 
 /// Why a request failed: who caused it, what it affects, and what it is.
@@ -91,6 +92,8 @@ pub enum FaultKind {
     TooManyInFlight,
     /// The gateway or an upstream has reached its limit of requests in flight.
     Overloaded,
+    /// There is no memory for the message.
+    OutOfMemory,
     /// The upstream cannot be reached.
     Unreachable,
     /// The upstream did not respond in time.
@@ -166,7 +169,7 @@ impl Fault {
 
 impl FaultKind {
     /// All kinds, in the order of their [`index`](Self::index).
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Parse,
         Self::InvalidRequest,
         Self::MalformedParams,
@@ -190,6 +193,7 @@ impl FaultKind {
         Self::SessionUnknown,
         Self::TooManyInFlight,
         Self::Overloaded,
+        Self::OutOfMemory,
         Self::Unreachable,
         Self::TimedOut,
         Self::ConnectionLost,
@@ -228,6 +232,7 @@ impl FaultKind {
             Self::SessionUnknown => "session_unknown",
             Self::TooManyInFlight => "too_many",
             Self::Overloaded => "overloaded",
+            Self::OutOfMemory => "out_of_memory",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timed_out",
             Self::ConnectionLost => "broken",
@@ -247,6 +252,14 @@ impl fmt::Display for Fault {
             write!(f, ": {}", Printable(&source.to_string()))?;
         }
         Ok(())
+    }
+}
+
+/// A request that is refused before it ran.
+impl From<OutOfMemory> for Fault {
+    #[cold]
+    fn from(error: OutOfMemory) -> Self {
+        Self::gateway(FaultKind::OutOfMemory, error.to_string())
     }
 }
 

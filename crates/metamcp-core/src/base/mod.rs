@@ -7,6 +7,7 @@ mod decimal;
 mod fault;
 mod glob;
 mod key_id;
+mod memory;
 mod names;
 mod phase;
 mod printable;
@@ -20,6 +21,10 @@ pub use decimal::write_decimal;
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use key_id::{KEY_ID_BYTES, KeyId, is_base62};
+pub use memory::{
+    ChargedBuffer, MEMORY, MemoryAccount, MemoryCharge, OutOfMemory, STEP_BYTES as CHARGED_BYTES_MIN,
+    charge_bytes,
+};
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::ShutdownPhase;
 pub use printable::Printable;

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
+use crate::base::{MemoryCharge, OutOfMemory};
 use crate::frame::header::{FRAME_HEADER_BYTES, FrameHeader, FrameHeaderError};
 
 /// How the messages of a stream are delimited.
@@ -25,6 +26,8 @@ pub enum StreamItem {
     },
     /// A message over the limit. It is skipped, and the stream continues.
     TooLong,
+    /// A message for which there is no memory. It is skipped, and the stream continues.
+    Refused(OutOfMemory),
 }
 
 /// What is left at the end of a stream.
@@ -48,6 +51,8 @@ pub struct MessageReader {
     chunk: Bytes,
     /// The start of a line, header or payload from earlier chunks.
     partial: BytesMut,
+    /// What `partial` takes of the memory for messages.
+    charge: MemoryCharge,
     state: ReaderState,
 }
 
@@ -73,7 +78,8 @@ impl MessageReader {
     /// Creates a reader at the start of a stream.
     pub fn new(framing: MessageFraming, message_bytes_max: usize) -> Self {
         let state = ReaderState::start(framing);
-        Self { framing, message_bytes_max, chunk: Bytes::new(), partial: BytesMut::new(), state }
+        let (chunk, partial, charge) = (Bytes::new(), BytesMut::new(), MemoryCharge::new());
+        Self { framing, message_bytes_max, chunk, partial, charge, state }
     }
 
     /// Adds the next chunk. [`next`](Self::next) must have returned `None` before.
@@ -120,7 +126,7 @@ impl MessageReader {
     pub fn finish(&mut self) -> StreamRemainder {
         match self.state {
             ReaderState::Line | ReaderState::Header if self.partial.is_empty() => StreamRemainder::Empty,
-            ReaderState::Line => match trim_line(std::mem::take(&mut self.partial).freeze()) {
+            ReaderState::Line => match trim_line(self.take_partial()) {
                 line if line.is_empty() => StreamRemainder::Empty,
                 line => StreamRemainder::Line(line),
             },
@@ -131,9 +137,10 @@ impl MessageReader {
     fn read_line(&mut self) -> Option<StreamItem> {
         let Some(end) = memchr(b'\n', &self.chunk) else {
             if self.partial.len() + self.chunk.len() > self.line_bytes_max() {
-                self.partial = BytesMut::new();
-                self.state = ReaderState::SkipLine;
-                return Some(StreamItem::TooLong);
+                return Some(self.skip(ReaderState::SkipLine, StreamItem::TooLong));
+            }
+            if let Err(refusal) = self.charge_for(self.chunk.len()) {
+                return Some(self.skip(ReaderState::SkipLine, StreamItem::Refused(refusal)));
             }
             self.keep(self.chunk.len());
             return None;
@@ -142,7 +149,7 @@ impl MessageReader {
             self.chunk.split_to(end)
         } else {
             self.keep(end);
-            std::mem::take(&mut self.partial).freeze()
+            self.take_partial()
         };
         self.chunk.advance(1);
         // Blanks count too: in an incomplete line, those at its end are not known yet.
@@ -198,11 +205,16 @@ impl MessageReader {
             self.chunk.split_to(length)
         } else {
             // The buffer grows with the bytes that arrive, not by the length in the header.
-            self.keep(self.chunk.len().min(length - self.partial.len()));
+            let here = self.chunk.len().min(length - self.partial.len());
+            if let Err(refusal) = self.charge_for(here) {
+                let left = length - self.partial.len();
+                return Some(self.skip(ReaderState::SkipPayload(left), StreamItem::Refused(refusal)));
+            }
+            self.keep(here);
             if self.partial.len() < length {
                 return None;
             }
-            std::mem::take(&mut self.partial).freeze()
+            self.take_partial()
         };
         self.state = ReaderState::Header;
         Some(StreamItem::Message { header: Some(header), bytes })
@@ -216,6 +228,23 @@ impl MessageReader {
         } else {
             ReaderState::SkipPayload(left - here)
         };
+    }
+
+    /// Gives up the message that has begun.
+    #[cold]
+    fn skip(&mut self, state: ReaderState, item: StreamItem) -> StreamItem {
+        (self.partial, self.charge, self.state) = (BytesMut::new(), MemoryCharge::new(), state);
+        item
+    }
+
+    /// Charges for `more` bytes in `partial`. The buffer doubles when it is full, and all of it counts.
+    fn charge_for(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        self.charge.resize(self.partial.capacity().max(self.partial.len() + more))
+    }
+
+    /// The message in `partial`, with its charge.
+    fn take_partial(&mut self) -> Bytes {
+        std::mem::take(&mut self.charge).attach(std::mem::take(&mut self.partial).freeze())
     }
 
     /// Moves bytes of the chunk to `partial`.

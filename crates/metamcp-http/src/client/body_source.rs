@@ -3,11 +3,13 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
 use hyper::body::Incoming;
+use metamcp_core::base::charge_bytes;
 use metamcp_core::protocol::header;
 
 use super::chunked::ChunkedDecoder;
 use super::response_head::ResponseHead;
-use crate::multiplex::{CancelGuard, EventSource, LocalBody, LocalResponse};
+use crate::error::FailureStage;
+use crate::multiplex::{CancelGuard, EventSource, LocalBody, LocalResponse, event_channel};
 
 /// What is still to come of a response body.
 pub enum BodySource {
@@ -48,18 +50,30 @@ impl BodySource {
         if decoder.is_ended() { Self::from_length(first, 0) } else { Self::Chunked { first, decoder } }
     }
 
-    /// A response made within this process. The guard is disarmed if the response is complete.
+    /// A response made within this process. The guard is disarmed if the response is complete. Without memory for a
+    /// complete message, the body fails.
     pub fn from_local(response: LocalResponse, mut guard: Option<CancelGuard>) -> (ResponseHead, Self) {
         let LocalResponse { status, session_id, body } = response;
         let (content_type, body) = match body {
             LocalBody::Message(bytes) => {
                 guard.iter_mut().for_each(CancelGuard::disarm);
-                (header::JSON, Self::from_length(bytes, 0))
+                (header::JSON, charge_bytes(bytes).map_or_else(|_| Self::without_memory(), Self::whole))
             }
             LocalBody::Events(events) => (header::EVENT_STREAM, Self::Events(Box::new((events, guard)))),
         };
         let content_type = Some(HeaderValue::from_static(content_type));
         (ResponseHead { status, content_type, session_id, is_encoded: false }, body)
+    }
+
+    fn whole(bytes: Bytes) -> Self {
+        Self::from_length(bytes, 0)
+    }
+
+    #[cold]
+    fn without_memory() -> Self {
+        let (sink, events) = event_channel();
+        sink.fail(FailureStage::OutOfMemory);
+        Self::Events(Box::new((events, None)))
     }
 
     /// A response that hyper reads.

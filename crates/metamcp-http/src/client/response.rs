@@ -17,6 +17,7 @@ use super::response_head::ResponseHead;
 use crate::error::{FailureStage, UpstreamError};
 use crate::limit::InFlightPermit;
 use crate::multiplex::{CancelGuard, EventSource, LocalResponse};
+use metamcp_core::base::ChargedBuffer;
 
 /// A response: its head, and its body still to be read. Passed on boxed.
 pub struct UpstreamResponse {
@@ -211,10 +212,10 @@ impl UpstreamBody {
         if first.len() <= bytes_max && self.is_ended() {
             return Ok(first);
         }
-        let mut whole = BytesMut::from(first);
+        let mut whole = ChargedBuffer::begin(first)?;
         while whole.len() <= bytes_max {
             match self.chunk().await {
-                Some(chunk) => whole.extend_from_slice(&chunk?),
+                Some(chunk) => whole.extend(&chunk?)?,
                 None => return Ok(whole.freeze()),
             }
         }

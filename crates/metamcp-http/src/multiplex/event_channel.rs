@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::error::{FailureStage, UpstreamError};
+use metamcp_core::base::{CHARGED_BYTES_MIN, MemoryCharge, OutOfMemory, charge_bytes};
 
 /// The writing end. [`Self::try_send`] never waits: a server that is shared continues when one of its clients
 /// does not read.
@@ -44,6 +45,9 @@ struct ChannelState {
 struct EventQueue {
     events: VecDeque<Result<Bytes, FailureStage>>,
     bytes: usize,
+    /// The bytes of the events that are too small for a charge of their own, and the charge for all of them.
+    small_bytes: usize,
+    charge: MemoryCharge,
 }
 
 /// Events that wait for a slow client: as many as a busy tool sends in some seconds.
@@ -64,7 +68,7 @@ pub fn event_channel_with_capacity(events_max: usize) -> (EventSink, EventSource
 }
 
 impl EventSink {
-    /// Queues an event. False when there is no room for it, or no reader.
+    /// Queues an event. False when there is no room or memory for it, or no reader.
     pub fn try_send(&self, event: Bytes) -> bool {
         let state = self.0.lock();
         let (events, bytes) = state.size();
@@ -72,12 +76,12 @@ impl EventSink {
         if state.is_abandoned || is_full {
             return false;
         }
-        ChannelState::push(state, Ok(event));
-        true
+        ChannelState::push(state, event).is_ok()
     }
 
     /// Queues an event once there is room for it; an event of any size fits into an empty queue. False when
-    /// nobody reads. For a writer that delays nobody else. Cancel safe: the event is queued, or it is not.
+    /// nobody reads, or when there is no memory for it: then the stream ends with an error. For a writer that
+    /// delays nobody else. Cancel safe: the event is queued, or it is not.
     pub async fn send(&self, event: Bytes) -> bool {
         loop {
             let mut drained = pin!(self.0.drained().notified());
@@ -91,8 +95,7 @@ impl EventSink {
                 let (events, bytes) = state.size();
                 let fits = bytes == 0 || bytes.saturating_add(event.len()) <= QUEUED_BYTES_MAX;
                 if fits && events < self.0.events_max {
-                    ChannelState::push(state, Ok(event));
-                    return true;
+                    return self.push_or_end(state, event);
                 }
             }
             drained.await;
@@ -116,21 +119,29 @@ impl EventSink {
         self.0.lock().is_abandoned
     }
 
-    /// Queues the final event, for which there is always room.
+    /// Queues the final event, for which there is always room, or an error if there is no memory for it.
     pub fn finish(self, event: Bytes) {
-        self.push_last(Ok(event));
+        let state = self.0.lock();
+        if !state.is_abandoned {
+            self.push_or_end(state, event);
+        }
     }
 
     /// Ends the stream with an error, after what was queued.
     pub fn fail(self, stage: FailureStage) {
-        self.push_last(Err(stage));
-    }
-
-    fn push_last(self, event: Result<Bytes, FailureStage>) {
         let state = self.0.lock();
         if !state.is_abandoned {
-            ChannelState::push(state, event);
+            ChannelState::push_error(state, stage);
         }
+    }
+
+    /// Queues an event, or the error that there is no memory for it. Returns whether it is the event.
+    fn push_or_end(&self, state: MutexGuard<'_, ChannelState>, event: Bytes) -> bool {
+        let pushed = ChannelState::push(state, event);
+        if pushed.is_err() {
+            ChannelState::push_error(self.0.lock(), FailureStage::OutOfMemory);
+        }
+        pushed.is_ok()
     }
 }
 
@@ -190,17 +201,38 @@ impl Channel {
 }
 
 impl ChannelState {
-    fn push(mut state: MutexGuard<'_, Self>, event: Result<Bytes, FailureStage>) {
-        let queue = state.queue.get_or_insert_default();
-        queue.bytes += event.as_ref().map_or(0, Bytes::len);
-        queue.events.push_back(event);
+    /// Queues an event. A large one keeps its charge until its bytes are written to the client.
+    fn push(mut state: MutexGuard<'_, Self>, event: Bytes) -> Result<(), OutOfMemory> {
+        let bytes = event.len();
+        let event = charge_bytes(event)?;
+        let small_bytes = if bytes < CHARGED_BYTES_MIN { bytes } else { 0 };
+        let mut queue = state.queue.take().unwrap_or_default();
+        let charged = queue.charge.resize(queue.small_bytes + small_bytes);
+        if charged.is_ok() {
+            queue.bytes += bytes;
+            queue.small_bytes += small_bytes;
+            queue.events.push_back(Ok(event));
+        }
+        state.queue = Some(queue).filter(|queue| !queue.events.is_empty());
+        Self::wake_reader(state);
+        charged
+    }
+
+    fn push_error(mut state: MutexGuard<'_, Self>, stage: FailureStage) {
+        state.queue.get_or_insert_default().events.push_back(Err(stage));
         Self::wake_reader(state);
     }
 
     fn pop(&mut self) -> Option<Result<Bytes, FailureStage>> {
         let queue = self.queue.as_mut()?;
         let next = queue.events.pop_front()?;
-        queue.bytes -= next.as_ref().map_or(0, Bytes::len);
+        let bytes = next.as_ref().map_or(0, Bytes::len);
+        queue.bytes -= bytes;
+        if bytes < CHARGED_BYTES_MIN {
+            queue.small_bytes -= bytes;
+            // Less than before, which is never refused.
+            let _ = queue.charge.resize(queue.small_bytes);
+        }
         self.queue.take_if(|queue| queue.events.is_empty());
         Some(next)
     }

@@ -72,7 +72,7 @@ impl EventTagger {
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        return self.end(stream, UpstreamError::new(FailureStage::InvalidResponse, error));
+                        return self.end(stream, error.into());
                     }
                 }
             }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body as _;
 use tokio::time::timeout;
 
@@ -18,8 +18,8 @@ use crate::server::mcp::call::Call;
 use crate::server::reply::body::{BodyPoll, ResponseBody};
 use crate::server::reply::reply::Reply;
 use crate::session::MESSAGE_BYTES_MAX;
-use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind as FrameKind, splice};
+use metamcp_core::base::{ChargedBuffer, Fault, FaultKind, OutOfMemory};
+use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind as FrameKind, SseError, splice};
 use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, header, is_same_id, method_number};
 
 /// Bytes that each call may buffer of an incomplete answer. For more, it waits for a turn.
@@ -73,12 +73,12 @@ async fn run(context: &Rc<FrameContext>, call: Box<Call>, id: &Bytes) -> Result<
 /// Collects a whole answer. A frame states its length first, and no other message may come between the parts
 /// of a line.
 async fn gather(mut body: ResponseBody) -> Result<Bytes, Fault> {
-    let mut whole = BytesMut::new();
+    let mut whole = ChargedBuffer::default();
     while let Some(bytes) = next(&mut body).await? {
         if whole.len() + bytes.len() > MESSAGE_BYTES_MAX {
             return Err(too_long());
         }
-        whole.extend_from_slice(&bytes);
+        whole.extend(&bytes).map_err(no_memory)?;
     }
     Ok(whole.freeze())
 }
@@ -91,6 +91,21 @@ async fn next(body: &mut ResponseBody) -> Result<Option<Bytes>, Fault> {
             let text = "the answer broke off; the call may have run";
             Err(Fault::upstream(FaultKind::ConnectionLost, text).with_source(error))
         }
+    }
+}
+
+#[cold]
+fn no_memory(error: OutOfMemory) -> Fault {
+    let text = "the gateway has no memory left for the answer (limits.memory_max); the call may have run";
+    Fault::upstream(FaultKind::OutOfMemory, text).with_source(error)
+}
+
+/// The fault of an answer whose event cannot be read.
+#[cold]
+fn unreadable(error: SseError) -> Fault {
+    match error {
+        SseError::TooLong => too_long().with_source(error),
+        SseError::OutOfMemory(error) => no_memory(error),
     }
 }
 
@@ -175,7 +190,7 @@ impl Events<'_> {
 
     /// Forwards complete events. Returns the answer when it arrives.
     async fn read(&mut self, reader: &mut EventReader) -> Result<Option<Bytes>, Fault> {
-        while let Some(event) = reader.next().map_err(|error| too_long().with_source(error))? {
+        while let Some(event) = reader.next().map_err(unreadable)? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let scanned = self.context.worker.scanner.borrow_mut().scan(&data);
             // A client could parse it as the answer to another request, so it is not forwarded.

@@ -137,9 +137,14 @@ impl MessageIntake {
 
     /// Skips a message over the size limit, and reports it to the client.
     pub fn skip_oversized(&mut self, bytes_max: usize) {
-        self.number += 1;
         let text = format!("the message is over the limit of {bytes_max} bytes (`server.body_bytes_max`)");
-        self.context.send_fault(Fault::client(FaultKind::TooLarge, text), self.number);
+        self.skip(Fault::client(FaultKind::TooLarge, text));
+    }
+
+    /// Skips a message that was not read, and reports why to the client.
+    pub fn skip(&mut self, fault: Fault) {
+        self.number += 1;
+        self.context.send_fault(fault, self.number);
     }
 
     /// Accepts one message, and answers it at once if no server is needed.

@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use super::context::FrameContext;
 use super::outbox::Outbox;
 use super::stream::FramedBody;
+use crate::limits::PermitKind;
 use crate::route::Endpoint;
 use crate::runtime::yield_once;
 use crate::server::http1::activity::ConnectionActivity;
@@ -37,8 +38,9 @@ pub async fn open(
 ) -> Result<Reply, Fault> {
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     worker.shared.guard.check(&fields, authority)?;
+    let kind = PermitKind::EventStream;
     let (identity, permit) =
-        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
+        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
         return Err(reply::no_such_endpoint());
     }

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 use tokio::sync::Notify;
 
+use metamcp_core::base::MemoryCharge;
 use metamcp_core::frame::{FLAG_RESPONSE, FRAME_HEADER_BYTES, FrameHeader, MessageFraming};
 
 /// Messages waiting to be sent. The task that pushes is the task that takes, so there is no lock.
@@ -23,6 +24,10 @@ struct OutboxState {
     /// Small messages, copied together after those in `ready`.
     open: BytesMut,
     bytes: usize,
+    /// What all of it takes of the memory for messages.
+    charge: MemoryCharge,
+    /// Whether the charge for the last message was refused.
+    is_refused: bool,
     /// Messages pushed so far, to detect progress.
     count: u64,
 }
@@ -86,6 +91,8 @@ impl Outbox {
             waiting.close();
         }
         debug_assert!(waiting.total() > before);
+        let total = waiting.total();
+        waiting.is_refused = waiting.charge.resize(total).is_err();
         waiting.count += 1;
     }
 
@@ -112,6 +119,8 @@ impl Outbox {
             None if waiting.open.is_empty() => return None,
             None => waiting.open.split().freeze(),
         };
+        let total = waiting.total();
+        waiting.is_refused = waiting.charge.resize(total).is_err() && waiting.is_refused;
         drop(waiting);
         self.taken.notify_waiters();
         Some(taken)
@@ -127,9 +136,12 @@ impl Outbox {
         !self.waiting.borrow().ready.is_empty()
     }
 
-    /// Whether one more message may be pushed.
+    /// Whether one more message may be pushed. Without memory for what waits, nothing is added until the client
+    /// has taken all of it.
     pub fn has_room(&self) -> bool {
-        self.bytes() < BYTES_MAX
+        let waiting = self.waiting.borrow();
+        let bytes_max = if waiting.is_refused { 1 } else { BYTES_MAX };
+        waiting.total() < bytes_max
     }
 
     /// The number of messages pushed so far.

@@ -233,6 +233,10 @@ impl FramedBody {
                     self.intake.skip_oversized(self.context.worker.shared.config.body_bytes_max);
                     moved = true;
                 }
+                Ok(Some(StreamItem::Refused(refusal))) => {
+                    self.intake.skip(refusal.into());
+                    moved = true;
+                }
                 Ok(None) => match self.receive(cx) {
                     Poll::Ready(true) => moved = true,
                     Poll::Ready(false) | Poll::Pending => return moved,

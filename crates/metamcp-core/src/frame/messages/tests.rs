@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::{CHARGED_BYTES_MIN, MemoryAccount};
 
 const BYTES_MAX: usize = 8;
 
@@ -14,7 +15,7 @@ fn read(form: MessageFraming, chunks: &[&[u8]]) -> String {
                     let method = header.map(|header| format!("{}:", header.method())).unwrap_or_default();
                     told.push(format!("{method}{}", String::from_utf8_lossy(&bytes)));
                 }
-                Ok(Some(StreamItem::TooLong)) => told.push("!".into()),
+                Ok(Some(StreamItem::TooLong | StreamItem::Refused(_))) => told.push("!".into()),
                 Ok(None) => break,
                 Err(error) => {
                     told.push(format!("{error:?}"));
@@ -102,5 +103,35 @@ fn a_message_shares_its_chunk() {
     for at in [0, 4] {
         let Ok(Some(StreamItem::Message { bytes, .. })) = reader.next() else { panic!("a message") };
         assert_eq!(bytes.as_ptr(), chunk[at..].as_ptr());
+    }
+}
+
+#[test]
+fn a_message_without_memory_is_skipped() {
+    let account: &'static MemoryAccount = Box::leak(Box::default());
+    account.set_bytes_max(CHARGED_BYTES_MIN);
+    let long = vec![b'x'; 4 * CHARGED_BYTES_MIN];
+    let frame = |payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("a length of a frame");
+        [FrameHeader::new(0, 0, length).as_bytes(), payload].concat()
+    };
+    let rows = [
+        (MessageFraming::Lines, [&long[..], b"\nnext\n"].concat()),
+        (MessageFraming::Frames, [frame(&long), frame(b"next")].concat()),
+    ];
+    for (framing, bytes) in rows {
+        let mut reader = MessageReader::new(framing, 1 << 20);
+        reader.charge = account.charge();
+        let mut items = Vec::new();
+        for chunk in bytes.chunks(5000) {
+            reader.push(Bytes::copy_from_slice(chunk));
+            while let Some(item) = reader.next().expect("the framing is right") {
+                items.push(item);
+            }
+        }
+        let [StreamItem::Refused(_), StreamItem::Message { bytes, .. }] = &items[..] else {
+            panic!("{framing:?}: {items:?}")
+        };
+        assert_eq!((&bytes[..], account.charged_bytes(), account.refusals() > 0), (&b"next"[..], 0, true));
     }
 }

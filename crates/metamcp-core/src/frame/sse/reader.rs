@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
 use super::retry::parse_milliseconds;
+use crate::base::{MemoryCharge, OutOfMemory};
 use crate::frame::span::Span;
 
 /// The length of one event, complete or not. The same as the default limit of a request body, so that a
@@ -18,6 +19,9 @@ pub enum SseError {
     /// An event is longer than [`EVENT_BYTES_MAX`] or than the limit of the reader.
     #[error("an event in the stream is longer than may be held")]
     TooLong,
+    /// There is no memory for an event that is not complete.
+    #[error("there is no memory for an event in the stream: {0}")]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// The part of a stream between two blank lines.
@@ -52,6 +56,8 @@ pub struct EventReader {
     event_bytes_max: usize,
     /// The bytes of the event from earlier chunks. All of them were scanned.
     partial: BytesMut,
+    /// What `partial` takes of the memory for messages.
+    pub(super) charge: MemoryCharge,
     /// The unread rest of the last chunk.
     chunk: Bytes,
     /// The number of bytes of `chunk` that were scanned. The event so far is `partial` and `chunk[..scanned]`.
@@ -64,7 +70,7 @@ pub struct EventReader {
     after_cr: bool,
     /// A line of the stream has ended, so that no byte order mark can follow.
     is_begun: bool,
-    is_failed: bool,
+    failure: Option<SseError>,
 }
 
 /// The fields of the event so far, as ranges of its bytes.
@@ -95,13 +101,14 @@ impl EventReader {
         Self {
             event_bytes_max,
             partial: BytesMut::new(),
+            charge: MemoryCharge::new(),
             chunk: Bytes::new(),
             scanned: 0,
             line_start: 0,
             fields: EventFields::default(),
             after_cr: false,
             is_begun: false,
-            is_failed: false,
+            failure: None,
         }
     }
 
@@ -113,7 +120,7 @@ impl EventReader {
     /// Whether the reader has no state except that its stream has begun, so that
     /// [`mid_stream`](Self::mid_stream) can replace it.
     pub fn is_idle(&self) -> bool {
-        self.is_begun && !self.is_failed && !self.after_cr && self.is_at_boundary()
+        self.is_begun && self.failure.is_none() && !self.after_cr && self.is_at_boundary()
     }
 
     /// Adds the next chunk. If [`next`](Self::next) has not returned `None` before, the rest of the last
@@ -137,11 +144,11 @@ impl EventReader {
     /// Returns the next complete event, or `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`SseError::TooLong`], for this and all later calls.
+    /// [`SseError`], for this and all later calls.
     #[allow(clippy::should_implement_trait)] // not an Iterator: "none" means "not yet", not "ended"
     pub fn next(&mut self) -> Result<Option<Event>, SseError> {
-        if self.is_failed {
-            return Err(SseError::TooLong);
+        if let Some(error) = self.failure {
+            return Err(error);
         }
         self.skip_line_feed();
         while let Some(offset) = memchr2(b'\n', b'\r', &self.chunk[self.scanned..]) {
@@ -154,6 +161,7 @@ impl EventReader {
             }
         }
         self.check_length(self.partial.len() + self.chunk.len())?;
+        self.charge_partial(self.chunk.len())?;
         self.partial.extend_from_slice(&self.chunk);
         self.chunk = Bytes::new();
         self.scanned = 0;
@@ -164,8 +172,19 @@ impl EventReader {
         if event_bytes <= self.event_bytes_max {
             return Ok(());
         }
-        *self = Self { is_failed: true, ..Self::with_event_limit(self.event_bytes_max) };
-        Err(SseError::TooLong)
+        Err(self.fail(SseError::TooLong))
+    }
+
+    /// Charges for `more` bytes in `partial`. The buffer doubles when it is full, and all of it counts.
+    fn charge_partial(&mut self, more: usize) -> Result<(), SseError> {
+        let bytes = self.partial.capacity().max(self.partial.len() + more);
+        self.charge.resize(bytes).map_err(|error| self.fail(error.into()))
+    }
+
+    #[cold]
+    fn fail(&mut self, error: SseError) -> SseError {
+        *self = Self { failure: Some(error), ..Self::with_event_limit(self.event_bytes_max) };
+        error
     }
 
     /// Skips the line feed of a `\r\n` that was split between two chunks.
@@ -231,7 +250,7 @@ impl EventReader {
         } else {
             self.partial.extend_from_slice(&head);
             // The buffer is given away, so that an idle stream holds none.
-            std::mem::take(&mut self.partial).freeze()
+            std::mem::take(&mut self.charge).attach(std::mem::take(&mut self.partial).freeze())
         };
         if self.chunk.is_empty() {
             self.chunk = Bytes::new();

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::{CHARGED_BYTES_MIN, MemoryAccount, OutOfMemory};
 
 /// Reads chunks. Returns the events, and whether the stream ended at a boundary.
 fn read(chunks: &[&[u8]]) -> Result<(Vec<Event>, bool), SseError> {
@@ -244,4 +245,38 @@ fn messages_are_written_as_events() {
     check("{}", "event: message\ndata: {}\n\n");
     check("{\n\"a\":1}", "event: message\ndata: {\ndata: \"a\":1}\n\n");
     check("{\r\"a\":1}", "event: message\ndata: {\ndata: \"a\":1}\n\n");
+}
+
+#[test]
+fn an_incomplete_event_is_charged_for() {
+    let account: &'static MemoryAccount = Box::leak(Box::default());
+    account.set_bytes_max(8 * CHARGED_BYTES_MIN);
+    let chunk = Bytes::from(vec![b'x'; CHARGED_BYTES_MIN]);
+    let reader = || {
+        let mut reader = EventReader::new();
+        reader.charge = account.charge();
+        reader.push("data: ".into());
+        assert_eq!(reader.next(), Ok(None));
+        reader
+    };
+    // An event that is complete has its charge until the last part of it is dropped.
+    let mut complete = reader();
+    for _ in 0..2 {
+        complete.push(chunk.clone());
+        assert_eq!(complete.next(), Ok(None));
+    }
+    complete.push("\n\n".into());
+    let data = complete.next().expect("it is read").and_then(|event| event.data).expect("data");
+    drop(complete);
+    assert!(data.len() == 2 * chunk.len() && account.charged_bytes() >= data.len());
+    drop(data);
+    assert_eq!(account.charged_bytes(), 0);
+    // One that is too much for the memory there is ends the stream.
+    let mut endless = reader();
+    let error = (0..16).find_map(|_| {
+        endless.push(chunk.clone());
+        endless.next().err()
+    });
+    assert_eq!(error, Some(SseError::OutOfMemory(OutOfMemory)));
+    assert_eq!((endless.next().err(), account.charged_bytes()), (error, 0));
 }
