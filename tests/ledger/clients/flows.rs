@@ -121,7 +121,7 @@ impl Client {
                 // docs/OPERATIONS.md: text that is no message passes unchanged; an error may follow.
                 reading if end == Some(Reading::Answer(Outcome::Garbage)) => end = Some(reading),
                 reading => {
-                    if end.is_some() && !self.passes_unread(call) {
+                    if end.is_some() && !passes_unread(call) {
                         self.shared
                             .ledger
                             .report(Some(call.tag), format!("a second answer to {call:?}: {data}"));
@@ -142,12 +142,6 @@ impl Client {
             self.shared.ledger.report(Some(call.tag), text);
             Reading::Answer(Outcome::Missing)
         }))
-    }
-
-    /// Whether the events of the call's server pass as they came: docs/COMPATIBILITY.md, "Single and aggregate endpoints":
-    /// on a single endpoint "nothing is renamed, and the gateway answers nothing for the server".
-    fn passes_unread(&self, call: &Call) -> bool {
-        call.fault == Fault::TwoAnswers && !call.is_aggregate
     }
 
     /// Answers what the server asks during a Legacy call.
@@ -306,4 +300,10 @@ impl Client {
         }
         Outcome::Success
     }
+}
+
+/// Whether the events of the call's server pass as they came: docs/COMPATIBILITY.md, "Single and aggregate endpoints":
+/// on a single endpoint "nothing is renamed, and the gateway answers nothing for the server".
+fn passes_unread(call: &Call) -> bool {
+    call.fault == Fault::TwoAnswers && !call.is_aggregate
 }
