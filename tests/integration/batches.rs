@@ -163,3 +163,26 @@ fn a_cancelled_call_of_a_batch_gets_no_response() {
         }
     }
 }
+
+#[test]
+fn an_answer_that_is_none_is_an_error_under_the_id_of_its_call() {
+    let other = result("99", "other");
+    let html = "<html>busy</html>";
+    for path in [SINGLE, AGGREGATED] {
+        let peer = Peer::script([]);
+        let gateway = Setup::new().server_with("a", peer.address, "era = \"legacy\"").start();
+        let body =
+            String::from_utf8(initialize(path).body.clone()).unwrap().replace("2025-11-25", "2025-03-26");
+        let opened = Client::once(gateway.address, &Request::post(path, body));
+        let session = opened.header("mcp-session-id").unwrap().to_owned();
+        let event = |text: &str| {
+            vec![Step::Send([events(), chunk(&format!("data: {text}\n\n")), chunk("")].concat())]
+        };
+        for script in [vec![Step::Send(answer("200 OK", html))], event(html), event(&other)] {
+            peer.push([script.clone()]);
+            let request = batch(path, 2).with("Mcp-Session-Id", &*session);
+            let seen = outcomes(&gateway, &peer, &request, || ());
+            assert_eq!(seen, [(1, FAILED), (2, 0)], "{path} {script:?}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ pub fn judge(ledger: &Ledger) -> Vec<Violation> {
     let mut violations = ledger.violations();
     for violation in &mut violations {
         if let Some(entry) = violation.tag.and_then(|tag| ledger.entry(tag)) {
-            violation.what += &format!(": {entry:?}");
+            violation.what = format!("{}: {entry:?}", violation.what);
         }
     }
     for entry in ledger.entries() {
@@ -79,7 +79,7 @@ mod tests {
             for outcome in
                 [Outcome::MayHaveRun, Outcome::Broken, Outcome::Cancelled, Outcome::Error, Outcome::Garbage]
             {
-                check_row(Entry { outcome, executions, ..RIGHT }, Ok(()));
+                check_row(Entry { executions, outcome, ..RIGHT }, Ok(()));
             }
         }
     }

@@ -214,7 +214,7 @@ fn disturb(gateway: &Gateway, world: &World<'_>, event: Event) {
             server.set_refusing(false);
         }
         Event::LoseSessions { server } => {
-            world.servers[usize::from(server) % world.servers.len()].lose_sessions()
+            world.servers[usize::from(server) % world.servers.len()].lose_sessions();
         }
         Event::SwitchOff { key, ms } => {
             let id = &world.key_ids[usize::from(key) % world.key_ids.len()];

@@ -266,7 +266,7 @@ impl BatchRun {
         if is_answered {
             return Ok(());
         }
-        let text = "the answer broke off, is too long for a batch, or finds no memory; the call may have run";
+        let text = "the answer broke off, is invalid or too long for a batch, or finds no memory; the call may have run";
         let fault = Fault::upstream(FaultKind::ConnectionLost, text).with_id(id);
         self.worker.metering.note_fault(&fault);
         self.send(reply::terminal_event(&fault)).await
@@ -277,14 +277,19 @@ impl BatchRun {
     async fn pass_events(&self, mut body: ResponseBody, id: Option<&Bytes>) -> Result<bool, ClientGone> {
         let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
         let mut is_answered = id.is_none();
+        let mut is_valid = true;
         while let Some(bytes) = next_bytes(&mut body).await {
             let Ok(bytes) = bytes else { return Ok(is_answered) };
             reader.push(bytes);
             loop {
                 match reader.next() {
                     Ok(Some(event)) => {
-                        is_answered = is_answered || id.is_some_and(|id| self.is_answer(&event, id));
-                        self.send(event.raw).await?;
+                        if self.has_valid_data(&event, id) {
+                            is_answered = is_answered || id.is_some_and(|id| self.is_answer(&event, id));
+                            self.send(event.raw).await?;
+                        } else {
+                            is_valid = false;
+                        }
                     }
                     Ok(None) => break,
                     Err(_) => return Ok(is_answered),
@@ -292,8 +297,8 @@ impl BatchRun {
             }
         }
         // A response that breaks off ends with an error. In good order and without an answer, it is that of a call which
-        // the client cancelled.
-        Ok(true)
+        // the client cancelled, unless the server answered something else.
+        Ok(is_answered || is_valid)
     }
 
     /// Forwards a message as one event. Returns whether the message needs no other answer.
@@ -313,8 +318,10 @@ impl BatchRun {
             return Ok(true);
         }
         let message = message.freeze();
+        // Without an id the client could not tell whose answer another text is.
+        let is_message = self.worker.scanner.borrow_mut().scan(&message).is_ok();
         match charge_bytes(write_event(&message)) {
-            Ok(event) if !message.is_empty() => {
+            Ok(event) if is_message => {
                 // Not held while the event waits for its client.
                 drop(message);
                 self.send(event).await?;
@@ -322,6 +329,15 @@ impl BatchRun {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Whether an event may be part of a batch: it has no data, or a message that is no answer to another message.
+    fn has_valid_data(&self, event: &Event, id: Option<&Bytes>) -> bool {
+        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return true };
+        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return false };
+        let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
+        let answered = envelope.id.map(|answered| answered.span.slice(data));
+        !is_answer || id.is_some_and(|id| answered.is_some_and(|answered| is_same_id(answered, id)))
     }
 
     /// Whether the event has the answer to the message with this id.

@@ -98,16 +98,12 @@ impl Client {
 
     /// The request that carries the message.
     pub(super) fn request(&self, call: &Call, prepared: &Prepared, message: &str) -> String {
-        let headers = match &prepared.session {
-            Some(session) => format!("Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-11-25\r\n"),
-            None => {
-                let name = if call.kind == Kind::List {
-                    String::new()
-                } else {
-                    format!("Mcp-Name: {}\r\n", prepared.tool)
-                };
-                format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: {}\r\n{name}", method(call))
-            }
+        let headers = if let Some(session) = &prepared.session {
+            format!("Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-11-25\r\n")
+        } else {
+            let has_name = call.kind != Kind::List;
+            let name = if has_name { format!("Mcp-Name: {}\r\n", prepared.tool) } else { String::new() };
+            format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: {}\r\n{name}", method(call))
         };
         self.post(&prepared.path, &headers, message)
     }

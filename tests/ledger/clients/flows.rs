@@ -1,6 +1,7 @@
 //! Calls of one request each: answered, asked for input, cancelled, left, resumed.
 
 use std::io;
+use std::net::Shutdown;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -121,7 +122,7 @@ impl Client {
                 // docs/OPERATIONS.md: text that is no message passes unchanged; an error may follow.
                 reading if end == Some(Reading::Answer(Outcome::Garbage)) => end = Some(reading),
                 reading => {
-                    if end.is_some() && !self.passes_unread(call) {
+                    if end.is_some() && !passes_unread(call) {
                         self.shared
                             .ledger
                             .report(Some(call.tag), format!("a second answer to {call:?}: {data}"));
@@ -144,12 +145,6 @@ impl Client {
         }))
     }
 
-    /// Whether the events of the call's server pass as they came: docs/COMPATIBILITY.md, "Single and aggregate endpoints":
-    /// on a single endpoint "nothing is renamed, and the gateway answers nothing for the server".
-    fn passes_unread(&self, call: &Call) -> bool {
-        call.fault == Fault::TwoAnswers && !call.is_aggregate
-    }
-
     /// Answers what the server asks during a Legacy call.
     async fn answer(&mut self, call: &Call, prepared: &Prepared, id: &str) {
         let Some(session) = &prepared.session else {
@@ -166,20 +161,24 @@ impl Client {
         self.beside(&request).await;
     }
 
-    /// Leaves: within the request, right after it, after the head, or after the first event.
+    /// Leaves: within the request, right after it, after the head, after the first event, or with its sending side only.
     pub(super) async fn leave(&mut self, call: &Call) -> Outcome {
         let Some(prepared) = self.prepare(call, Revision::November).await else { return Outcome::Unsent };
         let message = self.message(call, &prepared, "");
         let request = self.request(call, &prepared, &message);
         let mut wire = self.wire().await;
-        let way = call.number % 4;
+        let way = call.number % 5;
         let length = if way == 0 { request.len() - 1 - call.number as usize % 100 } else { request.len() };
-        if wire.send(&request.as_bytes()[..length]).await.is_ok()
-            && way >= 2
-            && wire.head().await.is_ok()
-            && way == 3
-        {
-            drop(wire.event().await);
+        let is_sent = wire.send(&request.as_bytes()[..length]).await.is_ok();
+        match way {
+            2 if is_sent => drop(wire.head().await),
+            3 if is_sent && wire.head().await.is_ok() => drop(wire.event().await),
+            4 => {
+                // docs/COMPATIBILITY.md: a half-close while its only request is in flight cancels it (C2).
+                drop(socket2::SockRef::from(&wire.stream).shutdown(Shutdown::Write));
+                wire.closed().await;
+            }
+            _ => {}
         }
         if call.number & 4 == 0 {
             wire.reset();
@@ -306,4 +305,10 @@ impl Client {
         }
         Outcome::Success
     }
+}
+
+/// Whether the events of the call's server pass as they came: docs/COMPATIBILITY.md, "Single and aggregate endpoints":
+/// on a single endpoint "nothing is renamed, and the gateway answers nothing for the server".
+fn passes_unread(call: &Call) -> bool {
+    call.fault == Fault::TwoAnswers && !call.is_aggregate
 }

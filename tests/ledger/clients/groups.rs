@@ -32,7 +32,7 @@ impl Client {
         let sent = self.send_batch(&calls[0], &request, &mut group).await;
         let is_broken = sent.is_err();
         self.broken = sent.err();
-        self.outcomes(group, is_broken)
+        self.outcomes(&group, is_broken)
     }
 
     async fn send_batch(&mut self, call: &Call, request: &str, group: &mut Group<'_>) -> io::Result<()> {
@@ -74,7 +74,7 @@ impl Client {
         let sent = self.send_frames(&head, &messages, &mut group).await;
         let is_broken = sent.is_err();
         self.broken = sent.err();
-        self.outcomes(group, is_broken)
+        self.outcomes(&group, is_broken)
     }
 
     async fn send_frames(
@@ -163,7 +163,7 @@ impl Client {
         }
     }
 
-    fn outcomes(&self, group: Group<'_>, is_broken: bool) -> Vec<Outcome> {
+    fn outcomes(&self, group: &Group<'_>, is_broken: bool) -> Vec<Outcome> {
         let outcome = |(at, call): (usize, &Call)| {
             group.outcomes.get(&at).copied().unwrap_or_else(|| {
                 if let Some(end) = group.end {

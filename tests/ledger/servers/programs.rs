@@ -28,9 +28,9 @@ impl Programs {
         let program = env!("CARGO_BIN_EXE_metamcp-ledger-program");
         let table = |(name, era): &(&str, Era)| {
             let era = if *era == Era::Legacy { "legacy" } else { "modern" };
-            let records = &self.records;
+            let records = self.records.display();
             format!(
-                "[servers.{name}]\ncommand = {program:?}\nargs = [{era:?}, {records:?}]\nera = {era:?}\nidle_timeout = \"1s\"\n"
+                "[servers.{name}]\ncommand = {program:?}\nargs = [{era:?}, \"{records}\"]\nera = {era:?}\nidle_timeout = \"1s\"\n"
             )
         };
         PROGRAMS.iter().map(table).collect()
