@@ -58,6 +58,11 @@ impl MemoryPurger {
         IS_REQUESTED.set(true);
     }
 
+    /// Whether the next observation collects, whatever the counts are.
+    pub fn is_due(&self) -> bool {
+        IS_REQUESTED.get() || self.due.get() > 0
+    }
+
     /// Observes the current counts, and collects if they have decreased. Call it about once per second.
     pub fn observe(&self, counts: ResourceCounts) {
         let peak = self.peak.get();
@@ -102,8 +107,9 @@ mod tests {
         let check = |bytes: usize, expected: u8| {
             let message = LargeMessage::track(bytes);
             purger.observe([0; 3]);
-            assert_eq!(purger.due.get(), 0, "{bytes}: it is still in use");
+            assert!(!purger.is_due(), "{bytes}: it is still in use");
             drop(message);
+            assert_eq!(purger.is_due(), expected > 0, "{bytes}");
             purger.observe([0; 3]);
             assert_eq!(purger.due.take(), expected, "{bytes}");
         };

@@ -503,7 +503,7 @@ fn each_message_takes_a_permit_of_its_key() {
     let gate = Gate::default();
     let peer =
         Peer::script([vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("1", "late")))]]);
-    let setup = Setup::new().server("a", peer.address).with("[limits]\nkey_in_flight_max = 2");
+    let setup = Setup::new().server("a", peer.address).with("[limits]\nkey_in_flight_max = 1");
     let gateway = setup.start();
     let mut stream = Stream::open(&gateway, Stream::PATH, Form::Frames);
     stream.send(&[&modern("1", "a__echo")]);

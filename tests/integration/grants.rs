@@ -171,8 +171,15 @@ fn a_key_asks_as_often_and_as_much_as_it_may() {
     let get = Request::new("GET", "/mcp").with("Accept", "text/event-stream");
     stream.send(&with(get.with("Mcp-Session-Id", session), &key).bytes());
     assert_eq!(stream.head().status, 200);
-    let busy = Client::once(gateway.address, &with(modern_call("/mcp", "a__echo", "{}"), &key));
-    assert_eq!(busy.status, 429);
+    // A stream is no call.
+    let call = with(modern_call("/mcp", "a__echo", "{}"), &key);
+    assert_eq!(Client::once(gateway.address, &call).status, 200);
+    let so_far = peer.calls().len();
+    peer.push([vec![Step::Hold]]);
+    let mut busy = Client::connect(gateway.address);
+    busy.send(&call.bytes());
+    peer.wait_calls(so_far + 1);
+    assert_eq!(Client::once(gateway.address, &call).status, 429);
 }
 
 /// What is left of a stream, and whether it ended as it should.

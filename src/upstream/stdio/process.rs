@@ -207,7 +207,10 @@ async fn supervise(
     connection.close(FailureStage::NoResponse);
     // Closes standard input.
     writing.abort();
-    drop(writing.await);
+    if !writing.is_finished() {
+        // Its end may be why the process ends. Then it has been awaited, and must not be again.
+        drop(writing.await);
+    }
     end(child, connection.pid).await;
     reading.abort();
     record_end(&context, connection.pid);

@@ -67,6 +67,9 @@ const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(250);
 
+/// Between two collections of free memory while some are due. The first one waits for a sweep.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// For all processes to end. Each has less than this, and all end at the same time.
 const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 
@@ -119,6 +122,8 @@ impl Supervisor {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.request_spare();
         let memory = MemoryPurger::default();
+        let mut purge = interval(PURGE_INTERVAL);
+        purge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -137,6 +142,8 @@ impl Supervisor {
                     self.sweep();
                     memory.observe([0; 3]);
                 }
+                // Only then, so that the thread of a program without calls does not wake every second.
+                _ = purge.tick(), if memory.is_due() => memory.observe([0; 3]),
             }
         }
         self.stop().await;

@@ -131,6 +131,30 @@ fn a_stubborn_server_ends_soon_after_its_last_session() {
     println!("gone after {took:?}");
 }
 
+/// Stops the program of a session, as one that hangs, and gives its process.
+fn stop(gateway: &Gateway, session: &str) -> u32 {
+    let pid: u32 = tool_text(&call(gateway, session, "pid", "{}")).parse().unwrap();
+    let target = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(target, rustix::process::Signal::STOP).unwrap();
+    pid
+}
+
+#[test]
+fn a_server_that_stops_reading_is_ended() {
+    let gateway = setup(&["legacy"], "sharing = \"session\"\nera = \"legacy\"").start();
+    let session = open_session(&gateway, PATH, None);
+    let pid = stop(&gateway, &session);
+    // More than a pipe holds.
+    let text = "x".repeat(1 << 20);
+    let mut client = Client::connect(gateway.address);
+    client.send(&legacy_call(PATH, &session, "1", "echo", &format!(r#"{{"text":"{text}"}}"#)).bytes());
+    // It has half a minute for that, and then some seconds to end.
+    until_within("it is ended", Duration::from_mins(1), || is_gone(pid));
+    let refused = client.response();
+    assert!(message(&refused)["error"].is_object(), "{}", refused.text());
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+}
+
 /// Resident memory without the code of the program, which is read as it is used.
 fn heap_bytes(gateway: &Gateway) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
@@ -145,8 +169,10 @@ fn memory_is_returned_after_floods() {
     let warm_up = open_session(&gateway, PATH, None);
     assert_eq!(tool_text(&call(&gateway, &warm_up, "echo", r#"{"text":"x"}"#)), "x");
     let before = heap_bytes(&gateway);
+    // In the long form about the memory that 16 floods of 16 MiB take at once.
+    let (floods, calls) = if is_long() { (16, 24) } else { (4, 6) };
     thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..floods {
             scope.spawn(|| {
                 let session = open_session(&gateway, PATH, None);
                 let cut = call(&gateway, &session, "flood", "{}");
@@ -155,14 +181,12 @@ fn memory_is_returned_after_floods() {
         }
     });
     let text = "x".repeat(2 << 20);
-    let deaf: Vec<(String, Vec<Client>)> = (0..4)
+    let deaf: Vec<(String, Vec<Client>)> = (0..floods)
         .map(|_| {
             let session = open_session(&gateway, PATH, None);
-            let pid: i32 = tool_text(&call(&gateway, &session, "pid", "{}")).parse().unwrap();
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+            stop(&gateway, &session);
             let request = legacy_call(PATH, &session, "1", "echo", &format!(r#"{{"text":"{text}"}}"#));
-            let waiting = (0..6).map(|_| Client::connect(gateway.address)).collect::<Vec<Client>>();
+            let waiting = (0..calls).map(|_| Client::connect(gateway.address)).collect::<Vec<Client>>();
             let waiting = waiting.into_iter().map(|mut client| {
                 client.send(&request.bytes());
                 client
@@ -179,7 +203,7 @@ fn memory_is_returned_after_floods() {
     println!("{} MiB before, {} MiB more at the peak", before >> 20, peak.saturating_sub(before) >> 20);
     let took = until_within("memory is returned", Duration::from_secs(30), || {
         thread::park_timeout(Duration::from_millis(500));
-        grown() < 64
+        grown() < 24
     });
     println!("{} MiB more after {took:?}", grown());
 }
