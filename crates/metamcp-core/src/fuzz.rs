@@ -66,7 +66,7 @@ pub fn alter(valid: &[u8], choices: &mut Choices<'_>) -> Vec<u8> {
     altered
 }
 
-/// A sequence of numbers that its seed determines (SplitMix64, Steele, Lea and Flood, 2014).
+/// A sequence of numbers that its seed determines (`SplitMix64`, Steele, Lea and Flood, 2014).
 pub struct SeededNumbers(pub u64);
 
 impl SeededNumbers {
@@ -97,7 +97,9 @@ impl SeededNumbers {
 pub fn run_corpus(target: &str, body: impl Fn(&[u8])) {
     let corpus = corpus(target);
     assert!(!corpus.is_empty(), "fuzz/corpus/{target} is empty");
-    corpus.iter().for_each(|input| run_input(input, &body));
+    for input in &corpus {
+        run_input(input, &body);
+    }
     let mut numbers = SeededNumbers(0);
     for _ in 0..MUTATED_INPUTS {
         run_input(&mutate(&corpus, &mut numbers), &body);

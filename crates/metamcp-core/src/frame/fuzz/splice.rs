@@ -50,7 +50,8 @@ fn replace_anywhere(bytes: &[u8]) {
     let edits: Vec<_> = (0..choices.below(EDITS_MAX + 2))
         .map(|_| {
             let (start, length) = (u32::from(choices.byte()), u32::from(choices.byte() % 32));
-            let replacement = Bytes::copy_from_slice(choices.take(usize::from(length as u8 % 5)));
+            let count = choices.below(5);
+            let replacement = Bytes::copy_from_slice(choices.take(count));
             (Span { start, end: (start + length).saturating_sub(1) }, replacement)
         })
         .collect();
