@@ -177,7 +177,7 @@ async fn exchange(
 fn message_of(reply: &LocalResponse) -> &[u8] {
     match &reply.body {
         LocalBody::Message(message) => message,
-        LocalBody::Events(_) => &[],
+        LocalBody::Events(_) | LocalBody::Failed(_) => &[],
     }
 }
 

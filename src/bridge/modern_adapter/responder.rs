@@ -71,6 +71,10 @@ impl ClientResponder {
             (ResponderState::Streaming(sink), LocalResponse { body: LocalBody::Message(message), .. }) => {
                 sink.send(write_event(&message)).await
             }
+            (ResponderState::Streaming(sink), LocalResponse { body: LocalBody::Failed(stage), .. }) => {
+                sink.fail(stage);
+                true
+            }
             // No response here is itself a stream.
             (ResponderState::Streaming(_) | ResponderState::Gone, _) => false,
         }

@@ -112,6 +112,7 @@ fn outcome(mut call: oneshot::Receiver<CallOutcome>) -> String {
         Ok(Ok(reply)) => match reply.body {
             LocalBody::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
             LocalBody::Events(mut events) => drain(&mut events),
+            LocalBody::Failed(stage) => panic!("{stage}"),
         },
     }
 }

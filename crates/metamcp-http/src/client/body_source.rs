@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
 use hyper::body::Incoming;
-use metamcp_core::base::charge_bytes;
 use metamcp_core::protocol::header;
 
 use super::chunked::ChunkedDecoder;
@@ -50,14 +49,17 @@ impl BodySource {
         if decoder.is_ended() { Self::from_length(first, 0) } else { Self::Chunked { first, decoder } }
     }
 
-    /// A response made within this process. The guard is disarmed if the response is complete. Without memory for a
-    /// complete message, the body fails.
+    /// A response made within this process. The guard is disarmed if the response is complete.
     pub fn from_local(response: LocalResponse, mut guard: Option<CancelGuard>) -> (ResponseHead, Self) {
         let LocalResponse { status, session_id, body } = response;
         let (content_type, body) = match body {
             LocalBody::Message(bytes) => {
                 guard.iter_mut().for_each(CancelGuard::disarm);
-                (header::JSON, charge_bytes(bytes).map_or_else(|_| Self::without_memory(), Self::whole))
+                (header::JSON, Self::from_length(bytes, 0))
+            }
+            LocalBody::Failed(stage) => {
+                guard.iter_mut().for_each(CancelGuard::disarm);
+                (header::JSON, Self::failed(stage))
             }
             LocalBody::Events(events) => (header::EVENT_STREAM, Self::Events(Box::new((events, guard)))),
         };
@@ -65,14 +67,11 @@ impl BodySource {
         (ResponseHead { status, content_type, session_id, is_encoded: false }, body)
     }
 
-    fn whole(bytes: Bytes) -> Self {
-        Self::from_length(bytes, 0)
-    }
-
+    /// A body that cannot be read.
     #[cold]
-    fn without_memory() -> Self {
+    fn failed(stage: FailureStage) -> Self {
         let (sink, events) = event_channel();
-        sink.fail(FailureStage::OutOfMemory);
+        sink.fail(stage);
         Self::Events(Box::new((events, None)))
     }
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::event_channel::EventSource;
 use super::message::encode_error;
-use crate::error::UpstreamError;
+use crate::error::{FailureStage, UpstreamError};
+use metamcp_core::base::charge_bytes;
 
 /// An operation of Streamable HTTP.
 pub enum HttpOperation {
@@ -32,6 +33,8 @@ pub enum LocalBody {
     /// One message, or none.
     Message(Bytes),
     Events(EventSource),
+    /// There is none: making it failed.
+    Failed(FailureStage),
 }
 
 impl LocalResponse {
@@ -40,9 +43,11 @@ impl LocalResponse {
         Self { status, session_id: None, body: LocalBody::Message(Bytes::new()) }
     }
 
-    /// Creates a response with a message.
+    /// Creates a response with a message, which is charged for from now on. Without memory for it, its body fails.
     pub fn from_message(message: Bytes) -> Self {
-        Self { status: StatusCode::OK, session_id: None, body: LocalBody::Message(message) }
+        let body =
+            charge_bytes(message).map_or(LocalBody::Failed(FailureStage::OutOfMemory), LocalBody::Message);
+        Self { status: StatusCode::OK, session_id: None, body }
     }
 
     /// Creates a JSON-RPC error response to the request with this raw id.

@@ -68,6 +68,7 @@ impl Fixture {
                 Ok(Ok(reply)) => match reply.body {
                     LocalBody::Message(message) => received.push(format!("{number}: {}", text(&message))),
                     LocalBody::Events(begun) => *events = Some(begun),
+                    LocalBody::Failed(stage) => panic!("{stage}"),
                 },
                 Ok(Err(error)) => received.push(format!("{number}: {:?}", error.stage)),
                 Err(_) => {}
