@@ -13,7 +13,7 @@ use super::held_calls::{HeldCalls, ResumeError};
 /// the state that was issued finds its call, and once.
 pub fn request_state(bytes: &[u8]) {
     let config = BridgeConfig {
-        hold_timeout: Duration::from_secs(60),
+        hold_timeout: Duration::from_mins(1),
         holds_max: 2,
         holds_per_key_max: 2,
         sessions_max: 1,
