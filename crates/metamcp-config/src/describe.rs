@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::mistakes::printable;
 use super::types::Config;
 use crate::sections::AuthMode;
 use crate::sections::{EndpointMembers, NamePrefix};
@@ -10,7 +11,7 @@ use crate::server::{StdioAllowlist, address};
 use metamcp_core::base::EndpointName;
 
 /// What would be served, for `metamcp check` and the log at startup. Contains no secret: header names without
-/// values, addresses without query and long path segments.
+/// values, addresses without query and long path segments. Nor a control character of a value: it goes to a terminal.
 #[derive(Clone, Copy)]
 pub struct Summary<'a>(pub &'a Config);
 
@@ -81,7 +82,7 @@ impl Summary<'_> {
     fn servers(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.0.servers {
             let era = format!("{:?}", server.settings.era).to_lowercase();
-            let address = address::format_redacted(&server.address);
+            let address = printable(&address::format_redacted(&server.address));
             write!(f, "server     {}: {address} (era {era}", server.name)?;
             if !server.headers.is_empty() {
                 let names: Vec<_> = server.headers.iter().map(|(name, _)| name.as_str()).collect();

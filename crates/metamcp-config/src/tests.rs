@@ -115,6 +115,16 @@ fn nothing_written_is_a_configuration() {
     assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
 }
 
+/// The summary goes to a terminal and a log: a command must not control one or write lines of the other.
+#[test]
+fn a_summary_has_no_control_characters() {
+    let mcp_json = r#"{"mcpServers": {"a": {"command": "x\u001b[31m\nserver     b"}}}"#;
+    let config = run("", &[], &[("mcp.json", mcp_json)]).unwrap();
+    let told = Summary(&config).to_string();
+    assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+    assert!(told.contains(r"stdio:x\u{1b}[31m\nserver     b (era auto)"), "{told}");
+}
+
 #[test]
 fn precedence() {
     let toml = ("metamcp.toml", "server.host = '127.0.0.4'\nserver.port = 4\nlog.filter = 'error'");
