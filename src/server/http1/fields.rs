@@ -237,6 +237,29 @@ fn span_end(text: &BytesMut) -> u32 {
     u32::try_from(text.len()).unwrap_or(u32::MAX)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Field {
+    /// All fields, in the order of their indexes.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Accept,
+        Self::Authorization,
+        Self::Baggage,
+        Self::ContentEncoding,
+        Self::ContentLength,
+        Self::ContentType,
+        Self::Host,
+        Self::LastEventId,
+        Self::McpMethod,
+        Self::McpName,
+        Self::McpProtocolVersion,
+        Self::McpSessionId,
+        Self::Origin,
+        Self::Traceparent,
+        Self::Tracestate,
+        Self::XApiKey,
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -244,25 +267,6 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
-
-    const FIELDS: [Field; Field::COUNT] = [
-        Field::Accept,
-        Field::Authorization,
-        Field::Baggage,
-        Field::ContentEncoding,
-        Field::ContentLength,
-        Field::ContentType,
-        Field::Host,
-        Field::LastEventId,
-        Field::McpMethod,
-        Field::McpName,
-        Field::McpProtocolVersion,
-        Field::McpSessionId,
-        Field::Origin,
-        Field::Traceparent,
-        Field::Tracestate,
-        Field::XApiKey,
-    ];
 
     const NAMES: [&str; 20] = [
         "Accept",
@@ -311,7 +315,7 @@ mod tests {
 
     fn check(lines: &[(&str, Vec<u8>)]) {
         let (noted, mapped) = read_both(lines);
-        for field in FIELDS {
+        for field in Field::ALL {
             // A repeated list field is joined in one case, and left to hyper in the other.
             if !(field.is_list() && noted.is_doubled(field)) {
                 assert_eq!(noted.get(field), mapped.get(field), "{field:?} of {lines:?}");
@@ -335,7 +339,7 @@ mod tests {
 
     #[test]
     fn each_name_is_found() {
-        for (field, name) in FIELDS.into_iter().zip(NAMES) {
+        for (field, name) in Field::ALL.into_iter().zip(NAMES) {
             assert_eq!(Field::named(name.as_bytes()), Some(field), "{name}");
             check(&[(name, b"x".to_vec())]);
             check(&[(name, b"x".to_vec()), (name, Vec::new())]);

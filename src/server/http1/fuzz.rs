@@ -114,7 +114,7 @@ impl HyperRequest {
         assert_eq!(endpoint.scope, request.endpoint.scope);
         assert_eq!((self.head.uri.query(), self.head.uri.authority()), (None, request.authority.as_ref()));
         let fields = Fields::from_map(&self.head.headers);
-        for field in FIELDS {
+        for field in Field::ALL {
             assert_eq!(fields.get(field), request.fields.get(field), "{field:?}");
         }
         let forwarded = |fields: &Fields| {
@@ -133,25 +133,6 @@ impl HyperRequest {
 
 /// A head, and a body in a few reads.
 const POLLS_MAX: usize = 8;
-
-const FIELDS: [Field; 16] = [
-    Field::Accept,
-    Field::Authorization,
-    Field::Baggage,
-    Field::ContentEncoding,
-    Field::ContentLength,
-    Field::ContentType,
-    Field::Host,
-    Field::LastEventId,
-    Field::McpMethod,
-    Field::McpName,
-    Field::McpProtocolVersion,
-    Field::McpSessionId,
-    Field::Origin,
-    Field::Traceparent,
-    Field::Tracestate,
-    Field::XApiKey,
-];
 
 /// A connection from which these bytes are read, and that takes what is written.
 struct ScriptedStream(Bytes);

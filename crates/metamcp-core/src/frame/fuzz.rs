@@ -2,7 +2,7 @@
 
 mod event_stream;
 mod framed_stream;
-mod generator;
+pub(in crate::frame) mod generator;
 mod scan;
 mod splice;
 

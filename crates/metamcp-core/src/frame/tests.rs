@@ -8,48 +8,10 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 
 use super::*;
+use crate::frame::fuzz::generator::{META, METHODS, PARAMS, REF};
 use crate::frame::fuzz::{event_stream, parser_agrees, scan};
 
 const ENVELOPE: &[&str] = &["id", "method", "params", "result", "error", "x", "more"];
-const PARAMS: &[&str] = &[
-    "name",
-    "uri",
-    "cursor",
-    "taskId",
-    "level",
-    "protocolVersion",
-    "requestId",
-    "progressToken",
-    "ref",
-    "requestState",
-    "inputResponses",
-    "arguments",
-    "_meta",
-    "x",
-    "",
-];
-const META: &[&str] = &[
-    "io.modelcontextprotocol/protocolVersion",
-    "io.modelcontextprotocol/clientCapabilities",
-    "progressToken",
-    "io.modelcontextprotocol/subscriptionId",
-    "io.modelcontextprotocol/logLevel",
-    "vendor/x",
-];
-const REF: &[&str] = &["name", "uri", "type", "x"];
-const METHODS: &[&str] = &[
-    "tools/call",
-    "prompts/get",
-    "resources/read",
-    "tools/list",
-    "initialize",
-    "completion/complete",
-    "notifications/progress",
-    "notifications/cancelled",
-    "tasks/get",
-    "logging/setLevel",
-    "custom/x",
-];
 
 fn space() -> impl Strategy<Value = &'static str> + Clone {
     prop_oneof![8 => Just(""), 1 => Just(" "), 1 => Just("\r\n\t ")]

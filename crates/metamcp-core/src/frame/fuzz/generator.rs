@@ -204,7 +204,7 @@ const DEPTH_MAX: u8 = 4;
 
 const ENVELOPE: &[&str] = &["id", "method", "params", "result", "error", "jsonrpc", "x", ""];
 
-const PARAMS: &[&str] = &[
+pub(in crate::frame) const PARAMS: &[&str] = &[
     "name",
     "uri",
     "cursor",
@@ -222,7 +222,7 @@ const PARAMS: &[&str] = &[
     "",
 ];
 
-const META: &[&str] = &[
+pub(in crate::frame) const META: &[&str] = &[
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientCapabilities",
     "progressToken",
@@ -231,9 +231,9 @@ const META: &[&str] = &[
     "vendor/x",
 ];
 
-const REF: &[&str] = &["name", "uri", "type", "x"];
+pub(in crate::frame) const REF: &[&str] = &["name", "uri", "type", "x"];
 
-const METHODS: &[&str] = &[
+pub(in crate::frame) const METHODS: &[&str] = &[
     "tools/call",
     "prompts/get",
     "resources/read",
