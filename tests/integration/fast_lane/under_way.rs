@@ -172,11 +172,19 @@ fn a_key_taken_back_on_a_kept_connection() {
         }
         gateway.keys().revoke(&id);
         let began = Instant::now();
-        while client.ask(&call).status != 401 {
+        let mut answered = 1;
+        let refused = loop {
+            let response = client.ask(&call);
+            if response.status == 401 {
+                break response;
+            }
+            answered += 1;
             assert!(began.elapsed() < SECOND_MAX, "fast lane {is_fast}: a key taken back still works");
-        }
-        let calls = peer.calls().len();
+        };
+        // The key may have ended while the server had the call.
+        let ended = usize::from(refused.text().contains("may have run"));
         assert_eq!(client.ask(&call).status, 401, "fast lane {is_fast}");
-        assert_eq!(peer.calls().len(), calls, "fast lane {is_fast}: a refused call reached the server");
+        let calls = peer.calls().len();
+        assert!(calls <= answered + ended, "fast lane {is_fast}: a refused call reached the server");
     });
 }
