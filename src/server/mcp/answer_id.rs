@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use memchr::{memchr, memmem, memrchr};
 
 use metamcp_core::frame::{MessageKind, Scanner};
 use metamcp_core::protocol::is_same_id;
@@ -39,22 +40,39 @@ fn ends_with_id(message: &[u8], id: &[u8]) -> bool {
 }
 
 /// Whether a complete part of an event stream certainly contains no answer to another call than `id`. It knows the usual
-/// forms of an event; for others the result is `false`, and the events must be read.
+/// forms of an answer; for others the result is `false`, and the events must be read. Only lines with the name of a member
+/// that answers have are looked at.
 pub fn is_free_of_foreign_answers(events: &[u8], id: &[u8]) -> bool {
-    events.split(|byte| *byte == b'\n').all(|line| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if memchr::memchr(b'\r', line).is_some() {
+    // Names may be written with escapes.
+    if memmem::find(events, br"\u").is_some() {
+        return false;
+    }
+    let mut rest = events;
+    while let Some(at) = find_answer_member(rest) {
+        let start = memrchr(b'\n', &rest[..at]).map_or(0, |end| end + 1);
+        let end = memchr(b'\n', &rest[at..]).map_or(rest.len(), |length| at + length);
+        if !is_harmless_line(&rest[start..end], id) {
             return false;
         }
-        match line.strip_prefix(b"data: ") {
-            Some(data) => begins_with_method(data) || begins_with_id(data, id) || ends_with_id(data, id),
-            None => line.is_empty() || FIELDS_WITHOUT_DATA.iter().any(|field| line.starts_with(field)),
-        }
-    })
+        rest = &rest[end..];
+    }
+    true
 }
 
-/// Starts of lines that add nothing to the data of an event.
-const FIELDS_WITHOUT_DATA: [&[u8]; 4] = [b"event: ", b"id: ", b":", b"retry: "];
+/// Finds the name of a member that every answer has.
+fn find_answer_member(events: &[u8]) -> Option<usize> {
+    let result = memmem::find(events, br#""result""#);
+    let before = result.map_or(events, |at| &events[..at]);
+    memmem::find(before, br#""error""#).or(result)
+}
+
+/// Whether a line is all data of an event, and no answer to another call than `id`.
+fn is_harmless_line(line: &[u8], id: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // A carriage return ends a line too.
+    let data = line.strip_prefix(b"data: ").filter(|_| memchr(b'\r', line).is_none());
+    data.is_some_and(|data| begins_with_method(data) || begins_with_id(data, id) || ends_with_id(data, id))
+}
 
 /// Whether the method comes first, as in nearly all requests and notifications. Such a message is not an answer.
 fn begins_with_method(message: &[u8]) -> bool {
@@ -98,7 +116,7 @@ impl LongAnswerCheck {
         const MEMBER: &[u8] = br#","id":"#;
         let tail = self.tail.trim_ascii_end();
         let Some(rest) = tail.strip_suffix(b"}") else { return false };
-        let start = memchr::memmem::rfind(rest, MEMBER).map(|at| at + MEMBER.len());
+        let start = memmem::rfind(rest, MEMBER).map(|at| at + MEMBER.len());
         start.is_some_and(|start| self.is_other_id(&rest[start..]))
     }
 
@@ -181,10 +199,19 @@ mod tests {
             );
         }
         // Unusual forms are left to a reader of events.
-        for unusual in
-            ["data:{}", "data\n", "data: {", "\u{feff}data: {}", "data: 1\ndata: 2", "id:2", "note"]
-        {
+        for unusual in [
+            r#"data:{"id":1,"result":{}}"#,
+            r#"data: {"result":{},"id":1 }"#,
+            "data: {\"id\":1,\ndata: \"result\":{}}",
+            "\u{feff}data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}",
+            r#"data: {"r\u0065sult":{},"id":2}"#,
+            r#"data: {"error":{},"id":2}"#,
+        ] {
             check(&format!("{note}\n\n{unusual}\n\n"), false);
+        }
+        // Nothing without these members is an answer.
+        for other in ["data: 7", "data:{\"id\":2}", "note", "data: {\ndata: }"] {
+            check(&format!("{note}\n\n{other}\n\n"), true);
         }
         let lone_cr = format!("{note}\r\rdata: {{\"id\":2,\"result\":{{}}}}\r\r");
         assert!(!is_free_of_foreign_answers(lone_cr.as_bytes(), b"1"));
