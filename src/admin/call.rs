@@ -20,9 +20,9 @@ use crate::session::{
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::{Envelope, EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
+use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
 use metamcp_core::protocol::header_param::parse_header_params;
-use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header, is_same_id};
+use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header, is_answer_to};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -46,8 +46,8 @@ pub struct Outcome {
     pub failed: bool,
 }
 
-/// There is one request per session or connection, so the id can be constant.
-const CALL_ID: u32 = 1;
+/// The raw id of the call. There is one request per session or connection, so it can be constant.
+const CALL_ID: &str = "1";
 
 /// The caller does not wait long for the cancellation to be delivered.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -156,9 +156,9 @@ async fn send(
         answer.collect(MESSAGE_BYTES_MAX).await
     };
     let message = read.map_err(|error| error.into_fault(server))?;
-    let is_answer = Scanner::new().scan(&message).is_ok_and(|envelope| {
-        matches!(envelope.kind, FrameKind::Response | FrameKind::Error) && is_of_call(&message, &envelope)
-    });
+    let is_answer = Scanner::new()
+        .scan(&message)
+        .is_ok_and(|envelope| is_answer_to(CALL_ID.as_bytes(), &message, &envelope));
     if is_answer {
         return Ok(Outcome { message, failed: !status.is_success() });
     }
@@ -190,9 +190,7 @@ async fn read_events(
             answer.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &notifications, session) {
-                (FrameKind::Response | FrameKind::Error, ..) if is_of_call(&data, &envelope) => {
-                    return Ok(data);
-                }
+                _ if is_answer_to(CALL_ID.as_bytes(), &data, &envelope) => return Ok(data),
                 // The receiver is gone, and will drop this future as well.
                 (FrameKind::Notification, Some(notifications), _) => drop(notifications.send(data).await),
                 (FrameKind::Request, _, Some(session)) => {
@@ -222,22 +220,13 @@ async fn read_events(
     }
 }
 
-/// Whether a response answers the call. An error without an id answers a message that the server could not read.
-fn is_of_call(message: &Bytes, envelope: &Envelope) -> bool {
-    match envelope.id.map(|id| id.span.slice(message)) {
-        Some(id) => is_same_id(id, CALL_ID.to_string().as_bytes()) || id == b"null",
-        None => envelope.kind == FrameKind::Error,
-    }
-}
-
 /// In the Legacy era a closed connection does not cancel a call (MCP 2025-11-25, transports).
 async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
-    let message = json!({
-        "jsonrpc": "2.0",
-        "method": McpMethod::Cancelled.as_str(),
-        "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
-    });
-    let message = message.to_string().into();
+    let method = McpMethod::Cancelled.as_str();
+    let message = format!(
+        r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"requestId":{CALL_ID},"reason":"nobody waits for it any more"}}}}"#
+    );
+    let message = message.into();
     let cancellation =
         BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.

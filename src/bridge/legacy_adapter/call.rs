@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind, Scanner, write_event};
-use metamcp_core::protocol::{Era, McpMethod, code, is_same_id};
+use metamcp_core::frame::{Envelope, EventReader, MessageKind, Scanner, write_event};
+use metamcp_core::protocol::{Era, McpMethod, code, is_answer_to};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -195,13 +195,9 @@ impl Exchange {
         true
     }
 
-    /// Whether it is a response to the last request. An error has no id if the server could not parse the
-    /// request.
+    /// Whether it is a response to the last request.
     fn answers_sent_id(&self, message: &Bytes, envelope: &Envelope) -> bool {
-        envelope.id.map_or(envelope.kind == MessageKind::Error, |id| {
-            is_same_id(id.span.slice(message), &self.sent_id.borrow())
-                || (envelope.kind == MessageKind::Error && id.form == IdForm::Null)
-        })
+        is_answer_to(&self.sent_id.borrow(), message, envelope)
     }
 
     fn interpret(&self, message: &Bytes, envelope: &Envelope) -> CallOutcome {

@@ -138,6 +138,17 @@ fn read(
     Ok(calls)
 }
 
+/// What an event of the response to one message is.
+#[derive(PartialEq)]
+enum EventKind {
+    /// The answer to the message.
+    Answer,
+    /// A notification, a request, or nothing that a client dispatches.
+    Other,
+    /// No message, or the answer to another one.
+    Invalid,
+}
+
 /// The messages of a batch while they are answered, one after the other.
 struct BatchRun {
     worker: Rc<Worker>,
@@ -283,14 +294,13 @@ impl BatchRun {
             reader.push(bytes);
             loop {
                 match reader.next() {
-                    Ok(Some(event)) => {
-                        if self.has_valid_data(&event, id) {
-                            is_answered = is_answered || id.is_some_and(|id| self.is_answer(&event, id));
+                    Ok(Some(event)) => match self.kind_of(&event, id) {
+                        EventKind::Invalid => is_valid = false,
+                        kind => {
+                            is_answered |= kind == EventKind::Answer;
                             self.send(event.raw).await?;
-                        } else {
-                            is_valid = false;
                         }
-                    }
+                    },
                     Ok(None) => break,
                     Err(_) => return Ok(is_answered),
                 }
@@ -331,21 +341,17 @@ impl BatchRun {
         }
     }
 
-    /// Whether an event may be part of a batch: it has no data, or a message that is no answer to another message.
-    fn has_valid_data(&self, event: &Event, id: Option<&Bytes>) -> bool {
-        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return true };
-        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return false };
-        let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
-        let answered = envelope.id.map(|answered| answered.span.slice(data));
-        !is_answer || id.is_some_and(|id| answered.is_some_and(|answered| is_same_id(answered, id)))
-    }
-
-    /// Whether the event has the answer to the message with this id.
-    fn is_answer(&self, event: &Event, id: &Bytes) -> bool {
-        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return false };
-        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return false };
-        matches!(envelope.kind, FrameKind::Response | FrameKind::Error)
-            && envelope.id.is_some_and(|answered| is_same_id(answered.span.slice(data), id))
+    /// What an event of the response to the message with this id is. An answer must have the id: in a batch, the client could
+    /// not tell whose answer another one is.
+    fn kind_of(&self, event: &Event, id: Option<&Bytes>) -> EventKind {
+        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return EventKind::Other };
+        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return EventKind::Invalid };
+        if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
+            return EventKind::Other;
+        }
+        let ids = envelope.id.zip(id);
+        let is_same = ids.is_some_and(|(found, id)| is_same_id(found.span.slice(data), id));
+        if is_same { EventKind::Answer } else { EventKind::Invalid }
     }
 
     async fn send(&self, event: Bytes) -> Result<(), ClientGone> {

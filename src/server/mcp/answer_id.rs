@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use memchr::{memchr, memmem, memrchr};
 
-use metamcp_core::frame::{MessageKind, Scanner};
-use metamcp_core::protocol::is_same_id;
+use metamcp_core::frame::Scanner;
+use metamcp_core::protocol::{is_answer_to, is_same_id};
 
 /// Whether a server's message may be passed on as the answer to the call with the raw id `id` (JSON-RPC 2.0, section 5).
 /// An error may have no id, if the server could not read the request. A text that cannot be read is passed on as it is, for
@@ -16,14 +16,7 @@ pub fn is_answer(scanner: &RefCell<Scanner>, message: &Bytes, id: &[u8]) -> bool
         return true;
     }
     let Ok(envelope) = scanner.borrow_mut().scan(message) else { return true };
-    match (envelope.kind, envelope.id) {
-        (MessageKind::Error, None) => true,
-        (MessageKind::Error, Some(id)) if id.span.slice(message) == b"null" => true,
-        (MessageKind::Response | MessageKind::Error, Some(found)) => {
-            is_same_id(found.span.slice(message), id)
-        }
-        _ => false,
-    }
+    is_answer_to(id, message, &envelope)
 }
 
 /// Whether the id comes first, as most servers write it.
@@ -40,15 +33,18 @@ fn ends_with_id(message: &[u8], id: &[u8]) -> bool {
 }
 
 /// Whether a complete part of an event stream certainly contains no answer to another call than `id`. It knows the usual
-/// forms of an answer; for others the result is `false`, and the events must be read. Only lines with the name of a member
-/// that answers have are looked at.
+/// forms of an answer; for others the result is `false`, and the events must be read. Only lines with a member `id` are looked
+/// at, so that a stream of notifications costs one search.
 pub fn is_free_of_foreign_answers(events: &[u8], id: &[u8]) -> bool {
-    // Names may be written with escapes.
-    if memmem::find(events, br"\u").is_some() {
+    const MEMBER: &[u8] = br#""id""#;
+    // Its name may be written with escapes.
+    if let Some(at) = memchr(b'\\', events)
+        && memmem::find(&events[at..], br"\u").is_some()
+    {
         return false;
     }
     let mut rest = events;
-    while let Some(at) = find_answer_member(rest) {
+    while let Some(at) = memmem::find(rest, MEMBER) {
         let start = memrchr(b'\n', &rest[..at]).map_or(0, |end| end + 1);
         let end = memchr(b'\n', &rest[at..]).map_or(rest.len(), |length| at + length);
         if !is_harmless_line(&rest[start..end], id) {
@@ -57,13 +53,6 @@ pub fn is_free_of_foreign_answers(events: &[u8], id: &[u8]) -> bool {
         rest = &rest[end..];
     }
     true
-}
-
-/// Finds the name of a member that every answer has.
-fn find_answer_member(events: &[u8]) -> Option<usize> {
-    let result = memmem::find(events, br#""result""#);
-    let before = result.map_or(events, |at| &events[..at]);
-    memmem::find(before, br#""error""#).or(result)
 }
 
 /// Whether a line is all data of an event, and no answer to another call than `id`.
@@ -204,13 +193,13 @@ mod tests {
             r#"data: {"result":{},"id":1 }"#,
             "data: {\"id\":1,\ndata: \"result\":{}}",
             "\u{feff}data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}",
-            r#"data: {"r\u0065sult":{},"id":2}"#,
+            r#"data: {"result":{},"\u0069d":2}"#,
             r#"data: {"error":{},"id":2}"#,
         ] {
             check(&format!("{note}\n\n{unusual}\n\n"), false);
         }
-        // Nothing without these members is an answer.
-        for other in ["data: 7", "data:{\"id\":2}", "note", "data: {\ndata: }"] {
+        // Nothing without an id is an answer to another call.
+        for other in ["data: 7", "data:{\"result\":{}}", "note", "data: {\ndata: }", "data: \"\\n\""] {
             check(&format!("{note}\n\n{other}\n\n"), true);
         }
         let lone_cr = format!("{note}\r\rdata: {{\"id\":2,\"result\":{{}}}}\r\r");

@@ -20,7 +20,7 @@ mod subscription_filter;
 pub use calls_by_id::{CallsById, InsertError};
 pub use calls_by_number::{CallsByNumber, parse_call_number};
 pub use capabilities::ClientCapabilities;
-pub use message_id::is_same_id;
+pub use message_id::{is_answer_to, is_same_id};
 pub use method::McpMethod;
 pub use method_number::{UNNUMBERED, method_name, method_number};
 pub use revision::{Era, Revision};

@@ -9,7 +9,7 @@ use crate::server::mcp::answer_id::is_free_of_foreign_answers;
 use crate::server::mcp::id_prefix::complete_line_end;
 use crate::server::reply::body::BodyError;
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
-use metamcp_core::protocol::is_same_id;
+use metamcp_core::protocol::{is_answer_to, is_same_id};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// An event up to this size is held back until it is complete. Bigger events are passed on as they arrive, so
@@ -223,17 +223,12 @@ fn drop_foreign_answers(events: &mut Vec<Bytes>, stream: &mut RelayedStream) {
     events.clear();
 }
 
-/// Whether a message is an answer, but not to this call. An error without an id may be for any call.
+/// Whether a message is an answer, but not to this call.
 fn is_foreign_answer(data: &Bytes, stream: &RelayedStream) -> bool {
     let mut scanner = stream.worker.scanner.borrow_mut();
     let Ok(envelope) = scanner.scan(data) else { return false };
     let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
-    let ids = envelope.id.zip(stream.id.as_ref());
-    is_answer
-        && ids.is_some_and(|(id, awaited)| {
-            let id = id.span.slice(data);
-            id != b"null" && !is_same_id(id, awaited)
-        })
+    is_answer && stream.id.as_ref().is_some_and(|id| !is_answer_to(id, data, &envelope))
 }
 
 /// Whether the answer is among these events.
