@@ -11,4 +11,4 @@ mod table;
 
 pub use endpoint::{Endpoint, EndpointId, EndpointShape, RoutedServer};
 pub use names::{Destination, NameIndex, OriginalName, UriTemplate};
-pub use table::{RouteTable, UnknownServerError};
+pub use table::{EndpointReference, RouteTable, UnknownServerError};

@@ -34,6 +34,43 @@ pub struct UnknownServerError {
 /// The path of the framed stream of the endpoint `default`.
 const STREAM_PATH: &str = "/api/v1/mcp/stream";
 
+/// The endpoint that a request path names, whether it exists or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointReference<'a> {
+    /// The aggregate endpoint of this name.
+    Named(&'a str),
+    /// The endpoint of the server of this name.
+    Server(&'a str),
+}
+
+impl<'a> EndpointReference<'a> {
+    /// Reads `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp` or `/servers/{server}/mcp`. No other path names an
+    /// endpoint, and escapes are not decoded.
+    pub fn of_path(path: &'a str) -> Option<Self> {
+        if path == "/mcp" {
+            return Some(Self::Named(EndpointName::DEFAULT));
+        }
+        if let Some(name) = path.strip_prefix("/mcp/") {
+            return Some(Self::Named(name));
+        }
+        if let Some(name) = path.strip_prefix("/metamcp/").and_then(|rest| rest.strip_suffix("/mcp")) {
+            return Some(Self::Named(name));
+        }
+        path.strip_prefix("/servers/")?.strip_suffix("/mcp").map(Self::Server)
+    }
+
+    /// Reads the path of a framed stream: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}` or
+    /// `/api/v1/mcp/stream/servers/{server}`.
+    pub fn of_stream_path(path: &'a str) -> Option<Self> {
+        let rest = path.strip_prefix(STREAM_PATH)?;
+        if rest.is_empty() {
+            return Some(Self::Named(EndpointName::DEFAULT));
+        }
+        let rest = rest.strip_prefix('/')?;
+        Some(rest.strip_prefix("servers/").map_or(Self::Named(rest), Self::Server))
+    }
+}
+
 impl RouteTable {
     /// Builds the first table. The id of each server is its index in `servers`.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, UnknownServerError> {
@@ -112,49 +149,21 @@ impl RouteTable {
         Arc::new(Endpoint { id, scope: scope.into(), shape, servers, label })
     }
 
-    /// Finds the endpoint of a request path: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp` or
-    /// `/servers/{server}/mcp`. No other path matches, and escapes are not decoded.
+    /// Finds the endpoint of a request path, as [`EndpointReference::of_path`] reads it.
     pub fn find_by_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
-        if path == "/mcp" {
-            return self.find_by_name(EndpointName::DEFAULT);
-        }
-        if let Some(name) = path.strip_prefix("/mcp/") {
-            return self.find_by_name(name);
-        }
-        if let Some(name) = path.strip_prefix("/metamcp/").and_then(|rest| rest.strip_suffix("/mcp")) {
-            return self.find_by_name(name);
-        }
-        let name = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
-        self.servers.get(name)
+        self.find_by_reference(EndpointReference::of_path(path)?)
     }
 
-    /// Finds the endpoint of a framed stream's path: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}` or
-    /// `/api/v1/mcp/stream/servers/{server}`.
+    /// Finds the endpoint of a framed stream's path, as [`EndpointReference::of_stream_path`] reads it.
     pub fn find_by_stream_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
-        let rest = path.strip_prefix(STREAM_PATH)?;
-        if rest.is_empty() {
-            return self.find_by_name(EndpointName::DEFAULT);
-        }
-        let rest = rest.strip_prefix('/')?;
-        match rest.strip_prefix("servers/") {
-            Some(name) => self.servers.get(name),
-            None => self.find_by_name(rest),
-        }
+        self.find_by_reference(EndpointReference::of_stream_path(path)?)
     }
 
-    /// Whether a request path has the form of an endpoint's, for MCP or for a framed stream, whatever name is in it.
-    pub fn is_endpoint_path(path: &str) -> bool {
-        let has_name = |start, end| path.strip_prefix(start).is_some_and(|rest: &str| rest.ends_with(end));
-        path == "/mcp"
-            || path.starts_with("/mcp/")
-            || has_name("/metamcp/", "/mcp")
-            || has_name("/servers/", "/mcp")
-            || Self::is_stream_path(path)
-    }
-
-    /// Whether a request path has the form of a framed stream's.
-    pub fn is_stream_path(path: &str) -> bool {
-        path.strip_prefix(STREAM_PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    fn find_by_reference(&self, reference: EndpointReference<'_>) -> Option<&Arc<Endpoint>> {
+        match reference {
+            EndpointReference::Named(name) => self.find_by_name(name),
+            EndpointReference::Server(name) => self.servers.get(name),
+        }
     }
 
     /// The current version of the endpoint with this scope.

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use super::frames;
 use crate::limits::PermitKind;
-use crate::route::RouteTable;
+use crate::route::EndpointReference;
 use crate::server::eras::{batch, legacy, message};
 use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::control_plane::ControlRequest;
@@ -53,18 +53,16 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
-    let is_endpoint_path = RouteTable::is_endpoint_path(head.uri.path());
-    let answered = match guarded {
-        Err(fault) => Err(fault),
-        // Who may not know which endpoints there are gets the answer of one that exists.
-        Ok(()) if head.method != Method::OPTIONS && is_endpoint_path => {
-            let kind = PermitKind::Call;
+    let answered = match (guarded, permit_kind(&head.method, head.uri.path())) {
+        (Err(fault), _) => Err(fault),
+        (Ok(()), _) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
+        // Who may not know which endpoints there are gets the answer of one that may not be used.
+        (Ok(()), Some(kind)) => {
             let admitted =
                 worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await;
             Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint()))
         }
-        Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
-        Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
+        (Ok(()), None) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
     conclude(&worker.metering, answered, None, worker.shared.guard.allowed_origin(&fields))
 }
@@ -102,7 +100,7 @@ async fn forward(
 ) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = request;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
-    let kind = if method == Method::GET { PermitKind::EventStream } else { PermitKind::Call };
+    let kind = permit_kind_of(&method);
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
@@ -150,6 +148,19 @@ async fn forward(
     }
 }
 
+/// The kind of permit that a request to an endpoint needs, whether the endpoint exists or not. `None` for other paths.
+fn permit_kind(method: &Method, path: &str) -> Option<PermitKind> {
+    if EndpointReference::of_stream_path(path).is_some() {
+        return Some(PermitKind::EventStream);
+    }
+    EndpointReference::of_path(path).map(|_| permit_kind_of(method))
+}
+
+/// The kind of permit that a request to an endpoint's path for MCP needs.
+fn permit_kind_of(method: &Method) -> PermitKind {
+    if *method == Method::GET { PermitKind::EventStream } else { PermitKind::Call }
+}
+
 fn is_modern(fields: &Fields) -> bool {
     let revision = fields.get(Field::McpProtocolVersion).and_then(Revision::parse);
     revision.is_some_and(|revision| revision.era() == Era::Modern)
@@ -176,9 +187,9 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
 fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let path = head.uri.path();
     // Whether an endpoint exists is not said.
-    let methods = if RouteTable::is_stream_path(path) {
+    let methods = if EndpointReference::of_stream_path(path).is_some() {
         Some("POST".to_owned())
-    } else if RouteTable::is_endpoint_path(path) {
+    } else if EndpointReference::of_path(path).is_some() {
         None
     } else {
         worker.shared.control_plane.methods(path)
