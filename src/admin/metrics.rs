@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tokio::task::spawn_blocking;
 
 use super::control_plane::ControlPlane;
 use super::problem::Problem;
+use crate::runtime::run_blocking;
 use crate::telemetry::metrics::{
     ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, SampleValue,
     collect_process_metrics, render,
@@ -41,7 +41,7 @@ impl ControlPlane {
         let _turn = self.metrics_state.render_lock.lock().await;
         let format = negotiate_format(headers);
         let (metrics, topology, own) = (Arc::clone(metrics), self.topology(), self.own_families());
-        let text = spawn_blocking(move || {
+        let text = run_blocking(move || {
             let [endpoints, servers] = topology.table.labels();
             let mut families = metrics.families(endpoints, servers);
             families.extend(own);

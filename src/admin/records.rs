@@ -11,6 +11,7 @@ use super::control_plane::ControlPlane;
 use super::problem::Problem;
 use super::request::{QueryReader, page_response};
 use super::views::{AuditEntry, SessionView, Usage};
+use crate::runtime::run_blocking;
 use crate::session::Session;
 use metamcp_store::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
@@ -88,7 +89,7 @@ impl ControlPlane {
             let next = found.last().filter(|_| more).map(|(place, _)| place.clone());
             (found, next)
         };
-        let gathered = tokio::task::spawn_blocking(gather).await;
+        let gathered = run_blocking(gather).await;
         let (found, next) = gathered.map_err(|_| Problem::unavailable("the gateway is stopping"))?;
         Ok(page_response(found.into_iter().map(|(_, view)| view).collect(), next.as_ref()))
     }

@@ -208,13 +208,7 @@ impl ControlPlane {
             outcome = run(tool_call) => outcome,
             () = key_over => Err(Problem::key_invalidated()),
         };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(problem) => {
-                meter.end(metrics::OperationOutcome::Error);
-                return Err(problem);
-            }
-        };
+        let outcome = outcome.inspect_err(|_| meter.end(metrics::OperationOutcome::Error))?;
         let answer = result_of(&outcome.message);
         meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))

@@ -5,11 +5,20 @@
 //! global allocator this does nothing.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Counts of what takes memory, such as open connections and sessions.
 pub type ResourceCounts = [usize; 3];
 
+/// Counts the requests of all threads.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
 thread_local! {
+    /// What was requested when a job last ended on this blocking thread, and its collections that are due.
+    static BLOCKING_THREAD: (Cell<u64>, MemoryPurger) = const { (Cell::new(0), MemoryPurger::new()) };
+
     /// Whether this thread has freed much memory at once since the last observation, or another thread has
     /// freed what this one allocated.
     static IS_REQUESTED: Cell<bool> = const { Cell::new(false) };
@@ -37,7 +46,6 @@ impl Drop for LargeMessage {
 }
 
 /// Collects free memory of the current thread when there are fewer resources than before.
-#[derive(Default)]
 pub struct MemoryPurger {
     peak: Cell<ResourceCounts>,
     /// The number of collections that are still due.
@@ -53,9 +61,15 @@ const DECREASE_MIN: usize = 64;
 const COLLECTIONS: u8 = 60;
 
 impl MemoryPurger {
-    /// Requests collections of the current thread's memory.
+    /// A purger of the current thread, with nothing due.
+    pub const fn new() -> Self {
+        Self { peak: Cell::new([0; 3]), due: Cell::new(0) }
+    }
+
+    /// Requests collections of the current thread's memory, and of that of blocking threads.
     pub fn request() {
         IS_REQUESTED.set(true);
+        REQUESTS.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the next observation collects, whatever the counts are.
@@ -72,11 +86,38 @@ impl MemoryPurger {
         }
         let highest = |index: usize| if is_decrease { counts[index] } else { peak[index].max(counts[index]) };
         self.peak.set([highest(0), highest(1), highest(2)]);
+        self.collect_if_due();
+    }
+
+    fn collect_if_due(&self) {
         if let Some(left) = self.due.get().checked_sub(1) {
             self.due.set(left);
             collect();
         }
     }
+}
+
+impl Default for MemoryPurger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs `work` on a blocking thread, which then returns free memory if any thread has requested collections since. The
+/// allocator gives a new thread what an ended one has left: a blocking thread may so get the memory of large messages, and
+/// would keep it for as long as regular jobs keep the thread.
+pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    spawn_blocking(move || {
+        let outcome = work();
+        BLOCKING_THREAD.with(|(seen, purger)| {
+            let requests = REQUESTS.load(Ordering::Relaxed);
+            if seen.replace(requests) != requests {
+                purger.due.set(COLLECTIONS);
+            }
+            purger.collect_if_due();
+        });
+        outcome
+    })
 }
 
 /// Returns the free memory of this thread's heap to the system.
@@ -116,6 +157,23 @@ mod tests {
         check(LARGE_BYTES, 0);
         check(LARGE_BYTES + 1, COLLECTIONS - 1);
         check(0, 0);
+    }
+
+    #[test]
+    fn blocking_threads_collect_after_a_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        let runtime = runtime.expect("a runtime can be built");
+        let due_before = || {
+            let due = || BLOCKING_THREAD.with(|(_, purger)| purger.due.get());
+            runtime.block_on(async { run_blocking(due).await.expect("it does not panic") })
+        };
+        due_before();
+        MemoryPurger::request();
+        due_before();
+        // Other tests may request more meanwhile.
+        let due = due_before();
+        assert!(due > 0 && due < COLLECTIONS, "{due}");
+        assert!(due_before() > 0);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::journal::usage::{
     self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
 };
 use crate::journal::{self, JournalError};
+use crate::runtime::run_blocking;
 use crate::server::ListenTarget;
 use metamcp_store::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
 
@@ -205,7 +205,7 @@ impl UsageDelivery {
         let Some(mut outbox) = self.outbox.take() else {
             return Err(JournalError::Config("the journal was lost with the thread that used it"));
         };
-        let worked = spawn_blocking(move || {
+        let worked = run_blocking(move || {
             let result = work(&mut outbox);
             (outbox, result)
         });

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::merge::StoredConfig;
+use crate::runtime::run_blocking;
 use metamcp_store::auth::{Sealer, SnapshotFile, SnapshotWriter};
 use metamcp_store::store::{Store, StoreError};
 
@@ -47,7 +47,7 @@ impl StoredConfigSource {
             }
         }
         let (snapshots, sealer) = (self.snapshots.clone()?, Arc::clone(&self.sealer));
-        match spawn_blocking(move || snapshots.file().read(&sealer)).await {
+        match run_blocking(move || snapshots.file().read(&sealer)).await {
             Ok(Ok(Some(stored))) => {
                 tracing::warn!("using the servers and endpoints of an earlier run");
                 Some(stored)

@@ -201,9 +201,7 @@ fn memory_is_returned_after_floods() {
     }
     let grown = || heap_bytes(&gateway).saturating_sub(before) >> 20;
     println!("{} MiB before, {} MiB more at the peak", before >> 20, peak.saturating_sub(before) >> 20);
-    // A program that does not read is given up after 30 s at the latest, on a busy machine.
-    let returned_max = Duration::from_secs(if is_long() { 30 } else { 75 });
-    let took = until_within("memory is returned", returned_max, || {
+    let took = until_within("memory is returned", Duration::from_secs(30), || {
         thread::park_timeout(Duration::from_millis(500));
         grown() < 24
     });
