@@ -32,7 +32,7 @@ fn refusals(gateway: &Gateway) -> usize {
 /// What is always answered: a ping, and what tells of the gateway's state.
 #[track_caller]
 fn check_state_is_told(gateway: &Gateway, session: &str) {
-    let ping = Client::once(gateway.address, &legacy(PATH, session, "9", "ping", ""));
+    let ping = Client::once(gateway.address, &legacy(PATH, session, "\"state\"", "ping", ""));
     assert_eq!((ping.status, ping.json()["result"].is_object()), (200, true), "{}", ping.text());
     for path in ["/health", "/ready", "/metrics"] {
         assert_eq!(Client::once(gateway.address, &Request::new("GET", path)).status, 200, "{path}");

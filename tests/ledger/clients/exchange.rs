@@ -67,7 +67,7 @@ impl Client {
     }
 
     pub(super) fn tool(&self, call: &Call) -> String {
-        if call.is_aggregate { format!("{}__work", self.name(call)) } else { "work".to_owned() }
+        if call.is_aggregate { format!("{}__record", self.name(call)) } else { "record".to_owned() }
     }
 
     pub(super) fn work(&self, call: &Call) -> Work<'_> {

@@ -281,7 +281,7 @@ impl Client {
     /// Calls the tool over REST.
     pub(super) async fn execute(&mut self, call: &Call) -> Outcome {
         let (body, expected) = (self.work(call).json(), self.work(call).answer_text());
-        let path = format!("/api/v1/mcp/servers/{}/tools/work/execute", self.name(call));
+        let path = format!("/api/v1/mcp/servers/{}/tools/record/execute", self.name(call));
         let request =
             self.post(&path, "", &body).replace("application/json, text/event-stream", "application/json");
         let (mut wire, head) = match self.begin(call, request.as_bytes()).await {

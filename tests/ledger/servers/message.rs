@@ -145,7 +145,7 @@ pub fn describe(method: &str, era: Era) -> (&'static str, &'static str) {
             r#""result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"ledger","version":"1"}}"#
         }
         ("tools/list", _) => {
-            r#""result":{"resultType":"complete","tools":[{"name":"work","inputSchema":{"type":"object"}}]}"#
+            r#""result":{"resultType":"complete","tools":[{"name":"record","inputSchema":{"type":"object"}}]}"#
         }
         ("ping", _) => r#""result":{}"#,
         _ => return ("404 Not Found", r#""error":{"code":-32601,"message":"Method not found"}"#),
