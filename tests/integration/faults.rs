@@ -528,21 +528,70 @@ fn a11_answers_of_another_type() {
     }
 }
 
+/// Of several answers in an event stream, the first one to the call passes. They come together, in parts, and with texts that
+/// are too long to be held back; the id is the first member or the last.
 #[test]
-fn a15_answers_to_what_was_not_asked() {
+fn a15_further_answers_in_a_stream() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
-    let session = open_session(&gateway, AGGREGATED, None);
-    let mut stream = events();
-    for (id, text) in [("999", "foreign"), ("\"1\"", "text"), ("1", "own"), ("1", "again"), ("2", "late")] {
-        stream.extend(chunk(&format!("data: {}\n\n", result(id, text))));
+    let last = |id: &str, text: &str| {
+        format!(
+            r#"{{"result":{{"content":[],"resultType":"complete","text":"{text}"}},"jsonrpc":"2.0","id":{id}}}"#
+        )
+    };
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+    let long = "x".repeat(200 << 10);
+    for (what, request) in ways(&gateway) {
+        for (answer, pad) in
+            [(&result as &dyn Fn(&str, &str) -> String, ""), (&last, ""), (&result, &long), (&last, &long)]
+        {
+            let text = |text: &str| format!("{text} {pad}");
+            let mut messages = vec![note.to_owned()];
+            // That of another call ends a stream that passes it on in parts, unless its id comes first.
+            if pad.is_empty() || answer("", "").contains("\"id\":,") {
+                messages.push(answer("999", &text("foreign")));
+            }
+            messages.extend([answer("1", &text("own")), answer("1", &text("again")), note.to_owned()]);
+            messages.push(answer("2", &text("late")));
+            let text =
+                messages.iter().fold(String::new(), |text, message| text + "data: " + message + "\n\n");
+            for size in [text.len(), 60_000, 100].into_iter().take(if pad.is_empty() { 3 } else { 2 }) {
+                let parts =
+                    text.as_bytes().chunks(size).map(|part| chunk(std::str::from_utf8(part).unwrap()));
+                peer.push([vec![send([events(), parts.collect::<Vec<_>>().concat(), chunk("")].concat())]]);
+                let response = Client::once(gateway.address, &request);
+                let what = format!("{what} {size} {:.300}", response.text());
+                assert!(response.whole, "{what}");
+                let told = response.events();
+                assert_eq!(told.len(), 3, "{what}");
+                assert!(told[1]["result"].to_string().contains("own"), "{what}");
+                assert_eq!(
+                    (&told[0]["method"], &told[2]),
+                    (&"notifications/message".into(), &told[0]),
+                    "{what}"
+                );
+            }
+        }
     }
-    stream.extend(chunk(""));
-    peer.push([vec![send(stream)]]);
-    let response = Client::once(gateway.address, &legacy_call(AGGREGATED, &session, "1", "a__echo", "{}"));
-    let told = response.events();
-    assert_eq!(told.len(), 1, "{}", response.text());
-    assert_eq!(told[0]["result"]["content"][0]["text"], "own");
+}
+
+/// The id of an answer that was passed on in parts comes last, and is another call's: the client sees that it is incomplete.
+#[test]
+fn a15_a_long_foreign_answer_in_a_stream() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let text = "x".repeat(200 << 10);
+    for (what, request) in ways(&gateway) {
+        for (id, is_own) in [("1", true), ("2", false), ("\"1\"", false)] {
+            let message = format!(
+                r#"{{"result":{{"content":[],"resultType":"complete","text":"{text}"}},"jsonrpc":"2.0","id":{id}}}"#
+            );
+            peer.push([vec![send([events(), chunk(&format!("data: {message}\n\n")), chunk("")].concat())]]);
+            let response = Client::once(gateway.address, &request);
+            let passed = response.whole && response.events().iter().any(|event| event["result"].is_object());
+            assert_eq!(passed, is_own, "{what} {id}: {:.80}", response.text());
+        }
+    }
 }
 
 #[test]

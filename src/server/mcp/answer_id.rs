@@ -1,6 +1,7 @@
 //! Whether a message is the answer to a call.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use bytes::Bytes;
 use memchr::{memchr, memmem, memrchr};
@@ -32,40 +33,74 @@ fn ends_with_id(message: &[u8], id: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.ends_with(br#","id":"#))
 }
 
-/// Whether a complete part of an event stream certainly contains no answer to another call than `id`. It knows the usual
-/// forms of an answer; for others the result is `false`, and the events must be read. Only lines with a member `id` are looked
-/// at, so that a stream of notifications costs one search.
-pub fn is_free_of_foreign_answers(events: &[u8], id: &[u8]) -> bool {
+/// What a search finds in a complete part of an event stream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FoundAnswer {
+    /// No answer, to whichever call.
+    None,
+    /// One message with the id of the call and no answer to another call. The range is that of the message.
+    Own(Range<usize>),
+    /// The events must be read one by one.
+    Unclear,
+}
+
+/// Searches a complete part of an event stream for answers. It knows the usual forms of an answer to the call `id`. Only lines
+/// with a member `id` are looked at, so that a stream of notifications costs one search.
+pub fn find_answer(events: &[u8], id: &[u8]) -> FoundAnswer {
     const MEMBER: &[u8] = br#""id""#;
     // Its name may be written with escapes.
     if let Some(at) = memchr(b'\\', events)
         && memmem::find(&events[at..], br"\u").is_some()
     {
-        return false;
+        return FoundAnswer::Unclear;
     }
-    let mut rest = events;
-    while let Some(at) = memmem::find(rest, MEMBER) {
-        let start = memrchr(b'\n', &rest[..at]).map_or(0, |end| end + 1);
-        let end = memchr(b'\n', &rest[at..]).map_or(rest.len(), |length| at + length);
-        if !is_harmless_line(&rest[start..end], id) {
-            return false;
+    let (mut found, mut offset) = (FoundAnswer::None, 0);
+    while let Some(at) = memmem::find(&events[offset..], MEMBER) {
+        let at = offset + at;
+        let start = memrchr(b'\n', &events[offset..at]).map_or(offset, |end| offset + end + 1);
+        offset = memchr(b'\n', &events[at..]).map_or(events.len(), |length| at + length);
+        let Some(message) = data_of_line(&events[start..offset]) else { return FoundAnswer::Unclear };
+        if begins_with_method(message) {
+            continue;
         }
-        rest = &rest[end..];
+        let is_own = begins_with_id(message, id) || ends_with_id(message, id);
+        if !is_own || found != FoundAnswer::None {
+            return FoundAnswer::Unclear;
+        }
+        let start = start + DATA_FIELD.len();
+        found = FoundAnswer::Own(start..start + message.len());
     }
-    true
+    found
 }
 
-/// Whether a line is all data of an event, and no answer to another call than `id`.
-fn is_harmless_line(line: &[u8], id: &[u8]) -> bool {
+/// The start of a line that carries data of an event, as servers write it.
+const DATA_FIELD: &[u8] = b"data: ";
+
+/// The message in a line without its line feed, if the line is all data of an event.
+fn data_of_line(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // A carriage return ends a line too.
-    let data = line.strip_prefix(b"data: ").filter(|_| memchr(b'\r', line).is_none());
-    data.is_some_and(|data| begins_with_method(data) || begins_with_id(data, id) || ends_with_id(data, id))
+    line.strip_prefix(DATA_FIELD).filter(|_| memchr(b'\r', line).is_none())
 }
 
 /// Whether the method comes first, as in nearly all requests and notifications. Such a message is not an answer.
 fn begins_with_method(message: &[u8]) -> bool {
     [&br#"{"jsonrpc":"2.0","method":"#[..], br#"{"method":"#].iter().any(|start| message.starts_with(start))
+}
+
+/// What the start of a long message tells about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageStart {
+    /// The answer to the call.
+    Own,
+    /// The answer to another call.
+    Foreign,
+    /// An answer, whose id follows.
+    Answer,
+    /// A request or a notification.
+    Other,
+    /// It is in no usual form.
+    Unknown,
 }
 
 /// Checks the id of an answer that is passed on in parts, by its first and its last bytes. Only the usual positions of the
@@ -92,6 +127,27 @@ impl LongAnswerCheck {
         end.is_some_and(|end| self.is_other_id(&rest[..end]))
     }
 
+    /// What the first bytes of a message in an event stream, which may also be none of an answer, tell about it.
+    pub fn read_start(&self, first: &[u8]) -> MessageStart {
+        let is_outcome =
+            |rest: &[u8]| [&br#""result":"#[..], br#""error":"#].iter().any(|name| rest.starts_with(name));
+        let Some(members) = first.strip_prefix(b"{") else { return MessageStart::Unknown };
+        let members = members.strip_prefix(br#""jsonrpc":"2.0","#).unwrap_or(members);
+        if is_outcome(members) {
+            return MessageStart::Answer;
+        }
+        let Some(rest) = members.strip_prefix(br#""id":"#) else {
+            let is_other = members.starts_with(br#""method":"#);
+            return if is_other { MessageStart::Other } else { MessageStart::Unknown };
+        };
+        match rest.iter().take(TAIL_BYTES_MAX).position(|byte| *byte == b',') {
+            Some(end) if !is_outcome(&rest[end + 1..]) => MessageStart::Unknown,
+            Some(end) if is_same_id(&rest[..end], &self.id) => MessageStart::Own,
+            Some(end) if self.is_other_id(&rest[..end]) => MessageStart::Foreign,
+            _ => MessageStart::Unknown,
+        }
+    }
+
     /// Notes the next bytes of the answer.
     pub fn push(&mut self, bytes: &[u8]) {
         let kept = &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..];
@@ -107,6 +163,11 @@ impl LongAnswerCheck {
         let Some(rest) = tail.strip_suffix(b"}") else { return false };
         let start = memmem::rfind(rest, MEMBER).map(|at| at + MEMBER.len());
         start.is_some_and(|start| self.is_other_id(&rest[start..]))
+    }
+
+    /// Whether the complete message ends with the id of the call, as its last member.
+    pub fn is_own_at_end(&self) -> bool {
+        ends_with_id(self.tail.trim_ascii_end(), &self.id)
     }
 
     /// Whether these bytes are a whole JSON id, and not that of the call. `null` stands for an unknown id.
@@ -171,21 +232,33 @@ mod tests {
 
     #[test]
     fn usual_events_are_recognised_without_parsing() {
-        let check = |events: &str, expected: bool| {
-            assert_eq!(is_free_of_foreign_answers(events.as_bytes(), b"1"), expected, "{events:?}");
-            let crlf = events.replace('\n', "\r\n");
-            assert_eq!(is_free_of_foreign_answers(crlf.as_bytes(), b"1"), expected, "{crlf:?}");
+        const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+        const TYPESCRIPT: &str = r#"{"result":{},"jsonrpc":"2.0","id":1}"#;
+        // `expected`: `None` if the events must be read, else the message with the id of the call.
+        let check_as = |events: &str, expected: Option<&str>| {
+            let found = match find_answer(events.as_bytes(), b"1") {
+                FoundAnswer::None => Some(""),
+                FoundAnswer::Own(range) => Some(&events[range]),
+                FoundAnswer::Unclear => None,
+            };
+            assert_eq!(found, expected, "{events:?}");
+        };
+        let check = |events: &str, expected: Option<&str>| {
+            check_as(events, expected);
+            check_as(&events.replace('\n', "\r\n"), expected);
         };
         let note = r#"data: {"jsonrpc":"2.0","method":"notifications/message","params":{"id":2}}"#;
-        let typescript = r#"data: {"method":"sampling/createMessage","params":{},"jsonrpc":"2.0","id":2}"#;
-        check(&format!("{note}\n\n"), true);
-        check(&format!("{note}\n\n: comment\n\nevent: message\nid: 7\n{typescript}\n\nretry: 5\n\n"), true);
-        for (id, expected) in [("1", true), ("2", false), ("11", false), ("\"1\"", false)] {
-            check(&format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}\n\n"), expected);
-            check(
-                &format!("{note}\n\ndata: {{\"result\":{{}},\"jsonrpc\":\"2.0\",\"id\":{id}}}\n\n"),
-                expected,
-            );
+        let request = r#"data: {"method":"sampling/createMessage","params":{},"jsonrpc":"2.0","id":2}"#;
+        check(&format!("{note}\n\n"), Some(""));
+        check(&format!("{note}\n\n: comment\n\nevent: message\nid: 7\n{request}\n\nretry: 5\n\n"), Some(""));
+        for own in [ANSWER, TYPESCRIPT] {
+            check(&format!("{note}\n\nid: 1\ndata: {own}\n\n{request}\n\n"), Some(own));
+            check(&format!("data: {own}\n\ndata: {own}\n\n"), None);
+            for id in ["2", "11", "\"1\""] {
+                let foreign = own.replace(":1", &format!(":{id}"));
+                check(&format!("{note}\n\ndata: {foreign}\n\n"), None);
+                check(&format!("data: {own}\n\ndata: {foreign}\n\n"), None);
+            }
         }
         // Unusual forms are left to a reader of events.
         for unusual in [
@@ -196,14 +269,13 @@ mod tests {
             r#"data: {"result":{},"\u0069d":2}"#,
             r#"data: {"error":{},"id":2}"#,
         ] {
-            check(&format!("{note}\n\n{unusual}\n\n"), false);
+            check(&format!("{note}\n\n{unusual}\n\n"), None);
         }
         // Nothing without an id is an answer to another call.
         for other in ["data: 7", "data:{\"result\":{}}", "note", "data: {\ndata: }", "data: \"\\n\""] {
-            check(&format!("{note}\n\n{other}\n\n"), true);
+            check(&format!("{note}\n\n{other}\n\n"), Some(""));
         }
-        let lone_cr = format!("{note}\r\rdata: {{\"id\":2,\"result\":{{}}}}\r\r");
-        assert!(!is_free_of_foreign_answers(lone_cr.as_bytes(), b"1"));
+        check_as(&format!("{note}\r\rdata: {{\"id\":2,\"result\":{{}}}}\r\r"), None);
     }
 
     #[test]
@@ -226,6 +298,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_start_of_a_long_message_tells_what_it_is() {
+        let check = |first: &str, expected: MessageStart| {
+            let check = LongAnswerCheck::new(Bytes::from_static(b"1"));
+            assert_eq!(check.read_start(first.as_bytes()), expected, "{first}");
+        };
+        for outcome in ["result", "error"] {
+            check(&format!(r#"{{"jsonrpc":"2.0","id":1,"{outcome}":{{"#), MessageStart::Own);
+            check(&format!(r#"{{"id":1,"{outcome}":{{"#), MessageStart::Own);
+            check(&format!(r#"{{"jsonrpc":"2.0","id":2,"{outcome}":{{"#), MessageStart::Foreign);
+            check(&format!(r#"{{"jsonrpc":"2.0","id":"1","{outcome}":{{"#), MessageStart::Foreign);
+            check(&format!(r#"{{"jsonrpc":"2.0","{outcome}":{{"id":2"#), MessageStart::Answer);
+            check(&format!(r#"{{"{outcome}":{{"id":2"#), MessageStart::Answer);
+            check(&format!(r#"{{ "{outcome}":{{"#), MessageStart::Unknown);
+            check(&format!(r#"{{"jsonrpc":"2.0","id":[1,"{outcome}":{{"#), MessageStart::Unknown);
+        }
+        check(r#"{"jsonrpc":"2.0","method":"notifications/message","#, MessageStart::Other);
+        check(r#"{"method":"sampling/createMessage","params":{"#, MessageStart::Other);
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","#, MessageStart::Unknown);
+        check("", MessageStart::Unknown);
+        check("text", MessageStart::Unknown);
     }
 
     #[test]

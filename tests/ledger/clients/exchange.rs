@@ -211,8 +211,8 @@ impl Client {
 
     /// Keeps a connection whose response was read to its end.
     pub(super) fn keep(&mut self, wire: Wire, head: &Head) {
-        if !head.is_last {
-            self.wire = Some((wire, self.shared.epoch.load(Ordering::Relaxed)));
+        if !head.is_last && self.is_same_gateway() {
+            self.wire = Some((wire, self.epoch));
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Client {
     key: String,
     /// The idle connection, and the epoch that it was opened in.
     wire: Option<(Wire, u32)>,
+    /// The epoch that the current call began in.
+    epoch: u32,
     /// The own port of the connection that was used last.
     from: u16,
     /// Why the last response broke off.
@@ -92,12 +94,18 @@ impl Client {
             era,
             key,
             wire: None,
+            epoch: 0,
             from: 0,
             broken: None,
             abandoned: Vec::new(),
             sessions: HashMap::new(),
             pad,
         }
+    }
+
+    /// Whether the gateway is the one that the current call was sent to, and is not being ended.
+    fn is_same_gateway(&self) -> bool {
+        self.epoch.is_multiple_of(2) && self.epoch == self.shared.epoch.load(Ordering::Relaxed)
     }
 
     /// Sends all calls of this client, and ends its sessions.
@@ -114,9 +122,9 @@ impl Client {
                 self.shared.ledger.begin(call, self.server(call));
             }
             let begun = Instant::now();
-            let epoch = self.shared.epoch.load(Ordering::Relaxed);
+            self.epoch = self.shared.epoch.load(Ordering::Relaxed);
             let outcomes = timeout(PATIENCE, self.perform(&calls)).await;
-            let is_same = epoch.is_multiple_of(2) && epoch == self.shared.epoch.load(Ordering::Relaxed);
+            let (epoch, is_same) = (self.epoch, self.is_same_gateway());
             let outcomes = outcomes.unwrap_or_else(|_| {
                 self.wire = None;
                 self.shared.ledger.report(Some(first.tag), format!("no outcome within {PATIENCE:?}"));

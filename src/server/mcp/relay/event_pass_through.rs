@@ -3,13 +3,14 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use memchr::{memchr2_iter, memmem};
 
 use super::relayed_stream::RelayedStream;
-use crate::server::mcp::answer_id::is_free_of_foreign_answers;
+use crate::server::mcp::answer_id::{FoundAnswer, LongAnswerCheck, MessageStart, find_answer};
 use crate::server::mcp::id_prefix::complete_line_end;
 use crate::server::reply::body::BodyError;
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
-use metamcp_core::protocol::{is_answer_to, is_same_id};
+use metamcp_core::protocol::is_answer_to;
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// An event up to this size is held back until it is complete. Bigger events are passed on as they arrive, so
@@ -22,14 +23,20 @@ pub struct EventPassThrough {
     /// The start of an event that is not complete yet.
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    /// Whether part of an event was passed on because it is too big to be held back.
-    torn: bool,
-    /// The newest events that were passed on whole, to find out whether one was the answer.
-    passed: Vec<Bytes>,
-    /// The outcome known from earlier events, in a stream that may be resumed elsewhere.
-    settled: Option<Outcome>,
-    /// Whether the newest event was passed on in parts, so that its content is unknown.
-    passed_unseen: bool,
+    /// The event under way, if it is too big to be held back.
+    long: Option<LongEvent>,
+    /// Whether the answer was passed on.
+    is_answered: bool,
+    /// Whether something was passed on that may have been the answer.
+    is_unseen: bool,
+}
+
+/// An event that is not held back.
+enum LongEvent {
+    /// It is passed on as it arrives.
+    Passed(MessageStart, Option<LongAnswerCheck>),
+    /// It is an answer to another call, or a further one to this call.
+    Dropped,
 }
 
 /// What the client has received of the answer.
@@ -44,9 +51,9 @@ enum Outcome {
 }
 
 impl EventPassThrough {
-    /// Whether the answer was handed out, as far as the stream was searched for it.
+    /// Whether the answer was handed out.
     pub fn is_answered(&self) -> bool {
-        self.settled == Some(Outcome::Passed)
+        self.is_answered
     }
 
     /// Polls for the next bytes for the client.
@@ -67,20 +74,24 @@ impl EventPassThrough {
                 return Poll::Ready(self.end_cut(stream));
             }
             let error = match stream.poll_chunk(answer, cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    if self.push(chunk, stream) {
-                        answer.note_message();
+                Poll::Ready(Some(Ok(chunk))) => match self.push(chunk, stream) {
+                    Ok(has_message) => {
+                        if has_message {
+                            answer.note_message();
+                        }
+                        continue;
                     }
-                    continue;
-                }
+                    // The client sees that the last part is missing.
+                    Err(error) => return Poll::Ready(Some(Err(error.into()))),
+                },
                 // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6), unless a part of it was
                 // passed on: then the client must see that the rest is missing.
-                Poll::Ready(None) if !self.torn && !self.is_awaited(stream) => return Poll::Ready(None),
+                Poll::Ready(None) if !self.is_torn() && !self.is_awaited(stream) => return Poll::Ready(None),
                 Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
-                    let silence = stream.poll_silence(!self.torn, cx);
+                    let silence = stream.poll_silence(!self.is_torn(), cx);
                     // If the stream is cut, the next round ends it.
                     if !stream.is_cut {
                         return silence.map(|next| next.map(Ok));
@@ -97,7 +108,7 @@ impl EventPassThrough {
     /// Whether the stream ended without the answer, as far as that can be known.
     fn is_awaited(&self, stream: &RelayedStream) -> bool {
         let answers = stream.again.is_some() || (stream.subscription.is_none() && stream.id.is_some());
-        answers && matches!(self.outcome(stream), Outcome::Awaited)
+        answers && self.outcome() == Outcome::Awaited
     }
 
     /// Handles a broken stream: returns what the client gets, or pending while the server is asked to resume
@@ -109,14 +120,14 @@ impl EventPassThrough {
         error: UpstreamError,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.kept.clear();
-        let error = match self.outcome(stream) {
+        let error = match self.outcome() {
             Outcome::Passed => return Poll::Ready(None),
             Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
             Outcome::Awaited => stream.ask_again(error).err(),
         };
         let Some(error) = error else {
             // The server sends an interrupted event again from its start.
-            (self.boundary, self.kept_bytes) = (BoundaryTracker::new(), 0);
+            (self.boundary, self.kept_bytes, self.long) = (BoundaryTracker::new(), 0, None);
             return Poll::Pending;
         };
         match stream.terminal_event(error) {
@@ -129,8 +140,8 @@ impl EventPassThrough {
     /// client has its answer; the stream then breaks visibly. A subscription has no answer.
     #[cold]
     fn end_cut(&mut self, stream: &mut RelayedStream) -> Option<Result<Bytes, BodyError>> {
-        match self.outcome(stream) {
-            Outcome::Unseen if self.torn || stream.subscription.is_none() => {
+        match self.outcome() {
+            Outcome::Unseen if self.is_torn() || stream.subscription.is_none() => {
                 Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
             }
             Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
@@ -139,127 +150,191 @@ impl EventPassThrough {
     }
 
     /// Whether the call was answered before its stream ended or broke off.
-    fn outcome(&self, stream: &RelayedStream) -> Outcome {
-        if let Some(settled) = self.settled {
-            return settled;
+    fn outcome(&self) -> Outcome {
+        if self.is_answered {
+            Outcome::Passed
+        } else if self.is_torn() || self.is_unseen {
+            Outcome::Unseen
+        } else {
+            Outcome::Awaited
         }
-        if self.torn || self.passed_unseen {
-            return Outcome::Unseen;
-        }
-        // The last event is nearly always the answer.
-        if let [piece] = &self.passed[..]
-            && let Some(last) = last_event(piece)
-            && outcome_of(&[last], stream) == Outcome::Passed
-        {
-            return Outcome::Passed;
-        }
-        outcome_of(&self.passed, stream)
     }
 
-    /// Passes on complete events and holds back the rest. Returns whether a message was among them.
-    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) -> bool {
-        let whole = self.boundary.feed(&chunk);
+    /// Whether a part of an event was passed on whose rest is missing.
+    fn is_torn(&self) -> bool {
+        matches!(self.long, Some(LongEvent::Passed(..)))
+    }
+
+    /// Passes on complete events and holds back the rest. Returns whether a message was among them. Fails after an event that
+    /// was passed on in parts and turned out to be an answer to another call.
+    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) -> Result<bool, UpstreamError> {
         let mut has_message = false;
+        if self.long.is_some() {
+            has_message = self.push_long(&mut chunk, stream)?;
+        }
+        let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            if self.torn || !self.kept.is_empty() || !is_blank(&piece) {
-                self.passed.clear();
-                self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
-                self.passed_unseen = self.torn;
-                has_message = true;
-            }
-            let was_torn = std::mem::take(&mut self.torn);
+            has_message |= !self.kept.is_empty() || !is_blank(&piece);
             self.kept_bytes = 0;
             self.kept.push(piece);
-            if was_torn || is_free_of_foreign(&self.kept, stream) {
-                stream.ready.extend(self.kept.drain(..));
-            } else {
-                drop_foreign_answers(&mut self.kept, stream);
-            }
-            // A server may send more after its answer. Reconnecting then would deliver the answer twice.
-            if stream.again.is_some() && self.settled.is_none() {
-                self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
-            }
+            self.pass_events(stream);
         }
         if chunk.is_empty() {
-            return has_message;
+            return Ok(has_message);
         }
-        if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
+        self.kept_bytes += chunk.len();
+        self.kept.push(chunk);
+        if self.kept_bytes > HELD_BACK_BYTES_MAX {
+            self.kept_bytes = 0;
+            self.begin_long(stream);
+        }
+        Ok(has_message)
+    }
+
+    /// Passes on the complete events in `kept`, but of answers only one to this call: a client may take a further one for the
+    /// answer to its next call.
+    fn pass_events(&mut self, stream: &mut RelayedStream) {
+        let is_passed = match (&stream.id, &self.kept[..]) {
+            (None, _) => true,
+            // Whether the answer was among the events decides whether the server is asked to resume the stream.
+            (Some(id), [piece]) if stream.again.is_none() => match find_answer(piece, id) {
+                FoundAnswer::None => true,
+                FoundAnswer::Own(_) if self.is_answered => false,
+                FoundAnswer::Own(range) => {
+                    let message = piece.slice(range);
+                    let scanned = stream.worker.scanner.borrow_mut().scan(&message);
+                    self.is_answered = scanned.is_ok_and(|envelope| is_answer_to(id, &message, &envelope));
+                    true
+                }
+                FoundAnswer::Unclear => false,
+            },
+            (Some(_), _) => false,
+        };
+        if is_passed {
             stream.ready.extend(self.kept.drain(..));
-            (self.kept_bytes, self.torn) = (0, true);
-            stream.ready.push_back(chunk);
         } else {
-            self.kept_bytes += chunk.len();
-            self.kept.push(chunk);
+            self.read_events(stream);
         }
-        has_message
     }
-}
 
-/// Whether these events certainly contain no answer to another call.
-fn is_free_of_foreign(events: &[Bytes], stream: &RelayedStream) -> bool {
-    match (&stream.id, events) {
-        (None, _) => true,
-        (Some(id), [piece]) => is_free_of_foreign_answers(piece, id),
-        (Some(_), _) => false,
-    }
-}
-
-/// Passes on events without answers to other calls: a client may take the answer to its next call from one.
-#[cold]
-fn drop_foreign_answers(events: &mut Vec<Bytes>, stream: &mut RelayedStream) {
-    let (mut reader, mut passed, mut is_changed) = (EventReader::new(), Vec::new(), false);
-    for bytes in events.iter() {
-        reader.push(bytes.clone());
-        while let Ok(Some(event)) = reader.next() {
-            let is_foreign = event.data.is_some_and(|data| is_foreign_answer(&data, stream));
-            is_changed |= is_foreign;
-            if !is_foreign {
-                passed.push(complete_line_end(event.raw));
+    /// Does the same by reading the events one by one.
+    fn read_events(&mut self, stream: &mut RelayedStream) {
+        let events = std::mem::take(&mut self.kept);
+        let (mut reader, mut passed, mut is_changed) = (EventReader::new(), Vec::new(), false);
+        for bytes in &events {
+            reader.push(bytes.clone());
+            while let Ok(Some(event)) = reader.next() {
+                let data = event.data.as_ref().filter(|data| !data.is_empty());
+                if data.is_none_or(|data| self.is_to_pass(data, stream)) {
+                    passed.push(complete_line_end(event.raw));
+                } else {
+                    is_changed = true;
+                }
             }
         }
+        stream.ready.extend(if is_changed { passed } else { events });
     }
-    stream.ready.extend(if is_changed { passed } else { std::mem::take(events) });
-    events.clear();
-}
 
-/// Whether a message is an answer, but not to this call.
-fn is_foreign_answer(data: &Bytes, stream: &RelayedStream) -> bool {
-    let mut scanner = stream.worker.scanner.borrow_mut();
-    let Ok(envelope) = scanner.scan(data) else { return false };
-    let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
-    is_answer && stream.id.as_ref().is_some_and(|id| !is_answer_to(id, data, &envelope))
-}
-
-/// Whether the answer is among these events.
-fn outcome_of(passed: &[Bytes], stream: &RelayedStream) -> Outcome {
-    let (mut reader, mut scanner) = (EventReader::new(), stream.worker.scanner.borrow_mut());
-    for bytes in passed {
-        reader.push(bytes.clone());
-        while let Ok(Some(event)) = reader.next() {
-            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            let envelope = match scanner.scan(&data) {
-                Ok(envelope) => envelope,
-                // The client may be able to read it, and receives no other answer.
-                Err(_) if stream.again.is_some() => return Outcome::Unseen,
-                Err(_) => continue,
-            };
-            let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
-            let ids = envelope.id.zip(stream.id.as_ref());
-            if is_answer && ids.is_some_and(|(id, asked)| is_same_id(id.span.slice(&data), asked)) {
-                return Outcome::Passed;
-            }
+    /// Whether a message is no answer, or the first one to this call, which is noted.
+    fn is_to_pass(&mut self, data: &Bytes, stream: &RelayedStream) -> bool {
+        let Some(id) = &stream.id else { return true };
+        let Ok(envelope) = stream.worker.scanner.borrow_mut().scan(data) else {
+            // The client may be able to read it, and receives no other answer.
+            self.is_unseen |= stream.again.is_some();
+            return true;
+        };
+        if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
+            return true;
         }
+        let is_answer = !self.is_answered && is_answer_to(id, data, &envelope);
+        self.is_answered |= is_answer;
+        is_answer
     }
-    Outcome::Awaited
+
+    /// Begins to pass on the event in `kept`, which is too big to be held back.
+    fn begin_long(&mut self, stream: &mut RelayedStream) {
+        let check = stream.id.clone().map(LongAnswerCheck::new);
+        let data = start_of_data(&self.kept);
+        let start = check.as_ref().map_or(MessageStart::Other, |check| check.read_start(&data));
+        let is_dropped = match start {
+            MessageStart::Foreign => true,
+            MessageStart::Own | MessageStart::Answer => self.is_answered,
+            MessageStart::Other | MessageStart::Unknown => false,
+        };
+        if is_dropped {
+            self.kept.clear();
+            self.long = Some(LongEvent::Dropped);
+            return;
+        }
+        let mut check = check.filter(|_| start == MessageStart::Answer);
+        for bytes in self.kept.drain(..) {
+            if let Some(check) = &mut check {
+                check.push(&bytes);
+            }
+            stream.ready.push_back(bytes);
+        }
+        self.long = Some(LongEvent::Passed(start, check));
+    }
+
+    /// Takes the rest of a long event from the start of `chunk`, as far as it has arrived. Returns whether it is complete.
+    fn push_long(&mut self, chunk: &mut Bytes, stream: &mut RelayedStream) -> Result<bool, UpstreamError> {
+        let end = first_boundary(self.boundary, chunk);
+        let part = chunk.split_to(end.unwrap_or(chunk.len()));
+        self.boundary.feed(&part);
+        if let Some(LongEvent::Passed(_, check)) = &mut self.long {
+            if let Some(check) = check {
+                check.push(&part);
+            }
+            // Without its last part, an answer that turns out to be for another call is incomplete.
+            if end.is_some() && check.as_ref().is_some_and(LongAnswerCheck::is_foreign_at_end) {
+                return Err(UpstreamError::from_stage(FailureStage::InvalidResponse));
+            }
+            stream.ready.push_back(part);
+        }
+        if end.is_none() {
+            return Ok(false);
+        }
+        match self.long.take() {
+            Some(LongEvent::Passed(MessageStart::Own, _)) => self.is_answered = true,
+            Some(LongEvent::Passed(_, Some(check))) if check.is_own_at_end() => self.is_answered = true,
+            Some(LongEvent::Passed(MessageStart::Other, _) | LongEvent::Dropped) | None => {}
+            Some(LongEvent::Passed(..)) => self.is_unseen = true,
+        }
+        Ok(true)
+    }
 }
 
-/// The last of several events, if they are separated by line feeds, as nearly all are.
-fn last_event(piece: &Bytes) -> Option<Bytes> {
-    let before = piece.strip_suffix(b"\n\n")?;
-    let start = memchr::memmem::rfind(before, b"\n\n")? + 2;
-    Some(piece.slice(start..))
+/// Where the first event ends in `chunk`, which continues what `boundary` has read.
+fn first_boundary(mut boundary: BoundaryTracker, chunk: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    for at in memchr2_iter(b'\n', b'\r', chunk) {
+        if boundary.feed(&chunk[start..=at]) > 0 {
+            return Some(at + 1);
+        }
+        start = at + 1;
+    }
+    None
 }
+
+/// The first bytes of the data of an event, as far as its kind and its id can be read from them.
+fn start_of_data(event: &[Bytes]) -> Vec<u8> {
+    const FIELD: &[u8] = b"data:";
+    let mut start = Vec::with_capacity(START_BYTES);
+    for bytes in event {
+        start.extend_from_slice(&bytes[..bytes.len().min(START_BYTES - start.len())]);
+    }
+    let is_line_start = |at: &usize| *at == 0 || matches!(start[*at - 1], b'\n' | b'\r');
+    let Some(at) = memmem::find_iter(&start, FIELD).find(is_line_start) else { return Vec::new() };
+    let mut data = start.split_off(at + FIELD.len());
+    if data.first() == Some(&b' ') {
+        data.remove(0);
+    }
+    data
+}
+
+/// Has room for the fields before the data, which are short, and for the id.
+const START_BYTES: usize = 1024;
 
 /// Whether the bytes carry no message: a keep-alive comment, or the rest of a line end.
 fn is_blank(piece: &[u8]) -> bool {
@@ -267,5 +342,43 @@ fn is_blank(piece: &[u8]) -> bool {
         Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
         Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_several_events_ends_at_its_blank_line() {
+        let check = |before: &str, chunk: &str, expected: Option<usize>| {
+            let mut boundary = BoundaryTracker::new();
+            boundary.feed(before.as_bytes());
+            assert_eq!(first_boundary(boundary, chunk.as_bytes()), expected, "{before:?} {chunk:?}");
+        };
+        check("data: a", "b\n\ndata: c\n\n", Some(3));
+        check("data: a", "b\ndata: c\n\n\n", Some(11));
+        check("data: a\n", "\ndata: c\n\n", Some(1));
+        check("data: a\r", "\n\r\ndata: c", Some(2));
+        check("data: a", "b\r\n\r\n", Some(4));
+        check("data: a", "b\r\rc", Some(3));
+        check("data: a", "b\nc\n", None);
+        check("data: a", "b", None);
+        check("data: a", "", None);
+    }
+
+    #[test]
+    fn data_begins_after_its_field() {
+        let check = |event: &[&str], expected: &str| {
+            let event: Vec<Bytes> =
+                event.iter().map(|part| Bytes::copy_from_slice(part.as_bytes())).collect();
+            assert_eq!(start_of_data(&event), expected.as_bytes(), "{event:?}");
+        };
+        check(&["data: {}"], "{}");
+        check(&["id: data: 7\nda", "ta:", " {\"id\"", ":1"], "{\"id\":1");
+        check(&["event: m\r\ndata:{}"], "{}");
+        check(&["event: data:\n"], "");
+        check(&[&"x".repeat(2000), "\ndata: {}"], "");
+        check(&["data: ", &"x".repeat(2000)], &"x".repeat(START_BYTES - 6));
     }
 }
