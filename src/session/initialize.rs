@@ -182,6 +182,18 @@ pub(super) async fn send_log_level(
     send_message(pool, session, McpMethod::SetLevel, message.into()).await
 }
 
+/// Sends `resources/subscribe`. `uri` is raw JSON.
+pub(super) async fn send_subscription(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    uri: &Bytes,
+) -> Result<(), Fault> {
+    let uri = String::from_utf8_lossy(uri);
+    let message =
+        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{{"uri":{uri}}}}}"#);
+    send_message(pool, session, McpMethod::Subscribe, message.into()).await
+}
+
 async fn send_message(
     pool: &Rc<UpstreamPool>,
     session: &UpstreamSession,

@@ -670,6 +670,38 @@ fn a_lost_session_is_opened_again_and_the_call_repeated_once() {
     }
 }
 
+/// The log level and the subscriptions of a client outlive its session at the server.
+#[test]
+fn a_session_that_is_opened_again_is_told_what_the_client_has_set() {
+    for (path, tool) in [(SINGLE, "echo"), (AGGREGATED, "a__echo")] {
+        let peer = Peer::script([]);
+        peer.hide_resources();
+        let gateway = Gateway::open(&[("a", peer.address)]);
+        let session = open_session(&gateway, path, None);
+        let ask = |method: &str, params: &str| {
+            let response = Client::once(gateway.address, &legacy(path, &session, "1", method, params));
+            assert_eq!(response.status, 200, "{path} {method}: {}", response.text());
+        };
+        ask("logging/setLevel", r#""level":"debug""#);
+        ask("logging/setLevel", r#""level":"error""#);
+        for (method, uri) in
+            [("subscribe", "x:1"), ("subscribe", "x:2"), ("unsubscribe", "x:1"), ("subscribe", "x:2")]
+        {
+            ask(&format!("resources/{method}"), &format!(r#""uri":"{uri}""#));
+        }
+        let before = peer.all().len();
+        peer.lose_sessions("404 Not Found");
+        let call = legacy_call(path, &session, "2", tool, "{}");
+        assert_eq!(Client::once(gateway.address, &call).status, 200, "{path}");
+        let set: Vec<String> = peer.all()[before..]
+            .iter()
+            .filter(|seen| seen.is("logging/setLevel") || seen.is("resources/subscribe"))
+            .map(|seen| serde_json::from_slice::<Value>(&seen.body).unwrap()["params"].to_string())
+            .collect();
+        assert_eq!(set, [r#"{"level":"error"}"#, r#"{"uri":"x:2"}"#], "{path}");
+    }
+}
+
 const SESSION_NOT_FOUND: &str =
     r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#;
 

@@ -170,7 +170,10 @@ async fn forward(
         (pool, delivered, in_flight, meter)
     };
     let response = match delivered {
-        DeliveryOutcome::Answered(response) => response,
+        DeliveryOutcome::Answered(response) => {
+            note_setting(&call, &session, place);
+            response
+        }
         DeliveryOutcome::Refused(status, body) => {
             let passed =
                 send::relay_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, body);
@@ -209,6 +212,23 @@ async fn forward(
         Some((id, mode)) => ResumableCall { id, session, place, pool, mode }.into_resumable(streams, relay),
         None => relay.into_reply(),
     })
+}
+
+/// Records what the client has set at a server, which is set again when the server has lost the session.
+fn note_setting(call: &Call, session: &Session, place: usize) {
+    let params = &call.envelope.params;
+    match (call.method, params.level, params.uri) {
+        (Some(McpMethod::SetLevel), Some(level), _) => {
+            session.set_log_level(Bytes::copy_from_slice(level.span.slice(&call.body)));
+        }
+        (Some(McpMethod::Subscribe), _, Some(uri)) => {
+            session.upstream_slot(place).note_subscribed(uri.span.slice(&call.body));
+        }
+        (Some(McpMethod::Unsubscribe), _, Some(uri)) => {
+            session.upstream_slot(place).note_unsubscribed(uri.span.slice(&call.body));
+        }
+        _ => {}
+    }
 }
 
 /// Records a call. Its id must not be in use by another call of the session.

@@ -98,6 +98,30 @@ fn a_session_that_asks_for_messages_leaves_the_shared_process() {
     }
 }
 
+/// The process is started again for the next call, and is told the log level and the subscriptions of the client.
+#[test]
+fn what_a_client_has_set_outlives_its_process() {
+    let gateway = setup(&["legacy"], "").start();
+    let (session, pid) = process_of(&gateway, ALL);
+    assert!(ask(&gateway, &session, "logging/setLevel", r#""level":"info""#)["result"].is_object());
+    assert!(ask(&gateway, &session, "resources/subscribe", r#""uri":"x:y""#)["result"].is_object());
+    let ended = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(ended, rustix::process::Signal::KILL).unwrap();
+    until("another process answers", || {
+        let response = call(&gateway, &session, "pid", "{}");
+        message(&response)["result"].is_object() && tool_text(&response) != pid
+    });
+    let log = gateway.log();
+    for (method, count) in [("logging/setLevel", 2), ("resources/subscribe", 2)] {
+        assert_eq!(log.matches(&format!("stderr: {method}")).count(), count, "{method}");
+    }
+    let logged = call(&gateway, &session, "log", r#"{"text":"again"}"#).events();
+    assert_eq!((logged.len(), &logged[0]["params"]["data"]), (2, &json!("again")), "{logged:?}");
+    let mut stream = listen(&gateway, &session);
+    call(&gateway, &session, "update", r#"{"uri":"x:y"}"#);
+    assert_eq!(stream.event().unwrap()["params"]["uri"], "x:y");
+}
+
 /// Sessions share with a program that asked nobody for long, over restarts, until it asks.
 #[test]
 fn a_program_is_known_by_what_it_did() {

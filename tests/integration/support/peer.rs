@@ -48,7 +48,7 @@ struct State {
     lists: Option<Lists>,
     /// What `initialize` is answered behind.
     opening: Option<Gate>,
-    /// Whether it has resources, and lists none of them.
+    /// Whether it has resources, and lists none of them. Then it takes a log level, too.
     resources: bool,
     /// What is sent right behind each answer to a call.
     surplus: Vec<u8>,
@@ -357,8 +357,11 @@ impl State {
         if id.is_null() {
             return answer("202 Accepted", "");
         }
-        let capabilities =
-            if self.resources { json!({"tools": {}, "resources": {}}) } else { json!({"tools": {}}) };
+        let capabilities = if self.resources {
+            json!({"tools": {}, "resources": {}, "logging": {}})
+        } else {
+            json!({"tools": {}})
+        };
         let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
         let result = match message["method"].as_str().unwrap_or_default() {
             "server/discover" => json!({
