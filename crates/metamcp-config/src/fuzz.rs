@@ -149,11 +149,13 @@ fn add_secrets(value: &mut Value, is_secret: bool) {
     }
 }
 
-/// A text with the secret in it: of an address as the name of a user, so that it stays an address.
+/// A text with the secret in it: of an address as the name of a user, so that it stays an address. The path of a socket has
+/// no place for one.
 fn secret_text(text: &str) -> String {
     match text.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{SECRET}@{rest}"),
-        None => format!("{SECRET}{text}"),
+        Some(("unix", _)) => text.to_owned(),
+        Some((scheme @ ("http" | "https"), rest)) => format!("{scheme}://{SECRET}@{rest}"),
+        _ => format!("{SECRET}{text}"),
     }
 }
 

@@ -140,7 +140,9 @@ impl HeadReader {
                 S::ValueCr
             }
             (S::ValueStart | S::Value, _) if is_value_byte(byte) => {
-                if self.fields.current != FieldKind::Other {
+                // Blanks at the end of a value are not part of it, however many there are (RFC 9112, section 5.1).
+                let is_repeated = is_blank(byte) && self.word.ends_with_blank();
+                if self.fields.current != FieldKind::Other && !is_repeated {
                     self.word.push(byte);
                 }
                 S::Value
@@ -179,11 +181,21 @@ impl Word {
         self.length = self.length.saturating_add(1);
     }
 
+    fn ends_with_blank(&self) -> bool {
+        let last = usize::from(self.length).checked_sub(1).and_then(|at| self.bytes.get(at));
+        last.is_some_and(|byte| is_blank(*byte))
+    }
+
     /// The word, which begins anew. One that is too long to matter is empty.
     fn take(&mut self) -> &[u8] {
         let length = usize::from(std::mem::take(&mut self.length));
         self.bytes.get(..length).unwrap_or_default()
     }
+}
+
+/// Optional white space (RFC 9110, section 5.6.3).
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// The fields of a head that decide where the message ends.
