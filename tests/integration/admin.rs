@@ -5,9 +5,6 @@ use std::net::SocketAddr;
 use crate::support::{
     Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events as events_head,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
 use metamcp_store::store::{Grants, Role, UsageBatch, UsageCounts, UsageKey, UsageRow};
 use serde_json::{Value, json};
@@ -86,16 +83,7 @@ impl House {
         let asked = request("POST", "/api/v1/auth/token", Some(&json!({"api_key": self.admin})));
         let answered = Client::once(self.address(), &asked).json();
         let token = answered["access_token"].as_str().unwrap();
-        let mut parts = token.split('.');
-        let (header, payload) = (parts.next().unwrap(), parts.next().unwrap());
-        let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
-        for time in ["iat", "exp"] {
-            claims[time] = (claims[time].as_u64().unwrap() - 100_000).into();
-        }
-        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let key = EncodingKey::from_secret(&self.gateway.keys().jwt_secret());
-        let signature = sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-        format!("{message}.{signature}")
+        self.gateway.keys().expire_token(token)
     }
 }
 

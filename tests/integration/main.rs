@@ -14,6 +14,7 @@ mod bridge_legacy;
 mod bridge_modern;
 mod cancelled;
 mod connect;
+mod credentials;
 mod fast_lane;
 mod endings;
 mod event_streams;

@@ -11,10 +11,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp_store::auth::{
     InstallationSecrets, KeyRequest, Sealer, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use metamcp_store::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
+use serde_json::Value;
 
 use super::{PATIENCE, clear_environment};
 
@@ -25,6 +29,7 @@ pub struct Gateway {
     pub key: Option<String>,
     dir: Dir,
     workers: usize,
+    variables: Variables,
     child: Child,
     /// Locked so that threads can share the gateway.
     output: Mutex<Receiver<String>>,
@@ -38,7 +43,11 @@ pub struct Setup {
     files: Vec<(String, String)>,
     keys: bool,
     workers: Option<usize>,
+    variables: Variables,
 }
+
+/// Environment variables: names and values.
+type Variables = Vec<(String, String)>;
 
 /// A directory, gone when dropped.
 pub struct Dir(Option<PathBuf>);
@@ -105,12 +114,19 @@ impl Setup {
         self
     }
 
+    /// One more variable in the gateway's environment, also after a restart.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
     fn toml(&self) -> String {
         format!("{}\n{}", self.servers, self.more)
     }
 
     pub fn start(&self) -> Gateway {
-        Gateway::run(self.place(), self.keys, self.workers.unwrap_or(WORKERS))
+        Gateway::run(self.place(), self.keys, self.workers.unwrap_or(WORKERS), self.variables.clone())
     }
 
     /// A new directory with all of it written there.
@@ -133,11 +149,12 @@ impl Gateway {
         servers.iter().fold(Setup::new(), |setup, (name, address)| setup.server(name, *address)).start()
     }
 
-    fn run(dir: Dir, keys: bool, workers: usize) -> Self {
+    fn run(dir: Dir, keys: bool, workers: usize, variables: Variables) -> Self {
         let path = dir.path();
         let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
         clear_environment(&mut command)
+            .envs(variables.iter().cloned())
             .current_dir(path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -170,7 +187,7 @@ impl Gateway {
                 break;
             }
         }
-        Self { address: address.unwrap(), key, dir, workers, child, output: Mutex::new(output) }
+        Self { address: address.unwrap(), key, dir, workers, variables, child, output: Mutex::new(output) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -251,7 +268,8 @@ impl Gateway {
 
     fn again(mut self) -> Self {
         let key = self.key.take();
-        let mut next = Self::run(Dir(self.dir.0.take()), key.is_some(), self.workers);
+        let variables = std::mem::take(&mut self.variables);
+        let mut next = Self::run(Dir(self.dir.0.take()), key.is_some(), self.workers, variables);
         next.key = key;
         next
     }
@@ -339,6 +357,19 @@ impl Keys {
     pub fn jwt_secret(&self) -> Vec<u8> {
         let (secrets, _) = InstallationSecrets::load_or_create(&self.data_dir).unwrap();
         parse_jwt_secret(&secrets.jwt_secret).unwrap().to_vec()
+    }
+
+    /// That token as if it had been issued long ago, with a valid signature.
+    pub fn expire_token(&self, token: &str) -> String {
+        let mut parts = token.split('.');
+        let (header, payload) = (parts.next().unwrap(), parts.next().unwrap());
+        let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+        for time in ["iat", "exp"] {
+            claims[time] = (claims[time].as_u64().unwrap() - 100_000).into();
+        }
+        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let key = EncodingKey::from_secret(&self.jwt_secret());
+        format!("{message}.{}", sign(message.as_bytes(), &key, Algorithm::HS256).unwrap())
     }
 
     /// Where the database is.
