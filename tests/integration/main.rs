@@ -27,6 +27,7 @@ mod idle;
 mod isolation;
 mod journal_kill;
 mod log;
+mod log_secrets;
 mod memory;
 mod metrics;
 mod outage;
