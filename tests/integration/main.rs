@@ -49,6 +49,7 @@ mod store_reads;
 mod stored;
 mod stored_programs;
 mod strict_http;
+mod strict_http2;
 mod strict_upstream;
 mod task_server;
 mod tasks;
