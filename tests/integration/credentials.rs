@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use metamcp_store::auth::ApiKey;
 use serde_json::json;
 
 use crate::support::{
-    Client, Form, Gateway, Peer, Request, Response, Setup, initialize, modern, modern_call, until,
+    Client, FOREIGN_HEADERS, Form, Gateway, Peer, Request, Response, Setup, initialize, modern, modern_call,
+    until, with_checksum,
 };
 
 /// The MCP paths of a gateway with the server `a` and the endpoint `team`.
@@ -140,4 +142,72 @@ fn every_mcp_path_needs_a_credential() {
         let [initialize, call, ..] = &requests(path)[..] else { unreachable!() };
         assert_eq!((status(initialize.clone()), status(call.clone())), (200, 200), "{path}");
     }
+}
+
+/// But for the time that the answer takes, which docs/SECURITY.md speaks of.
+#[test]
+fn all_invalid_keys_get_one_answer() {
+    let world = World::new();
+    let unknown = ApiKey::generate().expose().to_owned();
+    let mut wrong_checksum = world.key.clone();
+    let last = wrong_checksum.pop();
+    wrong_checksum.push(if last == Some('0') { '1' } else { '0' });
+    let keys = [
+        ("unknown", unknown.clone()),
+        ("with a wrong secret", with_checksum(&format!("{}{}", &world.key[..17], &unknown[17..60]))),
+        ("revoked", world.revoked()),
+        ("expired", world.expired()),
+        ("malformed", "mcp_nobody".to_owned()),
+        ("with a wrong checksum", wrong_checksum),
+    ];
+    let before = world.reached();
+    let get = |path: &str| Request::new("GET", path).with("Accept", "text/event-stream");
+    let requests = [
+        modern_call("/mcp", "a__echo", "{}"),
+        modern_call("/mcp/none", "a__echo", "{}"),
+        initialize("/servers/a/mcp"),
+        get("/mcp"),
+        modern("/api/v1/mcp/stream", "tools/list", "").set("Content-Type", Form::Lines.media_type()),
+        get("/api/v1/mcp/servers/a/tools"),
+        get("/api/v1/mcp/servers"),
+        get("/metrics"),
+    ];
+    // The route of the token reads a key from the body.
+    let token = Request::new("POST", "/api/v1/auth/token").with("Content-Type", "application/json");
+    let ask = |number: usize, key: &str| {
+        let request = match requests.get(number) {
+            Some(request) => with(request.clone(), key),
+            None => token.clone().body(json!({"api_key": key}).to_string()),
+        };
+        world.ask(&request).comparable()
+    };
+    for number in 0..=requests.len() {
+        let expected = ask(number, &unknown);
+        assert_eq!(expected.0, 401, "{number}: {expected:?}");
+        for (what, key) in &keys {
+            // The problem documents of REST name their request.
+            assert_eq!(ask(number, key), expected, "request {number} with a key that is {what}");
+        }
+    }
+    assert_eq!(world.reached(), before, "a refused request reached the server");
+}
+
+#[test]
+fn no_header_takes_the_place_of_a_credential() {
+    let world = World::new();
+    let before = world.reached();
+    let values = ["true", "admin", "127.0.0.1", "secret-api-key", "localhost"];
+    for path in PATHS {
+        let call = modern_call(path, "echo", "{}");
+        for value in values {
+            let all = FOREIGN_HEADERS.iter().fold(call.clone(), |request, name| request.with(name, value));
+            for request in [initialize(path).with("Mcp-Init-Host", value), all] {
+                assert_eq!(world.ask(&request).status, 401, "{path} {value}");
+            }
+        }
+        for name in FOREIGN_HEADERS {
+            assert_eq!(world.ask(&call.clone().with(name, "secret-api-key")).status, 401, "{path} {name}");
+        }
+    }
+    assert_eq!(world.reached(), before, "a refused request reached the server");
 }

@@ -13,6 +13,7 @@ mod bound;
 mod bridge_legacy;
 mod bridge_modern;
 mod cancelled;
+mod catalog_lists;
 mod connect;
 mod credentials;
 mod fast_lane;

@@ -2,8 +2,8 @@
 //! belongs to one connection or to the client alone.
 
 use crate::support::{
-    Client, Gate, Gateway, MODERN, Peer, Request, Response, Setup, Step, answer, call, chunk, error, events,
-    initialize, legacy_call, listed, modern, modern_call, notification, open_session,
+    Client, FOREIGN_HEADERS, Gate, Gateway, MODERN, Peer, Request, Response, Setup, Step, answer, call,
+    chunk, error, events, initialize, legacy_call, listed, modern, modern_call, notification, open_session,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -249,28 +249,6 @@ fn only_listed_headers_are_forwarded() {
     let gateway = servers.keys().start();
     let key = gateway.key.clone().unwrap();
     let canary = "canary-7f3a";
-    let secret = [
-        "X-API-Key",
-        "Cookie",
-        "Proxy-Authorization",
-        "Proxy-Connection",
-        "X-Forwarded-For",
-        "Forwarded",
-        "X-Real-IP",
-        "Via",
-        "Set-Cookie",
-        "X-Team",
-        "Origin-Trial",
-        "Mcp-Init-Host",
-        "X-Original-URL",
-        "TE",
-        "Keep-Alive",
-        "Trailer",
-        "X-HTTP-Method-Override",
-        "Last-Event-ID",
-        "Referer",
-        "User-Agent",
-    ];
     let mut request = modern_call(SINGLE, "echo", "{}")
         .with("Authorization", format!("Bearer {key}"))
         .with("Mcp-Param-Region", "eu")
@@ -280,7 +258,7 @@ fn only_listed_headers_are_forwarded() {
         .with("Baggage", "k=v")
         .with("Connection", "keep-alive, X-Hop")
         .with("X-Hop", canary);
-    for name in secret {
+    for name in FOREIGN_HEADERS {
         let value = if name == "X-API-Key" { key.clone() } else { canary.to_owned() };
         request = request.with(name, value);
     }
