@@ -3,7 +3,6 @@
 //! `cargo deny` does more: it also looks for advisories and yanked versions, and reads licence files. It is not run here,
 //! because it takes longer to build than everything else.
 
-use std::env;
 use std::path::Path;
 use std::process::Command;
 
@@ -144,7 +143,7 @@ fn outside_crates_are_those_that_deny_toml_allows() {
 fn licences_are_those_that_deny_toml_allows() {
     let deny = read(&root().join("deny.toml"));
     let allowed = list(&deny, "allow");
-    let mut command = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    let mut command = Command::new(env!("CARGO"));
     command.args(["metadata", "--locked", "--format-version", "1"]);
     command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]).current_dir(root());
     let output = command.output().expect("cargo runs");
