@@ -146,6 +146,33 @@ fn every_route_answers_everybody_as_the_table_says() {
     assert!(house.peer.calls().len() == 2, "only the two that may call have called");
 }
 
+/// A page of another origin, and a name that was bound to this machine: no route serves them, and nothing changes.
+#[test]
+fn no_route_serves_a_foreign_host_or_origin() {
+    let house = House::new();
+    for name in ["stored", "doomed"] {
+        assert_eq!(house.ask("POST", SERVERS, Some(&house.server(name))).status, 201);
+        assert_eq!(house.ask("POST", ENDPOINTS, Some(&json!({"name": name}))).status, 201);
+    }
+    let state = || [SERVERS, ENDPOINTS, "/api/v1/audit"].map(|path| house.ask("GET", path, None).text());
+    let before = state();
+    for route in ROUTES {
+        let asked = of_route(&house, route.method, route.path).with("Authorization", bearer(&house.admin));
+        for foreign in [
+            asked.clone().set("Host", "evil.example"),
+            asked.clone().set("Host", "localhost.evil.example"),
+            asked.clone().with("Origin", "http://evil.example"),
+            asked.clone().with("Origin", "null"),
+        ] {
+            let refused = Client::once(house.address(), &foreign);
+            assert_eq!(refused.status, 403, "{} {}: {}", route.method, route.path, refused.text());
+            assert_eq!(refused.header("access-control-allow-origin"), None, "{}", route.path);
+        }
+    }
+    assert_eq!(state(), before);
+    assert!(house.peer.calls().is_empty(), "a call of a foreign page reached the server");
+}
+
 /// A request that succeeds for whoever may send it.
 fn of_route(house: &House, method: &str, pattern: &str) -> Request {
     let is_work = pattern.contains("/tools");
