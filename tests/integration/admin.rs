@@ -5,9 +5,6 @@ use std::net::SocketAddr;
 use crate::support::{
     Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events as events_head,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
 use metamcp_store::store::{Grants, Role, UsageBatch, UsageCounts, UsageKey, UsageRow};
 use serde_json::{Value, json};
@@ -86,16 +83,7 @@ impl House {
         let asked = request("POST", "/api/v1/auth/token", Some(&json!({"api_key": self.admin})));
         let answered = Client::once(self.address(), &asked).json();
         let token = answered["access_token"].as_str().unwrap();
-        let mut parts = token.split('.');
-        let (header, payload) = (parts.next().unwrap(), parts.next().unwrap());
-        let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
-        for time in ["iat", "exp"] {
-            claims[time] = (claims[time].as_u64().unwrap() - 100_000).into();
-        }
-        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let key = EncodingKey::from_secret(&self.gateway.keys().jwt_secret());
-        let signature = sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-        format!("{message}.{signature}")
+        self.gateway.keys().expire_token(token)
     }
 }
 
@@ -156,6 +144,33 @@ fn every_route_answers_everybody_as_the_table_says() {
         }
     }
     assert!(house.peer.calls().len() == 2, "only the two that may call have called");
+}
+
+/// A page of another origin, and a name that was bound to this machine: no route serves them, and nothing changes.
+#[test]
+fn no_route_serves_a_foreign_host_or_origin() {
+    let house = House::new();
+    for name in ["stored", "doomed"] {
+        assert_eq!(house.ask("POST", SERVERS, Some(&house.server(name))).status, 201);
+        assert_eq!(house.ask("POST", ENDPOINTS, Some(&json!({"name": name}))).status, 201);
+    }
+    let state = || [SERVERS, ENDPOINTS, "/api/v1/audit"].map(|path| house.ask("GET", path, None).text());
+    let before = state();
+    for route in ROUTES {
+        let asked = of_route(&house, route.method, route.path).with("Authorization", bearer(&house.admin));
+        for foreign in [
+            asked.clone().set("Host", "evil.example"),
+            asked.clone().set("Host", "localhost.evil.example"),
+            asked.clone().with("Origin", "http://evil.example"),
+            asked.clone().with("Origin", "null"),
+        ] {
+            let refused = Client::once(house.address(), &foreign);
+            assert_eq!(refused.status, 403, "{} {}: {}", route.method, route.path, refused.text());
+            assert_eq!(refused.header("access-control-allow-origin"), None, "{}", route.path);
+        }
+    }
+    assert_eq!(state(), before);
+    assert!(house.peer.calls().is_empty(), "a call of a foreign page reached the server");
 }
 
 /// A request that succeeds for whoever may send it.

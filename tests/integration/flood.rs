@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Cluster, Gateway, Peer, is_long, modern_call, run};
+use crate::support::{Client, Cluster, Gateway, Peer, is_long, modern_call, run, with_checksum};
 use metamcp_store::auth::ApiKey;
 
 /// What is sent. The first goes elsewhere.
@@ -141,17 +141,6 @@ impl Stage {
             _ => with_checksum(&format!("{}{}", &self.key[..17], &text[17..60])),
         }
     }
-}
-
-/// As `auth::key` does it.
-fn with_checksum(body: &str) -> String {
-    const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let (mut rest, mut digits) = (crc32fast::hash(body.as_bytes()) as usize, Vec::new());
-    for _ in 0..6 {
-        digits.push(char::from(BASE62[rest % 62]));
-        rest /= 62;
-    }
-    body.chars().chain(digits.into_iter().rev()).collect()
 }
 
 /// Refuses whatever comes, as cheaply as can be.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::support::{
-    Client, Gate, Gateway, Peer, Request, Response, Setup, Step, chunk, error, events, legacy, legacy_call,
-    listed, modern, modern_call, open_session, result,
+    Client, Gate, Gateway, Peer, Request, Setup, Step, call_in_other_forms, chunk, error, events, legacy,
+    legacy_call, listed, modern, modern_call, open_session, result,
 };
 use metamcp_store::store::{Grants, Rate};
+use serde_json::{Value, json};
 
 fn of(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
@@ -69,6 +70,17 @@ fn check(gateway: &Gateway, peer: &Peer, globs: &[&str], path: &str, expected: &
             assert_eq!(peer.calls().len() - before, usize::from(passes), "what is refused reaches nobody");
         }
     }
+    for name in names {
+        let (before, passes) = (peer.calls().len(), expected.contains(&name));
+        let answers = call_in_other_forms(gateway, path, Some(&key), name);
+        for answer in &answers {
+            let unknown = json!({"code": -32602, "message": format!("Unknown tool: {name}")});
+            let error = if passes { Value::Null } else { unknown };
+            assert_eq!(answer["error"], error, "{globs:?} {path} {name}");
+        }
+        let calls = if passes { answers.len() } else { 0 };
+        assert_eq!(peer.calls().len() - before, calls, "what is refused reaches nobody");
+    }
 }
 
 #[test]
@@ -81,14 +93,6 @@ fn a_key_calls_what_it_is_shown() {
     check(&gateway, &peer, &["b__*"], "/mcp", &[]);
     check(&gateway, &peer, &["echo"], "/servers/a/mcp", &["echo"]);
     check(&gateway, &peer, &["a__*"], "/servers/a/mcp", &[]);
-}
-
-/// What a response tells, without what every response has anew.
-fn told(response: &Response) -> (u16, Vec<(String, String)>, String) {
-    let is_own = |name: &str| matches!(name, "x-request-id" | "date");
-    let mut headers: Vec<_> = response.headers.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
-    headers.sort();
-    (response.status, headers, response.text())
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn an_endpoint_that_a_key_may_not_use_is_like_none() {
                         Some(key) => with(request, key),
                         None => request,
                     };
-                    told(&Client::once(gateway.address, &request))
+                    Client::once(gateway.address, &request).comparable()
                 };
                 let found = ask(there);
                 assert_eq!(found, ask(nowhere), "{method} {there} {credential:?}");
@@ -138,13 +142,15 @@ fn a_key_learns_nothing_of_other_endpoints() {
         Setup::new().keys().server("a", peer.address).with("[endpoints.team]\nservers = [\"a\"]").start();
     let grants = Grants { endpoints: Some(of(&["team"])), ..Grants::everything() };
     let (_, key) = gateway.keys().grant("team", grants);
-    let status = |path: &str| {
+    let list = |path: &str| {
         let listing = with(modern(path, "tools/list", ""), &key);
-        Client::once(gateway.address, &listing).status
+        Client::once(gateway.address, &listing).comparable()
     };
-    assert_eq!(status("/mcp/team"), 200);
-    for path in ["/mcp", "/servers/a/mcp", "/mcp/none"] {
-        assert_eq!(status(path), 404, "{path}");
+    assert_eq!(list("/mcp/team").0, 200);
+    let unknown = list("/mcp/none");
+    assert_eq!(unknown.0, 404);
+    for path in ["/mcp", "/servers/a/mcp"] {
+        assert_eq!(list(path), unknown, "{path}");
     }
     assert_eq!(peer.calls().len(), 0);
 }

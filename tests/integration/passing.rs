@@ -2,8 +2,9 @@
 //! belongs to one connection or to the client alone.
 
 use crate::support::{
-    Client, Gate, Gateway, MODERN, Peer, Request, Response, Setup, Step, answer, call, chunk, error, events,
-    initialize, legacy_call, listed, modern, modern_call, notification, open_session,
+    Client, FOREIGN_HEADERS, Form, Gate, Gateway, MODERN, Peer, Request, Response, Setup, Step, Stream,
+    answer, call, chunk, error, events, initialize, legacy_call, listed, modern, modern_call, notification,
+    open_session,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -27,7 +28,7 @@ impl Way {
     }
 
     fn call(&self, arguments: &str) -> Request {
-        let tool = if self.path == AGGREGATED { "a__echo" } else { "echo" };
+        let tool = tool_of(self.path);
         match &self.session {
             Some(session) => legacy_call(self.path, session, "1", tool, arguments),
             None => modern_call(self.path, tool, arguments),
@@ -37,6 +38,11 @@ impl Way {
     fn name(&self) -> String {
         format!("{} {}", self.path, if self.session.is_some() { "Legacy" } else { "Modern" })
     }
+}
+
+/// The tool `echo` of the server `a` as it is named there.
+fn tool_of(path: &str) -> &'static str {
+    if path == AGGREGATED { "a__echo" } else { "echo" }
 }
 
 /// Answers that a gateway which parses and writes anew would change.
@@ -249,28 +255,6 @@ fn only_listed_headers_are_forwarded() {
     let gateway = servers.keys().start();
     let key = gateway.key.clone().unwrap();
     let canary = "canary-7f3a";
-    let secret = [
-        "X-API-Key",
-        "Cookie",
-        "Proxy-Authorization",
-        "Proxy-Connection",
-        "X-Forwarded-For",
-        "Forwarded",
-        "X-Real-IP",
-        "Via",
-        "Set-Cookie",
-        "X-Team",
-        "Origin-Trial",
-        "Mcp-Init-Host",
-        "X-Original-URL",
-        "TE",
-        "Keep-Alive",
-        "Trailer",
-        "X-HTTP-Method-Override",
-        "Last-Event-ID",
-        "Referer",
-        "User-Agent",
-    ];
     let mut request = modern_call(SINGLE, "echo", "{}")
         .with("Authorization", format!("Bearer {key}"))
         .with("Mcp-Param-Region", "eu")
@@ -280,7 +264,7 @@ fn only_listed_headers_are_forwarded() {
         .with("Baggage", "k=v")
         .with("Connection", "keep-alive, X-Hop")
         .with("X-Hop", canary);
-    for name in secret {
+    for name in FOREIGN_HEADERS {
         let value = if name == "X-API-Key" { key.clone() } else { canary.to_owned() };
         request = request.with(name, value);
     }
@@ -308,6 +292,50 @@ fn only_listed_headers_are_forwarded() {
         let head = seen.head.to_lowercase();
         assert!(!head.contains(canary), "{head}");
         assert!(!head.contains(&key.to_lowercase()), "the client's key went to a server");
+    }
+}
+
+/// On every way, nothing of a client's headers reaches a server but the listed ones.
+#[test]
+fn no_credential_of_a_client_reaches_a_server_on_any_way() {
+    let peer = Peer::script([]);
+    let lines = "bearer = \"the-servers-own\"";
+    let gateway = Setup::new().server_with("a", peer.address, lines).keys().start();
+    let (key, canary) = (gateway.key.clone().unwrap(), "canary-7f3a");
+    let with_all = |request: Request| {
+        let request = FOREIGN_HEADERS.iter().fold(request, |request, name| {
+            let value = if *name == "X-API-Key" { key.as_str() } else { canary };
+            request.with(name, value)
+        });
+        request.with("aUTHORIZATION", format!("Bearer {key}"))
+    };
+    let served = |request: Request| {
+        let before = peer.calls().len();
+        let response = Client::once(gateway.address, &with_all(request));
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(peer.calls().len(), before + 1, "{}", response.text());
+    };
+    for path in [SINGLE, AGGREGATED] {
+        for session in [None, Some(open_session(&gateway, path, Some(&key)))] {
+            let call = Way { path, session }.call("{}");
+            served(call.clone());
+            let twice = call.with("Authorization", format!("Bearer {key}x"));
+            assert_eq!(Client::once(gateway.address, &with_all(twice)).status, 401, "{path}");
+        }
+        let call = String::from_utf8(legacy_call(path, "", "1", tool_of(path), "{}").body).unwrap();
+        served(Request::post(path, format!("[{call}]")));
+        let stream = format!("{}{}", Stream::PATH, if path == SINGLE { "/servers/a" } else { "" });
+        let stream = with_all(Request::new("POST", &stream));
+        let before = peer.calls().len();
+        let mut stream = Stream::open_with(&gateway, &stream, Form::Lines);
+        let answer = stream.ask(&String::from_utf8(modern_call(path, tool_of(path), "{}").body).unwrap());
+        assert!(answer["result"].is_object(), "{answer}");
+        assert_eq!(peer.calls().len(), before + 1);
+    }
+    for seen in peer.all() {
+        let text = format!("{}{}", seen.head, seen.text());
+        assert!(!text.contains(canary) && !text.contains(&key), "{text}");
+        assert_eq!(seen.header("authorization"), Some("Bearer the-servers-own"), "{text}");
     }
 }
 

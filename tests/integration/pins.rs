@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::{
-    Client, Cluster, Database, Gateway, Peer, Request, Response, Setup, Step, chunk, error, events, legacy,
-    legacy_call, listed, modern, modern_call, open_session, until,
+    Client, Cluster, Database, Gateway, Peer, Request, Response, Setup, Step, call_in_other_forms, chunk,
+    error, events, legacy, legacy_call, listed, modern, modern_call, open_session, until,
 };
 use metamcp_store::store::{AuditFilter, Grants, Role};
 use serde_json::{Value, json};
@@ -112,11 +112,15 @@ impl House {
         // Written otherwise it is the same.
         let escaped = modern_call("/servers/a/mcp", r"ech\u006f", "{}").set("Mcp-Name", "echo");
         answers.push(self.ask(escaped));
-        let told = answers.iter().filter(|answer| !answer.json()["error"].is_null());
-        let mut told: Vec<String> = told
-            .map(|answer| {
-                assert_eq!(error(answer), -32602);
-                answer.json()["error"]["message"].as_str().unwrap().to_owned()
+        let mut answers: Vec<Value> = answers.iter().map(Response::json).collect();
+        for (path, name) in [("/mcp", "a__echo"), ("/servers/a/mcp", "echo")] {
+            answers.extend(call_in_other_forms(&self.gateway, path, key, name));
+        }
+        let refused = answers.iter().map(|answer| &answer["error"]).filter(|error| !error.is_null());
+        let mut told: Vec<String> = refused
+            .map(|error| {
+                assert_eq!(error["code"], -32602);
+                error["message"].as_str().unwrap().to_owned()
             })
             .collect();
         let called = self.administer("POST", "/api/v1/mcp/servers/a/tools/echo/execute", &json!({}));
@@ -147,7 +151,7 @@ fn what_changed_passes_where_it_may() {
         let now = || house.list("/mcp")["result"]["tools"][0]["description"] == "step 1";
         until("it is shown as it is", now);
         until("that is written down", || house.actions() == actions);
-        assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
+        assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
         assert_eq!(house.vetting(), json!({}));
         let log = house.gateway.log();
         assert_eq!(log.matches("tools have changed").count(), actions.len(), "{log}");
@@ -160,11 +164,11 @@ fn what_changed_is_held_back_until_it_is_approved() {
     let turncoat = Turncoat::new(plain);
     let mut house = House::new(&turncoat, QUARANTINE);
     until("it is listed", || house.tools() == ["a__echo", "a__other"]);
-    assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
+    assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
     turncoat.turn(1);
     until("it is held back", || house.tools() == ["a__other"]);
     let (called, told) = house.calls(&turncoat.peer);
-    assert_eq!((called, told.len()), (0, 6), "{told:?}");
+    assert_eq!((called, told.len()), (0, 14), "{told:?}");
     assert!(told.iter().all(|text| text.contains(HELD)), "{told:?}");
     let hidden = house.list("/mcp")["result"]["_meta"]["dev.metamcp/hidden"][0].clone();
     assert_eq!(hidden["name"], "a__echo");
@@ -187,7 +191,7 @@ fn what_changed_is_held_back_until_it_is_approved() {
     assert_eq!(house.calls(&turncoat.peer).0, 0);
     let approved = house.approve(&this("echo", &waiting["digest"]));
     assert_eq!(approved.json()["approved"][0]["name"], "echo", "{}", approved.text());
-    assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
+    assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
     assert_eq!(house.tools(), ["a__echo", "a__other"]);
     assert_eq!(house.approve(&json!({})).json(), json!({"approved": []}));
     assert_eq!(house.actions(), ["server.tools.hold", "server.tools.approve"]);
@@ -196,7 +200,7 @@ fn what_changed_is_held_back_until_it_is_approved() {
     turncoat.turn(0);
     let now = || house.list("/mcp")["result"]["tools"][0]["description"] == "step 0";
     until("it is shown", now);
-    assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
+    assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
 }
 
 /// From the first step to the second, these are held back.
@@ -365,7 +369,7 @@ fn what_one_replica_is_told_the_others_know() {
     until("it waits", || one.vetting()["waiting"][0]["name"] == "echo");
     assert_eq!(one.approve(&json!({})).json()["approved"][0]["name"], "echo");
     both("it is approved", &["a__echo", "a__other"]);
-    assert_eq!(two.calls(&turncoat.peer), (6, Vec::new()));
+    assert_eq!(two.calls(&turncoat.peer), (14, Vec::new()));
 }
 
 #[test]
@@ -395,5 +399,5 @@ fn while_nothing_is_known_nothing_is_called() {
     assert!(told.iter().all(|text| text.contains("could not be read")), "{told:?}");
     cluster.begin();
     until("it is read", || house.tools() == ["a__echo", "a__other"]);
-    assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
+    assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
 }

@@ -4,6 +4,7 @@
 mod ends;
 mod room;
 mod seats;
+mod secrets;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Gateway, PATIENCE, Peer, Request, Response, Setup, is_long, legacy, legacy_call, listed, modern,
-    modern_call, open_session, until, until_within, within,
+    Client, Gateway, PATIENCE, Peer, Request, Response, Setup, call_in_other_forms, is_long, legacy,
+    legacy_call, listed, modern, modern_call, open_session, until, until_within, within,
 };
 use metamcp_store::store::{
     Audit, EndpointServer, EndpointSpec, Grants, PrefixMode, Role, Secrets, ServerKind, ServerSpec,
@@ -309,6 +309,12 @@ fn check_shown(house: &House, peer: &Peer, endpoint: &Value, expected: &[(&str, 
                 assert_eq!(said["params"]["name"], own);
                 assert!(client.session.is_some() || call.header("mcp-name") == Some(own));
             }
+        }
+        for tried in TRIED {
+            let (before, shown) = (peer.calls().len(), names.contains(&tried));
+            let answers = call_in_other_forms(&house.gateway, "/mcp/work", Some(&house.admin), tried);
+            assert!(answers.iter().all(|answer| answer["error"].is_null() == shown), "{tried}: {answers:?}");
+            assert_eq!(peer.calls().len() - before, if shown { answers.len() } else { 0 }, "{tried}");
         }
         let told = list["result"]["_meta"]["dev.metamcp/hidden"].as_array().cloned().unwrap_or_default();
         hidden = told.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::support::{Client, Gateway, PATIENCE, Request, Response, Setup, modern_call};
+use crate::support::{Client, Gateway, PATIENCE, Peer, Request, Response, Setup, modern_call};
 use metamcp_store::store::{Audit, Grants, Role, Secrets, ServerKind, ServerSpec, new_id};
 use serde_json::{Value, json};
 
@@ -212,6 +212,37 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let tested = house.rest("POST", &format!("{SERVERS}/t/test"), &Value::Null).json();
     assert_eq!(tested["ok"], false, "it is no server");
     assert!(marker.exists(), "it would have been seen if it had been run before");
+}
+
+/// The connection test takes no definition: what its body says is neither run nor connected to.
+#[test]
+fn a_connection_test_takes_no_definition() {
+    let (house, peer) = (House::new(), Peer::script([]));
+    let marker = house.gateway.path().join("was-run");
+    assert_eq!(house.rest("POST", SERVERS, &program("p", FIXTURE)).status, 201);
+    assert_eq!(house.shown("p")["served"], true);
+    let touch = json!({"name": "p", "kind": "stdio", "command": TOUCH, "args": [marker.to_str().unwrap()]});
+    let url = format!("http://{}/mcp", peer.address);
+    let bodies = [
+        touch.clone(),
+        json!({"command": TOUCH, "args": [marker.to_str().unwrap()]}),
+        json!({"url": url}),
+        json!({"name": "p", "kind": "http", "url": url}),
+        json!({"mcpServers": {"p": touch}}),
+    ];
+    let test = format!("{SERVERS}/p/test");
+    for body in &bodies {
+        let tested = house.rest("POST", &test, body);
+        assert!(tested.status == 200 || (400..500).contains(&tested.status), "{body}: {}", tested.text());
+        let request = Request::new("POST", &test).with("Content-Type", "application/json");
+        let request = request.with("X-API-Key", house.gateway.key.as_deref().unwrap());
+        let refused = Client::once(house.gateway.address, &request.body(body.to_string()));
+        assert_eq!(refused.status, 403, "a client key: {}", refused.text());
+        assert_eq!(house.rest("POST", &format!("{SERVERS}/test"), body).status, 405);
+    }
+    assert!(!marker.exists(), "a command of a request was run");
+    assert_eq!(peer.connections(), 0, "an address of a request was connected to");
+    assert_eq!(house.call("p", "echo"), "said");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::support::{Client, Gateway, Peer, Request, SINGLE, both_readers, modern_call};
+use crate::support::{Client, Gateway, Peer, Request, SINGLE, Setup, both_readers, modern_call};
 
 /// A gateway in front of a server that counts the calls.
 struct Side {
@@ -277,6 +277,10 @@ fn odd_requests_that_are_served() {
     rows.push(swap("POST ", "\r\n\r\nPOST "));
     rows.push(swap("Content-Length: ", "Content-Length:\t 00"));
     rows.push(swap("Host: localhost", "X_Any: 1\r\nhost:localhost \t"));
+    // The gateway upgrades to nothing, so what follows is another request.
+    rows.push(swap("Host:", "Connection: Upgrade\r\nUpgrade: websocket\r\nHost:"));
+    let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nHost:";
+    rows.push(swap("Host:", h2c));
     for side in Side::all() {
         for (row, bytes) in rows.iter().enumerate() {
             for pace in [Pace::Whole, Pace::Bytewise] {
@@ -292,7 +296,13 @@ fn odd_requests_that_are_served() {
                     let Some(response) = client.outcome() else { panic!("{row}, {what}: no answer") };
                     assert!(response.status == 200 && response.text().contains(text), "{what}: {response:?}");
                 }
-                assert_eq!(side.peer.calls().len(), before + 3, "{what}");
+                let calls = side.peer.calls();
+                assert_eq!(calls.len(), before + 3, "{what}");
+                for call in &calls[before..] {
+                    for name in ["upgrade", "connection", "http2-settings"] {
+                        assert_eq!(call.header(name), None, "{what}: {}", call.head);
+                    }
+                }
             }
         }
     }
@@ -357,6 +367,60 @@ fn malformed_bodies_that_nobody_reads_end_the_connection() {
                 let what = format!("{}, {path}, {form:?}: {statuses:?}", side.reader);
                 assert!(statuses.len() <= 1 && !statuses.contains(&200), "{what}");
                 assert_eq!(side.peer.calls().len(), before, "{what}");
+            }
+        }
+    }
+}
+
+/// A body that is a request itself is not taken for one where the response does not wait for it.
+#[test]
+fn bodies_behind_early_responses_are_not_run() {
+    for is_fast in [true, false] {
+        let peer = Peer::script([]);
+        let tables = format!("[server]\nfast_lane = {is_fast}\n[backend]\nfast_lane = {is_fast}\n");
+        let gateway = Setup::new().server("a", peer.address).with(&tables).keys().start();
+        let bearer = format!("Bearer {}", gateway.key.as_deref().unwrap());
+        let (hidden, behind) = (call("hidden").with("Authorization", &bearer), call("behind"));
+        let behind = behind.with("Authorization", &bearer).bytes();
+        let known = hidden.clone().body(hidden.bytes());
+        let rows = [
+            ("an unknown path", known.clone().path("/nope"), 404),
+            ("an unknown server", known.clone().path("/servers/nope/mcp"), 404),
+            ("a path without POST", known.clone().path("/health"), 405),
+            ("a foreign Host", known.clone().set("Host", "evil.example"), 403),
+            ("no credential", known.clone().without("Authorization"), 401),
+            ("an unknown key", known.clone().set("Authorization", "Bearer mcp_nobody"), 401),
+            ("a foreign media type", known.set("Content-Type", "text/plain"), 415),
+        ];
+        for (what, request, status) in rows {
+            let head = Request { body: Vec::new(), ..request.clone() };
+            let head = head.with("Content-Length", request.body.len().to_string()).bytes();
+            for is_after in [false, true] {
+                let what = format!("{what}, fast lane: {is_fast}, body behind the response: {is_after}");
+                let before = peer.calls().len();
+                let mut client = Client::connect(gateway.address);
+                let rest = [&request.body[..], &behind].concat();
+                if is_after {
+                    client.send(&head);
+                } else {
+                    client.send(&[&head[..], &rest].concat());
+                }
+                let response = client.outcome().unwrap_or_else(|| panic!("{what}: no response"));
+                assert_eq!(response.status, status, "{what}");
+                if is_after {
+                    // It may be closed by then.
+                    client.send(&rest);
+                }
+                let next = client.outcome();
+                let calls = peer.calls().split_off(before);
+                match next {
+                    None => assert_eq!(calls.len(), 0, "{what}"),
+                    Some(next) => {
+                        assert!(next.status == 200 && next.text().contains("behind"), "{what}: {next:?}");
+                        assert_eq!(calls.len(), 1, "{what}");
+                        assert!(!calls[0].text().contains("hidden"), "{what}");
+                    }
+                }
             }
         }
     }

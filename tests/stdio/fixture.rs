@@ -271,6 +271,7 @@ fn call(message: &Value) -> Result<Value, Value> {
             json!({"env": env, "fds": fds, "cwd": std::env::current_dir().unwrap()}).to_string()
         }
         Some("read") => match std::fs::read(arguments["path"].as_str().unwrap_or_default()) {
+            Ok(bytes) if arguments["show"] == true => String::from_utf8_lossy(&bytes).into_owned(),
             Ok(bytes) => format!("read {}", bytes.len()),
             Err(error) => error.to_string(),
         },

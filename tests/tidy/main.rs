@@ -7,6 +7,7 @@ mod rules;
 mod self_check;
 mod size;
 mod source;
+mod supply;
 mod words;
 
 /// Every folder with Rust sources.

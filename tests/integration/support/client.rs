@@ -45,6 +45,15 @@ impl Response {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
+    /// The status, the headers in order of their names, and the body, without what every response has anew.
+    pub fn comparable(&self) -> (u16, Vec<(String, String)>, String) {
+        let is_new = |name: &str| matches!(name, "x-request-id" | "date");
+        let headers = self.headers.iter().filter(|(name, _)| !is_new(name));
+        let mut headers: Vec<_> = headers.cloned().collect();
+        headers.sort();
+        (self.status, headers, self.text())
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)

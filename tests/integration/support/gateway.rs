@@ -11,10 +11,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp_store::auth::{
     InstallationSecrets, KeyRequest, Sealer, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use metamcp_store::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
+use serde_json::Value;
 
 use super::{PATIENCE, clear_environment};
 
@@ -24,7 +28,7 @@ pub struct Gateway {
     /// The key that a first start prints.
     pub key: Option<String>,
     dir: Dir,
-    workers: usize,
+    launch: Launch,
     child: Child,
     /// Locked so that threads can share the gateway.
     output: Mutex<Receiver<String>>,
@@ -36,8 +40,18 @@ pub struct Setup {
     servers: String,
     more: String,
     files: Vec<(String, String)>,
+    launch: Launch,
+}
+
+/// How the program is started.
+#[derive(Clone, Default)]
+struct Launch {
     keys: bool,
     workers: Option<usize>,
+    /// Environment variables: names and values.
+    variables: Vec<(String, String)>,
+    /// A program that runs it, with arguments; none if empty.
+    wrapper: Vec<&'static str>,
 }
 
 /// A directory, gone when dropped.
@@ -94,15 +108,37 @@ impl Setup {
     /// Everybody is asked for a key.
     #[must_use]
     pub fn keys(mut self) -> Self {
-        self.keys = true;
+        self.launch.keys = true;
         self
     }
 
     /// So many, not two.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
-        self.workers = Some(count);
+        self.launch.workers = Some(count);
         self
+    }
+
+    /// One more variable in the gateway's environment, also after a restart.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.launch.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// Without the capabilities of root, which let a process read what its user may not; `None`, said aloud, where
+    /// the test runs as root and no program gives them up.
+    pub fn without_capabilities(mut self) -> Option<Self> {
+        const SETPRIV: &str = "/usr/bin/setpriv";
+        if rustix::process::geteuid().is_root() {
+            if !Path::new(SETPRIV).exists() {
+                println!("{SETPRIV} is not there, and this is root: NOT tested");
+                return None;
+            }
+            self.launch.wrapper =
+                vec![SETPRIV, "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"];
+        }
+        Some(self)
     }
 
     fn toml(&self) -> String {
@@ -110,7 +146,7 @@ impl Setup {
     }
 
     pub fn start(&self) -> Gateway {
-        Gateway::run(self.place(), self.keys, self.workers.unwrap_or(WORKERS))
+        Gateway::run(self.place(), self.launch.clone())
     }
 
     /// A new directory with all of it written there.
@@ -133,17 +169,22 @@ impl Gateway {
         servers.iter().fold(Setup::new(), |setup, (name, address)| setup.server(name, *address)).start()
     }
 
-    fn run(dir: Dir, keys: bool, workers: usize) -> Self {
+    fn run(dir: Dir, launch: Launch) -> Self {
         let path = dir.path();
         let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+        let program = env!("CARGO_BIN_EXE_metamcp");
+        let words = [&launch.wrapper[..], &[program]].concat();
+        let mut command = Command::new(words[0]);
         clear_environment(&mut command)
+            .args(&words[1..])
+            .envs(launch.variables.iter().cloned())
             .current_dir(path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
-        command.args(["--port", "0", "--workers", &workers.to_string(), "--data-dir", "data"]);
-        if !keys {
+        let workers = launch.workers.unwrap_or(WORKERS).to_string();
+        command.args(["--port", "0", "--workers", &workers, "--data-dir", "data"]);
+        if !launch.keys {
             command.arg("--no-auth");
         }
         let mut child = command.spawn().unwrap();
@@ -170,7 +211,7 @@ impl Gateway {
                 break;
             }
         }
-        Self { address: address.unwrap(), key, dir, workers, child, output: Mutex::new(output) }
+        Self { address: address.unwrap(), key, dir, launch, child, output: Mutex::new(output) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -251,7 +292,8 @@ impl Gateway {
 
     fn again(mut self) -> Self {
         let key = self.key.take();
-        let mut next = Self::run(Dir(self.dir.0.take()), key.is_some(), self.workers);
+        let launch = Launch { keys: key.is_some(), ..self.launch.clone() };
+        let mut next = Self::run(Dir(self.dir.0.take()), launch);
         next.key = key;
         next
     }
@@ -339,6 +381,19 @@ impl Keys {
     pub fn jwt_secret(&self) -> Vec<u8> {
         let (secrets, _) = InstallationSecrets::load_or_create(&self.data_dir).unwrap();
         parse_jwt_secret(&secrets.jwt_secret).unwrap().to_vec()
+    }
+
+    /// That token as if it had been issued long ago, with a valid signature.
+    pub fn expire_token(&self, token: &str) -> String {
+        let mut parts = token.split('.');
+        let (header, payload) = (parts.next().unwrap(), parts.next().unwrap());
+        let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+        for time in ["iat", "exp"] {
+            claims[time] = (claims[time].as_u64().unwrap() - 100_000).into();
+        }
+        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let key = EncodingKey::from_secret(&self.jwt_secret());
+        format!("{message}.{}", sign(message.as_bytes(), &key, Algorithm::HS256).unwrap())
     }
 
     /// Where the database is.

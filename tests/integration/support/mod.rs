@@ -8,6 +8,8 @@ mod client;
 mod cluster;
 mod database;
 mod desk;
+mod foreign;
+mod forms;
 mod gateway;
 mod message;
 mod peer;
@@ -24,6 +26,8 @@ pub use client::{Client, Request, Response};
 pub use cluster::Cluster;
 pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, sql, within};
 pub use desk::{Desk, modern_params, text};
+pub use foreign::{FOREIGN_HEADERS, with_checksum};
+pub use forms::call_in_other_forms;
 pub use gateway::{Gateway, Setup};
 pub use message::{
     MODERN, assert_unanswered, call, error, initialize, legacy, legacy_call, listed, message, modern,
