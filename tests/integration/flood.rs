@@ -1,4 +1,5 @@
-//! A thousand bogus keys a second: malformed ones, ones that nobody made, and wrong secrets of a key that is in use.
+//! A thousand bogus keys a second: malformed ones, ones that nobody made, and wrong secrets of a key that is in use. Half of
+//! the latter ask for a token.
 //! Good requests are as fast as before, argon2 runs for new keys and hardly for guesses, and only where it may, the store
 //! is asked now and then, and memory stays.
 //!
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Cluster, Gateway, Peer, is_long, modern_call, run, with_checksum};
+use crate::support::{Client, Cluster, Gateway, Peer, Request, is_long, modern_call, run, with_checksum};
 use metamcp_store::auth::ApiKey;
 
 /// What is sent. The first goes elsewhere.
@@ -117,8 +118,12 @@ impl Stage {
             thread::park_timeout(due.saturating_duration_since(Instant::now()));
             due = Instant::now().max(due + pace);
             let kind = self.kind.load(Ordering::Relaxed);
-            let request = modern_call("/mcp", "a__echo", "{}");
-            let request = request.with("Authorization", format!("Bearer {}", self.bogus(kind, number)));
+            let bogus = self.bogus(kind, number);
+            let request = if kind == 3 && number.is_multiple_of(2) {
+                Request::post("/api/v1/auth/token", format!(r#"{{"api_key":"{bogus}"}}"#))
+            } else {
+                modern_call("/mcp", "a__echo", "{}").with("Authorization", format!("Bearer {bogus}"))
+            };
             let status = clients[usize::from(kind > 0)].ask(&request).status;
             // Unknown ones that find no place among those that wait for a look are told to come again.
             assert!(status == 401 || (kind == 2 && status == 503), "{} is answered {status}", KINDS[kind]);

@@ -2,7 +2,6 @@
 //! nothing that was sent behind it runs. On the fast lane, and with hyper alone.
 
 use std::cell::RefCell;
-use std::time::Duration;
 
 use crate::support::{Client, Gateway, Peer, Request, SINGLE, Setup, both_readers, modern_call};
 
@@ -429,7 +428,6 @@ fn bodies_behind_early_responses_are_not_run() {
 /// A body in the smallest chunks costs at most ten times the CPU time of a plain one.
 #[test]
 fn tiny_chunks_cost_little() {
-    const TIMES: u32 = 10;
     for side in Side::all() {
         let text = "x".repeat(60 << 10);
         // Refused behind the scan, so that no server takes part.
@@ -437,32 +435,44 @@ fn tiny_chunks_cost_little() {
         let body = String::from_utf8(request.body.clone()).unwrap();
         let tiny = tiny_chunks(&body);
         let chunks = request.clone().with("Transfer-Encoding", "chunked").body(tiny + "0\r\n\r\n");
-        // The machine is busy: the cheapest of some tries tells.
-        let cost = |request: &Request| {
-            let bytes = request.bytes();
-            let mut client = Client::connect(side.gateway.address);
-            let tries = (0..5).map(|_| {
-                let before = cpu_time(side.gateway.pid());
-                for _ in 0..TIMES {
-                    client.send(&bytes);
-                    assert_eq!(client.response().status, 400);
-                }
-                cpu_time(side.gateway.pid()).saturating_sub(before) / TIMES
-            });
-            tries.min().unwrap_or_default()
-        };
-        let (plain, chunked) = (cost(&request), cost(&chunks));
+        let [plain, chunked] = [&request, &chunks].map(|request| side.gateway.cpu_time_of(request, 400));
         println!("{}: plain {plain:?}, in tiny chunks {chunked:?}", side.reader);
         assert!(chunked <= plain * 10, "{}: plain {plain:?}, in tiny chunks {chunked:?}", side.reader);
     }
 }
 
-/// What all threads of a process have used.
-fn cpu_time(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let used = tasks.filter_map(|task| {
-        let stat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        stat.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(used.sum())
+/// A body of a form that makes work costs about as much as a text of the same length.
+#[test]
+fn hostile_json_costs_little() {
+    let of_length = |part: &str| part.repeat((60 << 10) / part.len());
+    let array = |part: &str| format!("[{}0]", of_length(part));
+    let members = |count: usize, bytes: usize| {
+        let members = (0..count).map(|number| format!(r#""{number}":"{}""#, "x".repeat(bytes)));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+    };
+    let nested = "[".repeat(60) + &"]".repeat(60);
+    let rows = [
+        ("nested arrays", array(&(nested + ","))),
+        ("numbers", array("1,")),
+        ("small numbers", array("1e-999,")),
+        ("long numbers", array(&("9".repeat(300) + "." + &"9".repeat(300) + ","))),
+        ("empty objects", array("{},")),
+        ("empty texts", array("\"\",")),
+        ("escapes", format!("\"{}\"", of_length(r"\u0041"))),
+        ("short escapes", format!("\"{}\"", of_length(r"\n"))),
+        ("many members", members(6000, 0)),
+        ("long members", members(64, 900)),
+    ];
+    for side in Side::all() {
+        let sent = |arguments: &str| {
+            // Refused behind the scan, so that no server takes part.
+            modern_call("/mcp", "a__echo", arguments).set("Mcp-Method", "other")
+        };
+        let plain = side.gateway.cpu_time_of(&sent(&format!("{{\"a\":\"{}\"}}", of_length("x"))), 400);
+        for (name, json) in &rows {
+            let cost = side.gateway.cpu_time_of(&sent(&format!("{{\"a\":{json}}}")), 400);
+            println!("{} {name}: plain {plain:?}, {cost:?}", side.reader);
+            assert!(cost <= plain * 10, "{} {name}: plain {plain:?}, {cost:?}", side.reader);
+        }
+    }
 }
