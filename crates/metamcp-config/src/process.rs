@@ -42,7 +42,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
     let settings = ProcessSettings {
         sharing: section.word("sharing", &sharings, defaults.sharing),
-        prewarm: section.flag("prewarm").unwrap_or(defaults.prewarm),
+        prewarm: section.flag("prewarm").or(defaults.prewarm),
         start_timeout: section.duration("start_timeout", settings::START_TIMEOUT),
         idle_timeout: section.duration("idle_timeout", settings::PROCESS_IDLE),
         processes_max: section.count("processes_max", settings::PROCESSES),

@@ -30,6 +30,7 @@ mod room;
 mod seat;
 mod server;
 mod slots;
+mod spare;
 mod start_limit;
 mod stderr;
 mod supervisor;

@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::select;
-use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{StdioCall, StdioRequest};
 use super::client_slots::SessionOrigin;
 use super::connection::ProcessConnection;
-use super::exit::{ExitCause, describe_spawn_error};
+use super::exit::describe_spawn_error;
 use super::initialize::{
     DISCOVER_PARAMS, capabilities_of, detect_era, own_initialize_params, sharing_key, with_id, without_tasks,
 };
@@ -80,11 +79,9 @@ impl Supervisor {
         // Before the permit: whoever waits for room keeps no other server from starting.
         let _room = self.reserve_room().await?;
         let permit = self.start_limit.acquire(context.program.settings.start_timeout).await?;
-        let spare = self.spare.borrow_mut().take();
-        let spawned = if let Some(spare) = spare.and_then(|spare| self.check_spare(spare)) {
-            spare
-        } else {
-            self.spawn()?
+        let spawned = match self.take_spare() {
+            Some(spare) => spare,
+            None => self.spawn()?,
         };
         self.request_spare();
         let connection =
@@ -92,18 +89,6 @@ impl Supervisor {
         spawned.run(Rc::clone(&connection));
         permit.hold_for(&connection);
         Ok(connection)
-    }
-
-    /// Returns a spare if it still runs. A spare that has ended counts as a failed start.
-    pub fn check_spare(&self, mut spare: SpawnedProcess) -> Option<SpawnedProcess> {
-        let Some(status) = spare.try_wait() else { return Some(spare) };
-        let context = &self.context;
-        let reason = ExitCause::Exited(status).describe(&context.program);
-        context.counters.record_failure(ProcessStage::Start, &*reason);
-        context.backoff.borrow_mut().fail(spare.started_at.elapsed());
-        tracing::warn!(server = %context.name, reason, "spare process has ended");
-        spawn_local(spare.discard(Rc::clone(context)));
-        None
     }
 
     pub fn spawn(&self) -> Result<SpawnedProcess, UpstreamError> {
@@ -166,6 +151,7 @@ impl Supervisor {
             return Err(UpstreamError::from_stage(FailureStage::NotSent));
         }
         connection.is_exclusive.set(is_exclusive);
+        self.request_spare();
         let session = new_session_id()?;
         let StdioRequest { owner, client_session, is_exclusive: is_additional, .. } = *request;
         let origin = SessionOrigin {
@@ -216,6 +202,7 @@ impl Supervisor {
             self.detected_era.set(None);
             connection.request_end();
         }
+        self.note_start_time(connection.started_at.elapsed());
         let initialized = Rc::new(InitializedProcess { connection, response, envelope });
         *process = Some(Rc::clone(&initialized));
         Ok(initialized)
@@ -324,7 +311,7 @@ fn era_name(era: Era) -> &'static str {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::task::{LocalSet, yield_now};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::super::target::StdioTarget;
     use super::*;

@@ -46,6 +46,8 @@ pub struct Supervisor {
     pub probe_lock: Mutex<()>,
     /// A process that was started ahead of need.
     pub spare: RefCell<Option<SpawnedProcess>>,
+    /// Whether a start took long enough to be noticed.
+    pub is_slow_to_start: Cell<bool>,
     /// Notified when there should be a spare.
     pub spare_wanted: Notify,
     /// Whether no process may be started any more.
@@ -99,6 +101,7 @@ impl Supervisor {
             detected_era: Cell::new(None),
             probe_lock: Mutex::default(),
             spare: RefCell::default(),
+            is_slow_to_start: Cell::new(false),
             spare_wanted: Notify::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
@@ -165,13 +168,6 @@ impl Supervisor {
             connection.request_end();
         }
         true
-    }
-
-    /// Requests a spare, if one is configured.
-    pub fn request_spare(&self) {
-        if self.context.program.settings.prewarm {
-            self.spare_wanted.notify_one();
-        }
     }
 
     /// Dispatches a call. All errors are reported to the call itself.
@@ -404,27 +400,7 @@ impl Supervisor {
         self.context.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
         self.context.habits.save();
-        let spare = self.spare.borrow_mut().take();
-        if let Some(spare) = spare.and_then(|spare| self.check_spare(spare)) {
-            *self.spare.borrow_mut() = Some(spare);
-        } else {
-            self.request_spare();
-        }
-    }
-
-    /// Starts a spare, unless there is one, no room for it, or the server is failing.
-    fn start_spare(&self) {
-        let context = &self.context;
-        let taken = context.counters.running() + self.reserved.get();
-        let has_room = taken < context.program.settings.processes_max;
-        let may_start = context.backoff.borrow().wait(Instant::now()).is_zero();
-        if self.spare.borrow().is_some() || !has_room || !may_start {
-            return;
-        }
-        // A failure was recorded; the sweep tries again.
-        if let Ok(spawned) = self.spawn() {
-            *self.spare.borrow_mut() = Some(spawned);
-        }
+        self.sweep_spare();
     }
 
     /// Ends all processes and waits until they have ended. Callers that wait for a process to be started get

@@ -98,6 +98,33 @@ fn a_session_that_asks_for_messages_leaves_the_shared_process() {
     }
 }
 
+/// By default, a spare process waits for the next session while one has a process to itself, if the start is slow.
+#[test]
+fn a_slow_start_is_hidden_by_a_spare() {
+    let program = env!("CARGO_BIN_EXE_metamcp-stdio-fixture");
+    for (prewarm, has_spare) in [("", true), ("prewarm = false", false)] {
+        let script = format!("sleep 0.5; exec {program} legacy");
+        let gateway = Setup::new()
+            .with(&format!("[servers.a]\ncommand = \"sh\"\nargs = [\"-c\", {script:?}]\n{prewarm}"))
+            .with("era = \"legacy\"\nidle_timeout = \"2s\"")
+            .start();
+        let (session, _) = process_of(&gateway, ALL);
+        let pids = || descendants(gateway.pid()).into_iter().map(|(pid, _)| pid).collect::<HashSet<_>>();
+        if has_spare {
+            // Each process has a reaper. The third one is the gateway's own, for the lists.
+            until("a spare is started", || pids().len() == 6);
+        }
+        let known = pids();
+        let (other, pid) = process_of(&gateway, ALL);
+        assert_eq!(known.contains(&pid.parse().unwrap()), has_spare, "{pid} {known:?}");
+        for session in [session, other] {
+            let ended = Request::new("DELETE", PATH).with("Mcp-Session-Id", session);
+            assert!(Client::once(gateway.address, &ended).status < 300);
+        }
+        until("nothing is kept for nobody", || pids().is_empty());
+    }
+}
+
 /// The process is started again for the next call, and is told the log level and the subscriptions of the client.
 #[test]
 fn what_a_client_has_set_outlives_its_process() {

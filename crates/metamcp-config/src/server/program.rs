@@ -22,8 +22,8 @@ pub struct Program {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSettings {
     pub sharing: Sharing,
-    /// Whether one spare process is kept started.
-    pub prewarm: bool,
+    /// Whether one spare process is kept started. `None`: while sessions have processes to themselves, if starts are slow.
+    pub prewarm: Option<bool>,
     /// From the start of a process to its response to `initialize`.
     pub start_timeout: Duration,
     /// A process without calls and without listening clients for this long is ended.
@@ -82,7 +82,7 @@ impl Program {
             cwd: None,
             settings: ProcessSettings {
                 sharing: Sharing::Auto,
-                prewarm: false,
+                prewarm: None,
                 start_timeout: Duration::from_mins(1),
                 idle_timeout: Duration::from_mins(10),
                 processes_max: 8,

@@ -207,7 +207,7 @@ pub enum ToolPinPolicy {
 pub fn default_process_settings() -> ProcessSettings {
     ProcessSettings {
         sharing: Sharing::Auto,
-        prewarm: false,
+        prewarm: None,
         start_timeout: START_TIMEOUT.default,
         idle_timeout: PROCESS_IDLE.default,
         processes_max: PROCESSES.default,

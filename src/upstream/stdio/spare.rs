@@ -1,0 +1,76 @@
+//! One process that is kept started for the next session, so that its client does not wait for the start.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::exit::ExitCause;
+use super::process::SpawnedProcess;
+use super::process_stats::ProcessStage;
+use super::supervisor::Supervisor;
+
+/// A wait that a user notices. Programs for Node.js or Python take longer to start, compiled ones do not.
+const SLOW_START: Duration = Duration::from_millis(200);
+
+impl Supervisor {
+    /// Requests a spare, if there should be one.
+    pub fn request_spare(&self) {
+        if self.wants_spare() {
+            self.spare_wanted.notify_one();
+        }
+    }
+
+    /// Whether a spare is configured, or would spare the next session a slow start.
+    fn wants_spare(&self) -> bool {
+        self.context.program.settings.prewarm.unwrap_or_else(|| {
+            let connections = self.context.connections.borrow();
+            self.is_slow_to_start.get() && connections.iter().any(|connection| connection.is_exclusive.get())
+        })
+    }
+
+    /// Notes the time from the start of a process to its answer to `initialize`.
+    pub fn note_start_time(&self, time: Duration) {
+        if time >= SLOW_START {
+            self.is_slow_to_start.set(true);
+        }
+    }
+
+    /// Starts a spare, unless there is one, no room for it, or the server is failing.
+    pub fn start_spare(&self) {
+        let context = &self.context;
+        let taken = context.counters.running() + self.reserved.get();
+        let has_room = taken < context.program.settings.processes_max;
+        let may_start = context.backoff.borrow().wait(Instant::now()).is_zero();
+        if self.spare.borrow().is_some() || !has_room || !may_start {
+            return;
+        }
+        // A failure was recorded; the sweep tries again.
+        if let Ok(spawned) = self.spawn() {
+            *self.spare.borrow_mut() = Some(spawned);
+        }
+    }
+
+    /// Takes the spare, if there is one that still runs. One that has ended counts as a failed start.
+    pub fn take_spare(&self) -> Option<SpawnedProcess> {
+        let mut spare = self.spare.borrow_mut().take()?;
+        let Some(status) = spare.try_wait() else { return Some(spare) };
+        let context = &self.context;
+        let reason = ExitCause::Exited(status).describe(&context.program);
+        context.counters.record_failure(ProcessStage::Start, &*reason);
+        context.backoff.borrow_mut().fail(spare.started_at.elapsed());
+        tracing::warn!(server = %context.name, reason, "spare process has ended");
+        spawn_local(spare.discard(Rc::clone(context)));
+        None
+    }
+
+    /// Replaces a spare that has ended, and ends one that is not wanted any more.
+    pub fn sweep_spare(&self) {
+        match self.take_spare() {
+            Some(spare) if self.wants_spare() => *self.spare.borrow_mut() = Some(spare),
+            Some(spare) => drop(spawn_local(spare.discard(Rc::clone(&self.context)))),
+            None => self.request_spare(),
+        }
+    }
+}
