@@ -265,8 +265,11 @@ fn a_refusal_fails_its_call_only() {
         assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{refusal}");
         let calls = server.seen("tools/call");
         assert!(calls.iter().all(|(at, _)| *at == calls[0].0), "{refusal}: one session");
+        assert_eq!(calls.len(), 2, "{refusal}: no call is repeated");
     };
     check("500 Internal Server Error", -32603, "HTTP 500");
+    // The server knows the session: it answers a `ping`.
+    check("404 Not Found", -32600, "not so");
     check("503 Service Unavailable", -32603, "overloaded");
     check("307 Temporary Redirect", -32603, "redirects");
     check("401 Unauthorized", -32603, "credentials");
