@@ -36,6 +36,8 @@ pub struct Head {
 /// The head of a request, and where its body is in the buffer.
 pub struct Request {
     pub method: [u8; 4],
+    /// The path and the query.
+    pub path: String,
     pub session: Option<String>,
     pub last_event_id: Option<String>,
     pub body: Vec<u8>,
@@ -170,7 +172,8 @@ impl Wire {
         let text = String::from_utf8_lossy(&self.buffer[..end]);
         let mut method = [b' '; 4];
         method.copy_from_slice(&self.buffer[..4]);
-        let mut request = Request { method, session: None, last_event_id: None, body: Vec::new() };
+        let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut request = Request { method, path, session: None, last_event_id: None, body: Vec::new() };
         let mut length = 0;
         for (name, value) in text.split("\r\n").filter_map(|line| line.split_once(": ")) {
             if name.eq_ignore_ascii_case("content-length") {

@@ -13,8 +13,8 @@ use crate::ledger::{Ledger, Violation};
 use crate::oracle;
 use crate::residue::Residue;
 use crate::schedule::{Event, KEYS, Plan};
-use crate::servers::{Era, PROGRAMS, Programs, Server};
-use crate::support::{self, Gateway, Request, Setup};
+use crate::servers::{Era, PROGRAMS, Programs, Script, Server, Transport};
+use crate::support::{self, Gateway, MODERN, Request, Setup};
 use crate::tag::Canary;
 
 /// What came of a run.
@@ -37,12 +37,20 @@ pub struct Report {
     pub settling: Duration,
 }
 
-/// The scripted servers, by number: name, era, and whether they do wrong what calls ask for.
-const SERVERS: [(&str, Era, bool); 3] =
-    [("old", Era::Legacy, true), ("new", Era::Modern, true), ("calm", Era::Modern, false)];
+/// The scripted servers, by number. The last one does nothing wrong; the stored server has its URL.
+const SERVERS: [Script; 4] = [
+    script("old", Era::Legacy, Transport::Http, true),
+    script("new", Era::Modern, Transport::Http, true),
+    script("oldest", Era::Legacy, Transport::Sse, true),
+    script("calm", Era::Modern, Transport::Http, false),
+];
 
 /// How many there are.
-pub const SERVERS_COUNT: u8 = 3;
+pub const SERVERS_COUNT: u8 = 4;
+
+const fn script(name: &'static str, era: Era, transport: Transport, obeys_faults: bool) -> Script {
+    Script { name, era, transport, obeys_faults }
+}
 
 /// Within this time after the last call, everything is given back.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -118,13 +126,7 @@ pub fn run(plan: &Plan) -> Report {
     let cpu = cpu.map(|ms| Duration::from_millis(ms.into()).as_secs_f64());
     let errors = shared.errors.lock().unwrap().clone();
     let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
-    let open = |server: &Arc<Server>| {
-        let connections = server.connections().into_iter();
-        connections
-            .map(|text| format!("{} {}: from {text}", server.name, server.address.port()))
-            .collect::<Vec<_>>()
-    };
-    let connections = servers.iter().flat_map(open).collect();
+    let connections = servers.iter().flat_map(|server| server.connections()).collect();
     Report { violations, counts, cpu, errors, slow, connections, time, baseline, residue, settling }
 }
 
@@ -135,8 +137,7 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let servers =
-                SERVERS.iter().map(|(name, era, obeys)| Server::start(name, *era, *obeys, &ledger).unwrap());
+            let servers = SERVERS.iter().map(|script| Server::start(*script, &ledger).unwrap());
             sender.send(servers.collect::<Vec<_>>()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -145,14 +146,14 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
 }
 
 fn setup(servers: &[Arc<Server>], programs: &Programs) -> Setup {
-    let setup = servers.iter().fold(Setup::new(), |setup, server| {
-        let era = match server.era {
-            Era::Legacy => "era = \"legacy\"",
-            Era::Modern => "era = \"modern\"",
-        };
-        setup.server_with(server.name, server.address, era)
-    });
-    setup.with(&programs.toml()).with(SETTINGS)
+    let table = |server: &Arc<Server>| {
+        let Script { name, era, transport, .. } = server.script;
+        let era = if era == Era::Legacy { "legacy" } else { "modern" };
+        let transport = if transport == Transport::Sse { "transport = \"sse\"" } else { "" };
+        format!("[servers.{name}]\nurl = \"{}\"\nera = \"{era}\"\n{transport}\n", server.url())
+    };
+    let tables: String = servers.iter().map(table).collect();
+    Setup::new().with(&tables).with(&programs.toml()).with(SETTINGS)
 }
 
 fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
@@ -250,8 +251,8 @@ fn administer(gateway: &Gateway, admin: &str, request: &Request) -> support::Res
 
 /// Adds the stored server, which leads to the last of the scripted ones.
 fn put_extra(gateway: &Gateway, admin: &str, servers: &[Arc<Server>]) {
-    let address = servers[servers.len() - 1].address;
-    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"http://{address}/mcp"}}"#);
+    let url = servers[servers.len() - 1].url();
+    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"{url}"}}"#);
     let answered = administer(gateway, admin, &Request::new("PUT", &format!("{STORED}/{EXTRA}")).body(body));
     assert!(matches!(answered.status, 200 | 201), "{}", answered.text());
 }
@@ -263,7 +264,7 @@ const EXTRA: &str = "extra";
 
 /// All servers, as clients name them; a call's server is an index of it.
 fn names() -> Vec<&'static str> {
-    let scripted = SERVERS.iter().map(|(name, ..)| *name);
+    let scripted = SERVERS.iter().map(|script| script.name);
     scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
 }
 
@@ -278,10 +279,10 @@ fn cpu_ms(pid: u32) -> u32 {
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.
 fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
     for key in keys {
-        let request =
-            support::modern("/mcp", "tools/list", "").with("Authorization", format!("Bearer {key}"));
-        let answered = support::Client::once(gateway.address, &request);
-        assert_eq!(answered.status, 200, "{}", answered.text());
+        for request in lists(gateway, key) {
+            let answered = support::Client::once(gateway.address, &request);
+            assert!(answered.status == 200 || answered.status == 204, "{}", answered.text());
+        }
     }
     let health = support::Client::once(gateway.address, &Request::new("GET", "/health"));
     assert_eq!(health.status, 200);
@@ -293,6 +294,23 @@ fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
         before = Residue::measure(gateway, admin);
     }
     before
+}
+
+/// Requests for lists with all capabilities that clients declare. For each of these the gateway keeps lists of its own,
+/// and sessions that keep them current; those at a server of the SSE transport have streams that stay open.
+fn lists(gateway: &Gateway, key: &str) -> [Request; 3] {
+    let authorized = |request: Request| request.with("Authorization", format!("Bearer {key}"));
+    let declared = r#"{"elicitation":{"form":{}}}"#;
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{declared}}}}}}}"#
+    );
+    let modern =
+        Request::post("/mcp", body).with("MCP-Protocol-Version", MODERN).with("Mcp-Method", "tools/list");
+    // Clients of 2025-03-26 have no capabilities: that revision has no elicitation.
+    let session = support::open_session(gateway, "/mcp", Some(key));
+    let legacy = support::legacy("/mcp", &session, "1", "tools/list", "");
+    let end = Request::new("DELETE", "/mcp").with("Mcp-Session-Id", &session);
+    [authorized(modern), authorized(legacy), authorized(end)]
 }
 
 /// A little longer than `idle_age_max`.
