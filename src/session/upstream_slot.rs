@@ -67,13 +67,9 @@ impl UpstreamSessionSlot {
         let (session, message) = initialize(pool, handshake, self.number).await?;
         on_result(message);
         let level = log_level.filter(|_| session.features.logging);
-        if let Err(fault) = finish_handshake(pool, &session, level).await {
-            // The server has opened the session, and nobody else knows its id.
-            let pool = Rc::clone(pool);
-            spawn_local(async move { session.terminate(&pool).await });
-            return Err(fault);
-        }
-        Ok(self.publish(session))
+        let opened = OpenedSession { session: Some(session), pool };
+        opened.finish_handshake(level).await?;
+        Ok(opened.publish(self))
     }
 
     /// Opens the session with the client's own `initialize`, and returns the raw response. The client sends
@@ -104,15 +100,35 @@ impl UpstreamSessionSlot {
     }
 }
 
-/// Sends what follows the response to `initialize`.
-async fn finish_handshake(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    log_level: Option<Bytes>,
-) -> Result<(), Fault> {
-    send_initialized(pool, session).await?;
-    match log_level {
-        Some(level) => send_log_level(pool, session, &level).await,
-        None => Ok(()),
+/// A session that the server has opened, and whose id nobody else knows: it is terminated if it is dropped, because the
+/// handshake failed or because nobody waits for it any more.
+struct OpenedSession<'a> {
+    /// Taken when it is published.
+    session: Option<UpstreamSession>,
+    pool: &'a Rc<UpstreamPool>,
+}
+
+impl OpenedSession<'_> {
+    /// Sends what follows the response to `initialize`.
+    async fn finish_handshake(&self, log_level: Option<Bytes>) -> Result<(), Fault> {
+        let Some(session) = &self.session else { return Ok(()) };
+        send_initialized(self.pool, session).await?;
+        match log_level {
+            Some(level) => send_log_level(self.pool, session, &level).await,
+            None => Ok(()),
+        }
+    }
+
+    fn publish(mut self, slot: &UpstreamSessionSlot) -> Arc<UpstreamSession> {
+        slot.publish(self.session.take().expect("only this takes it"))
+    }
+}
+
+impl Drop for OpenedSession<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let pool = Rc::clone(self.pool);
+            spawn_local(async move { session.terminate(&pool).await });
+        }
     }
 }

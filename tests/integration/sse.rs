@@ -254,6 +254,21 @@ fn a_server_that_was_started_anew_costs_nothing() {
     assert_eq!(ran.count(), 1);
 }
 
+/// A client that leaves while the session for its call is opened leaves no stream behind.
+#[test]
+fn a_handshake_that_nobody_waits_for_ends_its_session() {
+    let server = Server::start();
+    let gateway = setup(&server, "era = \"legacy\"").start();
+    server.change(|ways| ways.holds_initialized = true);
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern_call(PATH, "echo", "{}").bytes());
+    server.wait("the handshake", |server| !server.seen("notifications/initialized").is_empty());
+    drop(client);
+    server.wait("the end of the session", |server| server.closed() == 1);
+    server.change(|ways| ways.holds_initialized = false);
+    assert!(server.seen("tools/call").is_empty());
+}
+
 #[test]
 fn a_refusal_fails_its_call_only() {
     let check = |refusal: &'static str, code: i64, said: &str| {
