@@ -23,6 +23,8 @@ pub enum Era {
 pub enum Transport {
     /// Streamable HTTP.
     Http,
+    /// Streamable HTTP over a Unix socket.
+    HttpUnix,
     /// The HTTP+SSE transport of 2024-11-05.
     Sse,
 }

@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::message::Call;
 use super::sse::Streams;
 use super::{Era, Transport};
-use crate::http::{Request, Wire};
+use crate::http::{Request, Socket, Wire};
 use crate::ledger::Ledger;
 
 /// What is known of a server before it starts.
@@ -31,7 +32,7 @@ pub struct Script {
 /// A server, as all its connections share it.
 pub struct Server {
     pub script: Script,
-    pub address: SocketAddr,
+    place: Place,
     pub(super) ledger: Arc<Ledger>,
     /// Sessions so far; they are numbered.
     pub(super) sessions: AtomicU64,
@@ -44,8 +45,20 @@ pub struct Server {
     pub(super) rests: Mutex<HashMap<String, String>>,
     /// The event streams of the sessions of the SSE transport.
     pub(super) streams: Streams,
-    /// Open connections, by the gateway's port: the requests so far, and the last one.
-    connections: Mutex<HashMap<u16, (u64, String)>>,
+    /// Open connections by their number: the gateway's port, the requests so far, and the last one.
+    connections: Mutex<HashMap<u64, (u16, u64, String)>>,
+    accepted: AtomicU64,
+}
+
+/// Where a server listens.
+enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 /// What becomes of the connection after a response.
@@ -69,12 +82,22 @@ pub const CANCEL_MAX: Duration = Duration::from_millis(200);
 const NOTE_BYTES_MAX: usize = 300;
 
 impl Server {
-    /// Listens on a free port. Must be called within a runtime.
+    /// Listens on a free port, or at a path of its own. Must be called within a runtime.
     pub fn start(script: Script, ledger: &Arc<Ledger>) -> io::Result<Arc<Self>> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let place = match script.transport {
+            Transport::HttpUnix => {
+                let name = format!("metamcp-ledger-{}-{}.sock", std::process::id(), ledger.seed);
+                Place::Unix(std::env::temp_dir().join(name))
+            }
+            // The port is free: nobody else is told of it before it is bound again.
+            Transport::Http | Transport::Sse => {
+                Place::Tcp(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+            }
+        };
+        let listener = place.listen()?;
         let server = Arc::new(Self {
             script,
-            address: listener.local_addr()?,
+            place,
             ledger: ledger.clone(),
             sessions: AtomicU64::new(0),
             first_session: AtomicU64::new(0),
@@ -83,18 +106,18 @@ impl Server {
             rests: Mutex::default(),
             streams: Streams::default(),
             connections: Mutex::default(),
+            accepted: AtomicU64::new(0),
         });
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(server.clone().accept(listener));
         Ok(server)
     }
 
-    /// Its URL.
+    /// Its URL in the configuration.
     pub fn url(&self) -> String {
-        match self.script.transport {
-            Transport::Http => format!("http://{}/mcp", self.address),
-            Transport::Sse => format!("http://{}/sse", self.address),
+        let path = if self.script.transport == Transport::Sse { "/sse" } else { "/mcp" };
+        match &self.place {
+            Place::Tcp(address) => format!("http://{address}{path}"),
+            Place::Unix(socket) => format!("unix:{}:{path}", socket.display()),
         }
     }
 
@@ -109,20 +132,19 @@ impl Server {
         self.streams.close_all();
     }
 
-    async fn accept(self: Arc<Self>, mut listener: tokio::net::TcpListener) {
+    async fn accept(self: Arc<Self>, mut listener: Listener) {
         loop {
-            let accepting = timeout(REFUSING_POLL, listener.accept()).await;
-            if let Ok(Ok((stream, _))) = accepting {
-                drop(stream.set_nodelay(true));
-                tokio::spawn(self.clone().serve(Wire::new(stream)));
+            if let Ok(Ok(wire)) = timeout(REFUSING_POLL, listener.accept()).await {
+                tokio::spawn(self.clone().serve(wire));
             }
             if self.is_refusing.load(Ordering::Relaxed) {
                 drop(listener);
+                self.place.free();
                 while self.is_refusing.load(Ordering::Relaxed) {
                     sleep(REFUSING_POLL).await;
                 }
                 listener = loop {
-                    match listen_again(self.address) {
+                    match self.place.listen() {
                         Ok(listener) => break listener,
                         Err(_) => sleep(REFUSING_POLL).await,
                     }
@@ -132,12 +154,13 @@ impl Server {
     }
 
     async fn serve(self: Arc<Self>, mut wire: Wire) {
-        let port = wire.stream.peer_addr().map_or(0, |address| address.port());
-        self.connections.lock().unwrap().insert(port, (0, String::new()));
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let [_, port] = wire.ports();
+        self.connections.lock().unwrap().insert(number, (port, 0, String::new()));
         while let Ok(Some(request)) = wire.request().await {
-            self.note(port, &request);
+            self.note(number, &request);
             let responded = match self.script.transport {
-                Transport::Http => self.respond(&request, &mut wire).await,
+                Transport::Http | Transport::HttpUnix => self.respond(&request, &mut wire).await,
                 Transport::Sse => self.respond_sse(request, &mut wire).await,
             };
             match responded {
@@ -149,13 +172,13 @@ impl Server {
                 Ok(After::Close) | Err(_) => break,
             }
         }
-        self.connections.lock().unwrap().remove(&port);
+        self.connections.lock().unwrap().remove(&number);
     }
 
     /// Keeps what is to be known of a connection that the gateway does not close.
-    fn note(&self, port: u16, request: &Request) {
+    fn note(&self, number: u64, request: &Request) {
         let mut connections = self.connections.lock().unwrap();
-        let (count, last) = connections.entry(port).or_default();
+        let (_, count, last) = connections.entry(number).or_default();
         *count += 1;
         last.clear();
         last.push_str(&String::from_utf8_lossy(&request.method));
@@ -168,12 +191,17 @@ impl Server {
     pub fn connections(&self) -> Vec<String> {
         let connections = self.connections.lock().unwrap();
         connections
-            .iter()
-            .map(|(port, (count, last))| {
-                format!("{} {}: from {port}: {count} requests, last {last}", self.script.name, self.address)
+            .values()
+            .map(|(port, count, last)| {
+                format!("{} {}: from {port}: {count} requests, last {last}", self.script.name, self.url())
             })
             .chain(self.streams.describe())
             .collect()
+    }
+
+    /// The clients that have an open event stream of the SSE transport, once for each.
+    pub fn streaming_clients(&self) -> Vec<u32> {
+        self.streams.clients()
     }
 
     /// Whether the session of that number was forgotten.
@@ -205,9 +233,42 @@ impl Server {
     }
 }
 
-fn listen_again(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
+impl Place {
+    fn listen(&self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(address) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                Ok(Listener::Tcp(socket.listen(1024)?))
+            }
+            Self::Unix(path) => Ok(Listener::Unix(UnixListener::bind(path)?)),
+        }
+    }
+
+    /// Removes the socket of a listener that was closed, so that it can be bound again.
+    fn free(&self) {
+        if let Self::Unix(path) = self {
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Wire> {
+        Ok(Wire::new(match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Socket::Tcp(stream)
+            }
+            Self::Unix(listener) => Socket::Unix(listener.accept().await?.0),
+        }))
+    }
 }

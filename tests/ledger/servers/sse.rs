@@ -79,6 +79,11 @@ impl Streams {
         }
     }
 
+    /// The client of each stream that was opened for one.
+    pub fn clients(&self) -> Vec<u32> {
+        self.0.lock().unwrap().values().filter_map(|stream| stream.client).collect()
+    }
+
     /// The open streams: the number of the session and its first messages.
     pub fn describe(&self) -> Vec<String> {
         let streams = self.0.lock().unwrap();
