@@ -82,13 +82,9 @@ impl UpstreamSessionSlot {
         on_result(message);
         let level = log_level.filter(|_| session.features.logging);
         let subscriptions = self.subscriptions().clone();
-        if let Err(fault) = finish_handshake(pool, &session, level, &subscriptions).await {
-            // The server has opened the session, and nobody else knows its id.
-            let pool = Rc::clone(pool);
-            spawn_local(async move { session.terminate(&pool).await });
-            return Err(fault);
-        }
-        Ok(self.publish(session))
+        let opened = OpenedSession { session: Some(session), pool };
+        opened.finish_handshake(level, &subscriptions).await?;
+        Ok(opened.publish(self))
     }
 
     /// Opens the session with the client's own `initialize`, and returns the raw response. The client sends
@@ -140,19 +136,38 @@ impl UpstreamSessionSlot {
     }
 }
 
-/// Sends what follows the response to `initialize`.
-async fn finish_handshake(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    log_level: Option<Bytes>,
-    subscriptions: &[Bytes],
-) -> Result<(), Fault> {
-    send_initialized(pool, session).await?;
-    if let Some(level) = log_level {
-        send_log_level(pool, session, &level).await?;
+/// A session that the server has opened, and whose id nobody else knows: it is terminated if it is dropped, because the
+/// handshake failed or because nobody waits for it any more.
+struct OpenedSession<'a> {
+    /// Taken when it is published.
+    session: Option<UpstreamSession>,
+    pool: &'a Rc<UpstreamPool>,
+}
+
+impl OpenedSession<'_> {
+    /// Sends what follows the response to `initialize`.
+    async fn finish_handshake(&self, log_level: Option<Bytes>, subscriptions: &[Bytes]) -> Result<(), Fault> {
+        let Some(session) = &self.session else { return Ok(()) };
+        send_initialized(self.pool, session).await?;
+        if let Some(level) = log_level {
+            send_log_level(self.pool, session, &level).await?;
+        }
+        for uri in subscriptions {
+            send_subscription(self.pool, session, uri).await?;
+        }
+        Ok(())
     }
-    for uri in subscriptions {
-        send_subscription(pool, session, uri).await?;
+
+    fn publish(mut self, slot: &UpstreamSessionSlot) -> Arc<UpstreamSession> {
+        slot.publish(self.session.take().expect("only this takes it"))
     }
-    Ok(())
+}
+
+impl Drop for OpenedSession<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let pool = Rc::clone(self.pool);
+            spawn_local(async move { session.terminate(&pool).await });
+        }
+    }
 }

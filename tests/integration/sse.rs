@@ -254,6 +254,21 @@ fn a_server_that_was_started_anew_costs_nothing() {
     assert_eq!(ran.count(), 1);
 }
 
+/// A client that leaves while the session for its call is opened leaves no stream behind.
+#[test]
+fn a_handshake_that_nobody_waits_for_ends_its_session() {
+    let server = Server::start();
+    let gateway = setup(&server, "era = \"legacy\"").start();
+    server.change(|ways| ways.holds_initialized = true);
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern_call(PATH, "echo", "{}").bytes());
+    server.wait("the handshake", |server| !server.seen("notifications/initialized").is_empty());
+    drop(client);
+    server.wait("the end of the session", |server| server.closed() == 1);
+    server.change(|ways| ways.holds_initialized = false);
+    assert!(server.seen("tools/call").is_empty());
+}
+
 #[test]
 fn a_refusal_fails_its_call_only() {
     let check = |refusal: &'static str, code: i64, said: &str| {
@@ -265,8 +280,11 @@ fn a_refusal_fails_its_call_only() {
         assert_eq!(tool_text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x", "{refusal}");
         let calls = server.seen("tools/call");
         assert!(calls.iter().all(|(at, _)| *at == calls[0].0), "{refusal}: one session");
+        assert_eq!(calls.len(), 2, "{refusal}: no call is repeated");
     };
     check("500 Internal Server Error", -32603, "HTTP 500");
+    // The server knows the session: it answers a `ping`.
+    check("404 Not Found", -32600, "not so");
     check("503 Service Unavailable", -32603, "overloaded");
     check("307 Temporary Redirect", -32603, "redirects");
     check("401 Unauthorized", -32603, "credentials");

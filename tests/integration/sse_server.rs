@@ -45,6 +45,8 @@ pub struct Ways {
     pub head: &'static str,
     /// What a POST is answered by a server that has no such tool as `refused`.
     pub refusal: &'static str,
+    /// Whether `notifications/initialized` is not answered for now.
+    pub holds_initialized: bool,
 }
 
 impl Default for Ways {
@@ -54,6 +56,7 @@ impl Default for Ways {
             get: None,
             head: "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n",
             refusal: "500 Internal Server Error",
+            holds_initialized: false,
         }
     }
 }
@@ -242,6 +245,11 @@ impl Server {
             is_known.then_some(state.ways.refusal)
         });
         let Some(refusal) = refusal else { return Err(("404 Not Found", "no such session")) };
+        if message["method"] == "notifications/initialized" {
+            self.wait("the release of the handshake", |server| {
+                server.edit(|state| !state.ways.holds_initialized)
+            });
+        }
         match message["params"]["name"].as_str() {
             Some("refused") => {
                 return Err((

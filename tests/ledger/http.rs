@@ -1,19 +1,43 @@
 //! HTTP/1.1 by hand, for both sides: heads, bodies and events, over connections that may be broken at any byte.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::Shutdown;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 /// One connection, and what came over it.
 pub struct Wire {
-    pub stream: TcpStream,
+    socket: Socket,
+    /// A client's: the epoch of the gateway that it was opened in.
+    pub epoch: u32,
     buffer: Vec<u8>,
     framing: Framing,
     /// Decoded bytes of a body, which are not yet a whole event.
     partial: Vec<u8>,
+}
+
+/// What carries the bytes.
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A pipe to the task that translates to a stream of HTTP/2.
+    Pipe(DuplexStream),
+}
+
+/// The same for each kind of socket.
+macro_rules! each_socket {
+    ($socket:expr, $name:ident => $body:expr) => {
+        match $socket {
+            Socket::Tcp($name) => $body,
+            Socket::Unix($name) => $body,
+            Socket::Tls($name) => $body,
+            Socket::Pipe($name) => $body,
+        }
+    };
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,6 +60,8 @@ pub struct Head {
 /// The head of a request, and where its body is in the buffer.
 pub struct Request {
     pub method: [u8; 4],
+    /// The path and the query.
+    pub path: String,
     pub session: Option<String>,
     pub last_event_id: Option<String>,
     pub body: Vec<u8>,
@@ -52,23 +78,46 @@ pub struct Event {
 const BUFFER_BYTES_MAX: usize = 8 << 20;
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new(), framing: Framing::End, partial: Vec::new() }
-    }
-
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self::new(stream))
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, epoch: 0, buffer: Vec::new(), framing: Framing::End, partial: Vec::new() }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        each_socket!(&mut self.socket, socket => {
+            socket.write_all(bytes).await?;
+            socket.flush().await
+        })
     }
 
-    /// Ends the connection with RST.
+    /// Ends the connection with RST, where there is one.
     pub fn reset(self) {
-        drop(socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
+        if let Some(tcp) = self.tcp() {
+            drop(socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO)));
+        }
+    }
+
+    /// Ends the sending side.
+    pub async fn half_close(&mut self) {
+        match &mut self.socket {
+            Socket::Tcp(socket) => drop(socket2::SockRef::from(&*socket).shutdown(Shutdown::Write)),
+            Socket::Unix(socket) => drop(socket.shutdown().await),
+            Socket::Tls(socket) => drop(socket.shutdown().await),
+            Socket::Pipe(socket) => drop(socket.shutdown().await),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match &self.socket {
+            Socket::Tcp(socket) => Some(socket),
+            Socket::Tls(socket) => Some(socket.get_ref().0),
+            Socket::Unix(_) | Socket::Pipe(_) => None,
+        }
+    }
+
+    /// The ports of this side and of the other; 0 without TCP.
+    pub fn ports(&self) -> [u16; 2] {
+        let addresses = self.tcp().map(|tcp| [tcp.local_addr(), tcp.peer_addr()]);
+        addresses.map_or([0; 2], |both| both.map(|address| address.map_or(0, |address| address.port())))
     }
 
     /// Not cancel safe: what was read stays in the buffer, but a head that was taken is lost.
@@ -105,6 +154,16 @@ impl Wire {
         Ok(body)
     }
 
+    /// A body of a stated length. Cancel safe.
+    pub async fn whole(&mut self) -> io::Result<Vec<u8>> {
+        let length = if let Framing::Length(length) = self.framing { length } else { 0 };
+        while self.buffer.len() < length {
+            self.fill_some().await?;
+        }
+        self.framing = Framing::End;
+        Ok(self.buffer.drain(..length).collect())
+    }
+
     /// The next event of the body, comments left out; `None` at the regular end. Not cancel safe.
     pub async fn event(&mut self) -> io::Result<Option<Event>> {
         loop {
@@ -129,7 +188,7 @@ impl Wire {
         }
     }
 
-    /// Adds the next bytes of the body; false at its regular end.
+    /// Adds the next bytes of the body; false at its regular end. Cancel safe.
     pub async fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
         match self.framing {
             Framing::End | Framing::Length(0) => Ok(false),
@@ -170,7 +229,8 @@ impl Wire {
         let text = String::from_utf8_lossy(&self.buffer[..end]);
         let mut method = [b' '; 4];
         method.copy_from_slice(&self.buffer[..4]);
-        let mut request = Request { method, session: None, last_event_id: None, body: Vec::new() };
+        let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut request = Request { method, path, session: None, last_event_id: None, body: Vec::new() };
         let mut length = 0;
         for (name, value) in text.split("\r\n").filter_map(|line| line.split_once(": ")) {
             if name.eq_ignore_ascii_case("content-length") {
@@ -189,10 +249,34 @@ impl Wire {
         Ok(Some(request))
     }
 
+    /// The text of the next head, after which [`chunk`](Self::chunk) reads the body; `None` when the other side has
+    /// closed. Not cancel safe.
+    pub async fn raw_head(&mut self) -> io::Result<Option<String>> {
+        let Some(end) = self.head_end().await? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        self.buffer.drain(..end);
+        self.framing = Framing::End;
+        for (name, value) in text.split("\r\n").filter_map(|line| line.split_once(": ")) {
+            if name.eq_ignore_ascii_case("content-length") {
+                self.framing = Framing::Length(value.parse().map_err(io::Error::other)?);
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                self.framing = Framing::Chunked;
+            }
+        }
+        Ok(Some(text))
+    }
+
+    /// Waits until the other side has closed; what still comes stays in the buffer. Cancel safe.
+    pub async fn gone(&mut self) {
+        while self.fill().await.is_ok_and(|count| count > 0) {}
+    }
+
     /// Waits until the other side has closed; what still comes is dropped.
     pub async fn closed(&mut self) {
         let mut rest = [0; 1024];
-        while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+        while each_socket!(&mut self.socket, socket => socket.read(&mut rest).await)
+            .is_ok_and(|count| count > 0)
+        {}
     }
 
     /// Where the head ends in the buffer; `None` when the connection ends before it began.
@@ -219,7 +303,7 @@ impl Wire {
         if self.buffer.len() > BUFFER_BYTES_MAX {
             return Err(io::Error::other("more came than the suite sends"));
         }
-        self.stream.read_buf(&mut self.buffer).await
+        each_socket!(&mut self.socket, socket => socket.read_buf(&mut self.buffer).await)
     }
 }
 

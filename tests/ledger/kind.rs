@@ -92,6 +92,11 @@ impl Kind {
         }
     }
 
+    /// Whether the server waits between the events of such a call: its client is to cancel, leave or resume it.
+    pub fn is_paced(self) -> bool {
+        matches!(self, Self::Cancel | Self::Leave | Self::Resume | Self::EndSession)
+    }
+
     /// Several calls of this kind are sent together.
     pub fn is_group(self) -> bool {
         matches!(self, Self::Batch | Self::Frame)

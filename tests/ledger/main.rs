@@ -15,6 +15,7 @@
 #[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
 mod support;
 
+mod admin;
 mod clients;
 mod fault;
 mod http;
@@ -120,7 +121,8 @@ fn print(plan: &Plan, report: &Report) {
     let per_second = plan.calls() * 1000 / u64::try_from(report.time.as_millis().max(1)).unwrap();
     println!("{} calls in {:?}: {per_second} a second", plan.calls(), report.time);
     println!("processor seconds: {:.1} of the gateway, {:.1} of this suite", report.cpu[0], report.cpu[1]);
-    println!("before: {}\nafter:  {}, within {:?}", report.baseline, report.residue, report.settling);
+    println!("before: {}\nafter:  {}, within {:?}", report.baseline, report.residue, report.settling.time);
+    report.settling.last.iter().for_each(|text| println!("given back last: {text}"));
     println!("violations: {}", report.violations.len());
     print_violations(report);
 }

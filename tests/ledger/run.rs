@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use metamcp_store::store::{Audit, Grants, KeyStatus, Role};
 
+use crate::admin::Admin;
 use crate::clients::{Client, Shared};
 use crate::ledger::{Ledger, Violation};
 use crate::oracle;
 use crate::residue::Residue;
 use crate::schedule::{Event, KEYS, Plan};
-use crate::servers::{Era, PROGRAMS, Programs, Server};
-use crate::support::{self, Gateway, Request, Setup};
+use crate::servers::{Era, PROGRAMS, Programs, Script, Server, Transport};
+use crate::support::{self, Gateway, MODERN, Request, Setup, with_certificate};
 use crate::tag::Canary;
 
 /// What came of a run.
@@ -33,19 +34,33 @@ pub struct Report {
     pub time: Duration,
     pub baseline: Residue,
     pub residue: Residue,
-    /// How long it took until everything was given back.
-    pub settling: Duration,
+    pub settling: Settling,
 }
 
-/// The scripted servers, by number: name, era, and whether they do wrong what calls ask for.
-const SERVERS: [(&str, Era, bool); 3] =
-    [("old", Era::Legacy, true), ("new", Era::Modern, true), ("calm", Era::Modern, false)];
+/// How long it took until everything was given back, and what was last.
+pub struct Settling {
+    pub time: Duration,
+    pub last: Vec<String>,
+}
+
+/// The scripted servers, by number. The last one does nothing wrong; the stored server has its URL.
+const SERVERS: [Script; 5] = [
+    script("old", Era::Legacy, Transport::Http, true),
+    script("new", Era::Modern, Transport::Http, true),
+    script("local", Era::Legacy, Transport::HttpUnix, true),
+    script("oldest", Era::Legacy, Transport::Sse, true),
+    script("calm", Era::Modern, Transport::Http, false),
+];
 
 /// How many there are.
-pub const SERVERS_COUNT: u8 = 3;
+pub const SERVERS_COUNT: u8 = 5;
 
-/// Within this time after the last call, everything is given back.
-const SETTLE: Duration = Duration::from_secs(30);
+const fn script(name: &'static str, era: Era, transport: Transport, obeys_faults: bool) -> Script {
+    Script { name, era, transport, obeys_faults }
+}
+
+/// Within this time after the last call, everything is given back: the gateway searches for expired sessions every 30 s.
+const SETTLE: Duration = Duration::from_secs(40);
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
@@ -74,8 +89,15 @@ pub fn run(plan: &Plan) -> Report {
     let servers = start_servers(&ledger);
     let programs = Programs::new(plan.seed);
     let setup = setup(&servers, &programs);
+    let (setup, certificate) = if plan.is_tls {
+        let (setup, certificate) = with_certificate(setup);
+        (setup, Some(certificate))
+    } else {
+        (setup, None)
+    };
     let gateway = setup.clone().keys().start();
-    let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
+    let key = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
+    let admin = Admin { key, certificate: certificate.clone() };
     let keys: Vec<(String, String)> =
         (0..KEYS).map(|number| gateway.keys().create(&format!("key{number}"))).collect();
     let (key_ids, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
@@ -86,6 +108,7 @@ pub fn run(plan: &Plan) -> Report {
         ledger: ledger.clone(),
         names: names(),
         keys,
+        certificate,
         port: AtomicU16::new(gateway.address.port()),
         epoch: AtomicU32::new(0),
         errors: Mutex::default(),
@@ -103,10 +126,15 @@ pub fn run(plan: &Plan) -> Report {
     );
     clients.join().expect("a client does not panic");
     let time = begun.elapsed();
-    let (residue, settling) = settle(&gateway, &admin, &baseline);
+    let (residue, settling) = settle(&gateway, &admin, &baseline, || lingering(plan, &servers));
     programs.enter(&ledger);
     let mut violations = oracle::judge(&ledger);
-    violations.extend(residue.excess(&baseline).into_iter().map(|what| Violation { tag: None, what }));
+    violations.extend(
+        residue
+            .excess(&baseline, lingering(plan, &servers))
+            .into_iter()
+            .map(|what| Violation { tag: None, what }),
+    );
     violations.extend(judge_log(&gateway.log(), &shared.keys));
     let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for entry in ledger.entries() {
@@ -118,13 +146,7 @@ pub fn run(plan: &Plan) -> Report {
     let cpu = cpu.map(|ms| Duration::from_millis(ms.into()).as_secs_f64());
     let errors = shared.errors.lock().unwrap().clone();
     let slow = shared.slow.lock().unwrap().iter().map(|slow| format!("{slow:?}")).collect();
-    let open = |server: &Arc<Server>| {
-        let connections = server.connections().into_iter();
-        connections
-            .map(|text| format!("{} {}: from {text}", server.name, server.address.port()))
-            .collect::<Vec<_>>()
-    };
-    let connections = servers.iter().flat_map(open).collect();
+    let connections = servers.iter().flat_map(|server| server.connections()).collect();
     Report { violations, counts, cpu, errors, slow, connections, time, baseline, residue, settling }
 }
 
@@ -135,8 +157,7 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let servers =
-                SERVERS.iter().map(|(name, era, obeys)| Server::start(name, *era, *obeys, &ledger).unwrap());
+            let servers = SERVERS.iter().map(|script| Server::start(*script, &ledger).unwrap());
             sender.send(servers.collect::<Vec<_>>()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -145,14 +166,14 @@ fn start_servers(ledger: &Arc<Ledger>) -> Vec<Arc<Server>> {
 }
 
 fn setup(servers: &[Arc<Server>], programs: &Programs) -> Setup {
-    let setup = servers.iter().fold(Setup::new(), |setup, server| {
-        let era = match server.era {
-            Era::Legacy => "era = \"legacy\"",
-            Era::Modern => "era = \"modern\"",
-        };
-        setup.server_with(server.name, server.address, era)
-    });
-    setup.with(&programs.toml()).with(SETTINGS)
+    let table = |server: &Arc<Server>| {
+        let Script { name, era, transport, .. } = server.script;
+        let era = if era == Era::Legacy { "legacy" } else { "modern" };
+        let transport = if transport == Transport::Sse { "transport = \"sse\"" } else { "" };
+        format!("[servers.{name}]\nurl = \"{}\"\nera = \"{era}\"\n{transport}\n", server.url())
+    };
+    let tables: String = servers.iter().map(table).collect();
+    Setup::new().with(&tables).with(&programs.toml()).with(SETTINGS)
 }
 
 fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
@@ -175,7 +196,7 @@ fn start_clients(shared: &Arc<Shared>, is_over: &Arc<AtomicBool>) -> thread::Joi
 struct World<'a> {
     setup: Setup,
     servers: &'a [Arc<Server>],
-    admin: &'a str,
+    admin: &'a Admin,
     key_ids: &'a [String],
 }
 
@@ -224,7 +245,7 @@ fn disturb(gateway: &Gateway, world: &World<'_>, event: Event) {
         }
         Event::Remove { ms } => {
             let path = format!("{STORED}/{EXTRA}");
-            drop(administer(gateway, world.admin, &Request::new("DELETE", &path)));
+            drop(world.admin.administer(gateway, &Request::new("DELETE", &path)));
             pause(ms);
             put_extra(gateway, world.admin, world.servers);
         }
@@ -243,17 +264,13 @@ fn switch(gateway: &Gateway, key: &str, status: KeyStatus) {
     gateway.keys().run(async |store| store.set_key_status(key, status, Audit::by("ledger")).await.unwrap());
 }
 
-fn administer(gateway: &Gateway, admin: &str, request: &Request) -> support::Response {
-    let request = request.clone().with("Authorization", format!("Bearer {admin}"));
-    support::Client::once(gateway.address, &request.with("Content-Type", "application/json"))
-}
-
 /// Adds the stored server, which leads to the last of the scripted ones.
-fn put_extra(gateway: &Gateway, admin: &str, servers: &[Arc<Server>]) {
-    let address = servers[servers.len() - 1].address;
-    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"http://{address}/mcp"}}"#);
-    let answered = administer(gateway, admin, &Request::new("PUT", &format!("{STORED}/{EXTRA}")).body(body));
-    assert!(matches!(answered.status, 200 | 201), "{}", answered.text());
+fn put_extra(gateway: &Gateway, admin: &Admin, servers: &[Arc<Server>]) {
+    let url = servers[servers.len() - 1].url();
+    let body = format!(r#"{{"name":"{EXTRA}","kind":"http","url":"{url}"}}"#);
+    let request = Request::new("PUT", &format!("{STORED}/{EXTRA}")).body(body);
+    let answer = admin.administer(gateway, &request);
+    assert!(matches!(answer.status, 200 | 201), "{}", answer.text);
 }
 
 const STORED: &str = "/api/v1/mcp/servers";
@@ -263,7 +280,7 @@ const EXTRA: &str = "extra";
 
 /// All servers, as clients name them; a call's server is an index of it.
 fn names() -> Vec<&'static str> {
-    let scripted = SERVERS.iter().map(|(name, ..)| *name);
+    let scripted = SERVERS.iter().map(|script| script.name);
     scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
 }
 
@@ -276,14 +293,9 @@ fn cpu_ms(pid: u32) -> u32 {
 }
 
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.
-fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
-    for key in keys {
-        let request =
-            support::modern("/mcp", "tools/list", "").with("Authorization", format!("Bearer {key}"));
-        let answered = support::Client::once(gateway.address, &request);
-        assert_eq!(answered.status, 200, "{}", answered.text());
-    }
-    let health = support::Client::once(gateway.address, &Request::new("GET", "/health"));
+fn warm_up(gateway: &Gateway, admin: &Admin, keys: &[String]) -> Residue {
+    keys.iter().for_each(|key| request_lists(gateway, admin, key));
+    let health = admin.ask(gateway, &Request::new("GET", "/health"));
     assert_eq!(health.status, 200);
     let begun = Instant::now();
     let mut before = Residue::measure(gateway, admin);
@@ -295,21 +307,64 @@ fn warm_up(gateway: &Gateway, admin: &str, keys: &[String]) -> Residue {
     before
 }
 
+/// Requests lists with all capabilities that clients declare. For each of these the gateway keeps lists of its own, and
+/// sessions that keep them current; those at a server of the SSE transport have streams that stay open.
+fn request_lists(gateway: &Gateway, admin: &Admin, key: &str) {
+    let ask = |request: Request| {
+        let answer = admin.ask(gateway, &request.with("Authorization", format!("Bearer {key}")));
+        assert!(matches!(answer.status, 200 | 202 | 204), "{}", answer.text);
+        answer.session
+    };
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{"form":{{}}}}}}}}}}}}"#
+    );
+    let modern = Request::post("/mcp", body).with("MCP-Protocol-Version", MODERN);
+    ask(modern.with("Mcp-Method", "tools/list"));
+    // Without capabilities, as all clients of 2025-03-26: that revision has no elicitation.
+    let session = ask(support::initialize("/mcp")).expect("a session id");
+    ask(support::notification("/mcp", &session, "notifications/initialized", ""));
+    ask(support::legacy("/mcp", &session, "1", "tools/list", ""));
+    ask(Request::new("DELETE", "/mcp").with("Mcp-Session-Id", &session));
+}
+
 /// A little longer than `idle_age_max`.
 const WARM_UP: Duration = Duration::from_millis(2500);
 
 /// Until the programs that were started for their lists have ended.
 const WARM_UP_MAX: Duration = Duration::from_secs(15);
 
-fn settle(gateway: &Gateway, admin: &str, baseline: &Residue) -> (Residue, Duration) {
+/// Waits until everything is given back, and says what was given back last.
+fn settle(
+    gateway: &Gateway,
+    admin: &Admin,
+    baseline: &Residue,
+    lingering: impl Fn() -> usize,
+) -> (Residue, Settling) {
     let begun = Instant::now();
+    let mut last = Vec::new();
     loop {
         let residue = Residue::measure(gateway, admin);
-        if residue.excess(baseline).is_empty() || begun.elapsed() > SETTLE {
-            return (residue, begun.elapsed());
+        let excess = residue.excess(baseline, lingering());
+        if excess.is_empty() || begun.elapsed() > SETTLE {
+            return (residue, Settling { time: begun.elapsed(), last });
         }
+        last = excess;
         thread::park_timeout(POLL);
     }
+}
+
+/// Event streams of sessions whose key was switched off, which the gateway ends with its next search for expired
+/// sessions, within 30 s. Only a long run waits for it.
+fn lingering(plan: &Plan, servers: &[Arc<Server>]) -> usize {
+    let was_off = |client: u32| {
+        let keys = plan.actions.iter().filter_map(|action| match action.event {
+            Event::SwitchOff { key, .. } => Some(u64::from(key) % KEYS),
+            _ => None,
+        });
+        keys.into_iter().any(|key| key == u64::from(client) % KEYS)
+    };
+    let clients = servers.iter().flat_map(|server| server.streaming_clients());
+    if plan.is_long { 0 } else { clients.filter(|client| was_off(*client)).count() }
 }
 
 /// The log has no panic, no key, and no argument of a call.

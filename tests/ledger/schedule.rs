@@ -6,6 +6,7 @@ use crate::fault::Fault;
 use crate::kind::Kind;
 use crate::random::Random;
 use crate::servers::Era;
+use crate::support::Transport;
 use crate::tag::Tag;
 
 /// A run. Two plans with the same fields do the same, except for timing.
@@ -22,6 +23,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Whether most calls are cheap, and few have faults.
     pub is_long: bool,
+    /// Whether the gateway serves TLS: then all clients use it.
+    pub is_tls: bool,
 }
 
 /// Something that happens to the gateway or a server when so many calls have begun.
@@ -94,6 +97,9 @@ const ACTIONS_MAX: u64 = 2000;
 /// Of a thousand calls, so many have a fault in a short run and in a long one, in which most calls are cheap.
 const FAULTS_PER_MILLE: (u64, u64) = (150, 30);
 
+/// Of a thousand clients, so many use HTTP/2 in a short run and in a long one, in which it would cost much.
+const HTTP2_PER_MILLE: (u64, u64) = (250, 60);
+
 /// From so many calls on, a run is a long one.
 const LONG: u64 = 100_000;
 
@@ -115,6 +121,7 @@ impl Plan {
             faults: Fault::ALL.to_vec(),
             actions,
             is_long,
+            is_tls: Random::of(seed, TRANSPORTS, TRANSPORTS).happens(if is_long { 125 } else { 250 }),
         }
     }
 
@@ -144,6 +151,18 @@ impl Plan {
     /// The era of a client.
     pub fn era(client: u32) -> Era {
         if client.is_multiple_of(2) { Era::Legacy } else { Era::Modern }
+    }
+
+    /// How a client reaches the gateway.
+    pub fn transport(&self, client: u32) -> Transport {
+        let per_mille = if self.is_long { HTTP2_PER_MILLE.1 } else { HTTP2_PER_MILLE.0 };
+        let is_http2 = Random::of(self.seed, TRANSPORTS, client.into()).happens(per_mille);
+        match (is_http2, self.is_tls) {
+            (false, false) => Transport::Http1,
+            (false, true) => Transport::Http1Tls,
+            (true, false) => Transport::Http2,
+            (true, true) => Transport::Http2Tls,
+        }
     }
 
     /// The same for the same client and number, whatever else the plan leaves out.
@@ -190,8 +209,9 @@ impl Call {
     }
 }
 
-/// The purpose of the generator for actions: no client has that number.
+/// The purposes of the generators for actions and for transports: no client has those numbers.
 const ACTIONS: u64 = u64::MAX;
+const TRANSPORTS: u64 = u64::MAX - 1;
 
 impl Event {
     fn draw(random: &mut Random, servers: u8) -> Self {
@@ -216,7 +236,11 @@ impl Event {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (clients, calls) = (self.clients, self.calls());
-        writeln!(f, "seed {}, {calls} calls of {clients} clients", self.seed)?;
+        let tls = if self.is_tls { ", with TLS" } else { "" };
+        writeln!(f, "seed {}, {calls} calls of {clients} clients{tls}", self.seed)?;
+        let is_http2 =
+            |client: &u32| matches!(self.transport(*client), Transport::Http2 | Transport::Http2Tls);
+        writeln!(f, "clients of HTTP/2: {}", (0..clients).filter(is_http2).count())?;
         writeln!(f, "kinds: {:?}", self.kinds)?;
         writeln!(f, "faults: {:?}", self.faults)?;
         write!(f, "actions: {}", self.actions.len())?;

@@ -11,11 +11,11 @@ use super::call::SseCall;
 use super::open_stream::{ERROR_BYTES_MAX, is_server_failure};
 use super::session::{CallKind, CallLocation, PendingCall, SseSession};
 use metamcp_core::frame::{Envelope, Span, SplicedMessage};
-use metamcp_core::protocol::code;
+use metamcp_core::protocol::{McpMethod, code};
 use metamcp_http::UpstreamRequest;
 use metamcp_http::UpstreamResponse;
 use metamcp_http::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_error, splice,
+    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_error, known_method, splice,
 };
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -23,6 +23,16 @@ use metamcp_http::{FailureStage, UpstreamError};
 enum PostOutcome {
     Accepted,
     Refused(StatusCode, Bytes),
+}
+
+/// What a 404 to a message means for its session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NotFound {
+    /// The server does not know the session any more.
+    SessionLost,
+    /// Perhaps not that: the caller of a tool asks with a `ping` before it repeats the call, which the server may have
+    /// run.
+    Undecided,
 }
 
 /// Messages of our own at once in one session: pongs, refusals, cancellations.
@@ -52,7 +62,9 @@ impl SseSession {
         edits.extend(token.map(|token| (token.span, text.as_bytes())));
         edits.sort_unstable_by_key(|(span, _)| span.start);
         let post = self.new_post(splice(message, &edits)).with_headers_of(&request);
-        spawn_local(Rc::clone(self).deliver(number, post));
+        let is_tool_call = known_method(message, envelope) == Some(McpMethod::ToolsCall);
+        let not_found = if is_tool_call { NotFound::Undecided } else { NotFound::SessionLost };
+        spawn_local(Rc::clone(self).deliver(number, post, not_found));
     }
 
     /// Forwards a message whose only response is a status.
@@ -60,7 +72,7 @@ impl SseSession {
         let post = self.new_post(message).with_headers_of(&call.request);
         let session = Rc::clone(self);
         spawn_local(async move {
-            let outcome = match session.post(&post).await {
+            let outcome = match session.post(&post, NotFound::SessionLost).await {
                 Ok(PostOutcome::Accepted) => Ok(LocalResponse::from_status(StatusCode::ACCEPTED)),
                 Ok(PostOutcome::Refused(status, error)) => {
                     Ok(LocalResponse { status, ..LocalResponse::from_message(error) })
@@ -84,7 +96,7 @@ impl SseSession {
         self.background_posts.set(self.background_posts.get() + 1);
         let session = Rc::clone(self);
         spawn_local(async move {
-            if let Err(error) = session.post(&post).await {
+            if let Err(error) = session.post(&post, NotFound::SessionLost).await {
                 tracing::debug!(server = %session.hub.target.name, %error, "cannot deliver a message of the gateway");
             }
             session.background_posts.set(session.background_posts.get() - 1);
@@ -136,14 +148,14 @@ impl SseSession {
 
     /// Delivers a call to the server. Its response comes on the stream, possibly before the server confirms
     /// the POST.
-    async fn deliver(self: Rc<Self>, number: u64, post: UpstreamRequest) {
+    async fn deliver(self: Rc<Self>, number: u64, post: UpstreamRequest, not_found: NotFound) {
         let overdue = async {
             self.closed().await;
             sleep(self.hub.connect_timeout()).await;
         };
         let outcome = tokio::select! {
             biased;
-            outcome = self.post(&post) => outcome,
+            outcome = self.post(&post, not_found) => outcome,
             () = overdue => Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
         };
         let is_closed = self.is_closed.get();
@@ -199,8 +211,12 @@ impl SseSession {
         }
     }
 
-    /// Posts a message. With 404 the server does not know the session any more, which closes it.
-    async fn post(self: &Rc<Self>, post: &UpstreamRequest) -> Result<PostOutcome, UpstreamError> {
+    /// Posts a message. A 404 closes the session if it says that the server lost it.
+    async fn post(
+        self: &Rc<Self>,
+        post: &UpstreamRequest,
+        not_found: NotFound,
+    ) -> Result<PostOutcome, UpstreamError> {
         self.last_used.set(Instant::now());
         let UpstreamResponse { head, mut body } = *self.hub.post(post).await?;
         if head.status.is_success() {
@@ -211,7 +227,8 @@ impl SseSession {
             return Ok(PostOutcome::Accepted);
         }
         let error = body.collect(ERROR_BYTES_MAX).await.unwrap_or_default();
-        if head.status == StatusCode::NOT_FOUND && self.is_open.get() {
+        let is_lost = head.status == StatusCode::NOT_FOUND && not_found == NotFound::SessionLost;
+        if is_lost && self.is_open.get() {
             tracing::info!(server = %self.hub.target.name, "server lost a session whose event stream is open");
             let session = Rc::clone(self);
             // After the result of this call, which did not run; the others may have.

@@ -166,9 +166,14 @@ impl Client {
     /// A connection of its own, as soon as there is a gateway.
     pub(super) async fn connect(&self) -> Wire {
         loop {
+            let epoch = self.shared.epoch.load(Ordering::Relaxed);
             let port = self.shared.port.load(Ordering::Relaxed);
-            match Wire::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
-                Ok(wire) => return wire,
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            match self.connector.connect(address, epoch).await {
+                Ok(mut wire) => {
+                    wire.epoch = epoch;
+                    return wire;
+                }
                 Err(_) => sleep(CONNECT_POLL).await,
             }
         }
@@ -179,7 +184,7 @@ impl Client {
         // A gateway that was started again knows nothing of the connections of the one before.
         let epoch = self.shared.epoch.load(Ordering::Relaxed);
         match self.wire.take() {
-            Some((wire, opened)) if opened == epoch => wire,
+            Some(wire) if wire.epoch == epoch => wire,
             _ => self.connect().await,
         }
     }
@@ -187,7 +192,7 @@ impl Client {
     /// Sends a request in the manner that was drawn, and reads the head of its response.
     pub(super) async fn begin(&mut self, call: &Call, request: &[u8]) -> io::Result<(Wire, Head)> {
         let mut wire = self.wire().await;
-        self.from = wire.stream.local_addr().map_or(0, |address| address.port());
+        [self.from, _] = wire.ports();
         match call.manner {
             Manner::Bytewise => {
                 for byte in request {
@@ -211,8 +216,8 @@ impl Client {
 
     /// Keeps a connection whose response was read to its end.
     pub(super) fn keep(&mut self, wire: Wire, head: &Head) {
-        if !head.is_last && self.is_same_gateway() {
-            self.wire = Some((wire, self.epoch));
+        if !head.is_last {
+            self.wire = Some(wire);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Calls of one request each: answered, asked for input, cancelled, left, resumed.
 
 use std::io;
-use std::net::Shutdown;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -175,7 +174,7 @@ impl Client {
             3 if is_sent && wire.head().await.is_ok() => drop(wire.event().await),
             4 => {
                 // docs/COMPATIBILITY.md: a half-close while its only request is in flight cancels it (C2).
-                drop(socket2::SockRef::from(&wire.stream).shutdown(Shutdown::Write));
+                wire.half_close().await;
                 wire.closed().await;
             }
             _ => {}

@@ -1,5 +1,6 @@
 //! Clients: each sends its calls one after the other and records how each ended.
 
+mod connector;
 mod exchange;
 mod flows;
 mod groups;
@@ -11,8 +12,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::CertificateDer;
 use tokio::time::{sleep, timeout};
 
+use self::connector::Connector;
 use crate::http::Wire;
 use crate::kind::Kind;
 use crate::ledger::{Ledger, Outcome};
@@ -28,6 +31,8 @@ pub struct Shared {
     /// Of servers; a call's server is an index of it.
     pub names: Vec<&'static str>,
     pub keys: Vec<String>,
+    /// Of the gateway, if it serves TLS.
+    pub certificate: Option<CertificateDer<'static>>,
     /// Of the gateway; another one after it was started again.
     pub port: AtomicU16,
     /// Odd while the gateway is not there; another number after it was started again.
@@ -56,8 +61,9 @@ pub struct Client {
     number: u32,
     era: Era,
     key: String,
-    /// The idle connection, and the epoch that it was opened in.
-    wire: Option<(Wire, u32)>,
+    connector: Connector,
+    /// The idle connection.
+    wire: Option<Wire>,
     /// The epoch that the current call began in.
     epoch: u32,
     /// The own port of the connection that was used last.
@@ -87,12 +93,14 @@ impl Client {
     pub fn new(shared: &Arc<Shared>, number: u32) -> Self {
         let key = shared.keys[number as usize % shared.keys.len()].clone();
         let pad = "0123456789abcdefghijklmnopqrstuv".repeat(1 << 12);
+        let connector = Connector::new(shared.plan.transport(number), shared.certificate.as_ref());
         let (shared, era) = (shared.clone(), Plan::era(number));
         Self {
             shared,
             number,
             era,
             key,
+            connector,
             wire: None,
             epoch: 0,
             from: 0,
