@@ -29,7 +29,7 @@ use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
-use crate::upstream::stdio::{HabitStore, StdioHealth};
+use crate::upstream::stdio::{BehaviorStore, StdioHealth};
 use metamcp_config::Config;
 use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
 use metamcp_config::server::ServingPolicy;
@@ -44,7 +44,7 @@ const STORED_CONFIG: &str = "fleet.sealed";
 const STREAMS: &str = "streams";
 
 /// The file in the data directory that holds what programs were seen to do.
-const PROGRAM_HABITS: &str = "program-habits.json";
+const PROGRAM_BEHAVIOR: &str = "program-behavior.json";
 
 /// For the workers to end after the requests in flight were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -192,7 +192,7 @@ fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
 
 fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
     TopologyBuilder::new(roots)
-        .with_habits(HabitStore::open(config.data_dir.join(PROGRAM_HABITS)))
+        .with_behavior(BehaviorStore::open(config.data_dir.join(PROGRAM_BEHAVIOR)))
         .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(config.bridge.hold_timeout)))
         .with_adapter(Era::Modern, ModernAdapter::new(&config.bridge, Arc::clone(auth.sealer())))
 }

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use super::error::TopologyError;
 use super::version::Topology;
 use crate::route::{RouteTable, RoutedServer};
-use crate::upstream::stdio::HabitStore;
+use crate::upstream::stdio::BehaviorStore;
 use crate::upstream::{EraAdapter, Upstream, UpstreamId};
 use metamcp_config::sections::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR};
 use metamcp_core::base::{EndpointName, ServerName};
@@ -20,7 +20,7 @@ pub struct TopologyBuilder {
     roots: TlsRoots,
     adapters: Vec<(Era, Arc<dyn EraAdapter>)>,
     /// What programs were seen to do.
-    habits: Arc<HabitStore>,
+    behavior: Arc<BehaviorStore>,
     current: Arc<Topology>,
     /// The id of the next upstream. It never decreases, so ids are not reused.
     next_upstream: u32,
@@ -45,7 +45,7 @@ impl TopologyBuilder {
             rejected: Vec::new(),
             upstreams: HashMap::default(),
         });
-        Self { roots, adapters: Vec::new(), habits: Arc::default(), current, next_upstream: 0 }
+        Self { roots, adapters: Vec::new(), behavior: Arc::default(), current, next_upstream: 0 }
     }
 
     /// Uses `adapter` for servers that do not speak `era`.
@@ -57,8 +57,8 @@ impl TopologyBuilder {
 
     /// Uses what programs were seen to do before.
     #[must_use]
-    pub fn with_habits(self, habits: Arc<HabitStore>) -> Self {
-        Self { habits, ..self }
+    pub fn with_behavior(self, behavior: Arc<BehaviorStore>) -> Self {
+        Self { behavior, ..self }
     }
 
     /// The version built last.
@@ -131,7 +131,7 @@ impl TopologyBuilder {
         config: metamcp_config::server::ServerConfig,
     ) -> Result<Arc<Upstream>, metamcp_http::InvalidTarget> {
         let upstream =
-            Upstream::with_habits(UpstreamId(self.next_upstream), config, &self.roots, &self.habits)?;
+            Upstream::with_behavior(UpstreamId(self.next_upstream), config, &self.roots, &self.behavior)?;
         self.next_upstream += 1;
         for (era, adapter) in &self.adapters {
             upstream.set_adapter(*era, Arc::clone(adapter));

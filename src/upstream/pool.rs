@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::breaker::{Breaker, UpstreamStatus};
 use super::era::EraSupport;
 use super::id::UpstreamId;
-use super::stdio::{HabitStore, StdioHealth, StdioRequest, habit_key};
+use super::stdio::{BehaviorStore, StdioHealth, StdioRequest, behavior_key};
 use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
@@ -92,20 +92,20 @@ impl Upstream {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
     pub fn new(id: UpstreamId, config: ServerConfig, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        Self::with_habits(id, config, roots, &Arc::default())
+        Self::with_behavior(id, config, roots, &Arc::default())
     }
 
     /// As [`Self::new`], with what programs were seen to do.
-    pub fn with_habits(
+    pub fn with_behavior(
         id: UpstreamId,
         config: ServerConfig,
         roots: &TlsRoots,
-        habits: &Arc<HabitStore>,
+        behavior: &Arc<BehaviorStore>,
     ) -> Result<Arc<Self>, InvalidTarget> {
-        let transport = Transport::new(&config, roots, habits)?;
+        let transport = Transport::new(&config, roots, behavior)?;
         let has_sent_request = match &config.address {
             ServerAddress::Stdio(program) => {
-                habits.find(&habit_key(&config.name, program)).has_sent_request()
+                behavior.find(&behavior_key(&config.name, program)).has_sent_request()
             }
             _ => false,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sse::{SseCandidate, SseServer, SseTarget};
-use super::stdio::{HabitStore, StdioServer, StdioTarget};
+use super::stdio::{BehaviorStore, StdioServer, StdioTarget};
 use metamcp_config::server::{ServerAddress, ServerConfig};
 use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
@@ -24,7 +24,7 @@ impl Transport {
     pub fn new(
         config: &ServerConfig,
         roots: &TlsRoots,
-        habits: &Arc<HabitStore>,
+        behavior: &Arc<BehaviorStore>,
     ) -> Result<Self, InvalidTarget> {
         let no_thread =
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));
@@ -35,7 +35,7 @@ impl Transport {
                     program: program.as_ref().clone(),
                     era: config.settings.era,
                     queue_timeout: config.settings.queue_timeout,
-                    habits: Arc::clone(habits),
+                    behavior: Arc::clone(behavior),
                 };
                 Ok(Self::Stdio(StdioServer::start(target).map_err(no_thread)?))
             }

@@ -3,7 +3,7 @@
 
 mod ends;
 mod room;
-mod seats;
+mod sharing;
 mod secrets;
 
 use std::collections::HashSet;

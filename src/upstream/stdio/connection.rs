@@ -12,9 +12,9 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::behavior::BehaviorRecorder;
 use super::client_slots::{ClientSlot, ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
-use super::habits::HabitRecorder;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
 use crate::runtime::LargeMessage;
@@ -47,7 +47,7 @@ pub struct ServerContext {
     pub has_warned_of_ids: Cell<bool>,
     pub message_counters: MessageCounters,
     /// What the program was seen to do.
-    pub habits: HabitRecorder,
+    pub behavior: BehaviorRecorder,
 }
 
 /// Counters of messages, over all processes of a server.
@@ -339,7 +339,7 @@ impl ProcessConnection {
         let capabilities = client.origin.capabilities;
         if client.is_client() && capabilities.can_receive_requests() {
             let is_first = !std::mem::replace(&mut client.has_called, true);
-            self.context.habits.update(|habits| habits.note_call(capabilities, is_first));
+            self.context.behavior.update(|behavior| behavior.note_call(capabilities, is_first));
         }
     }
 

@@ -145,7 +145,7 @@ impl ProcessConnection {
             return self.send_message(&encode_pong(id));
         }
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
-        self.context.habits.update(|habits| habits.note_request(&method));
+        self.context.behavior.update(|behavior| behavior.note_request(&method));
         let mut state = self.state.borrow_mut();
         let is_full = state.server_requests.is_full();
         let is_short = id.len() <= REQUEST_ID_BYTES_MAX;
@@ -289,7 +289,7 @@ impl ProcessConnection {
             return recipients > 0;
         }
         if !state.clients.has_log_level() {
-            self.context.habits.update(|habits| habits.sends_unrequested = true);
+            self.context.behavior.update(|behavior| behavior.sends_unrequested = true);
         }
         let Some(client) = state.only_recipient() else { return false };
         self.count_if_dropped(state.send_to_client(client, splice_event(message, &[])));

@@ -13,11 +13,12 @@
 //! Does not know: HTTP, endpoints, and what a method does, except for those that decide which client a
 //! message is for.
 
+mod behavior;
 mod call;
+mod capacity;
 mod client_slots;
 mod connection;
 mod exit;
-mod habits;
 mod health;
 mod inbound;
 mod initialize;
@@ -26,9 +27,8 @@ mod open;
 mod outbound;
 mod process;
 mod process_stats;
-mod room;
-mod seat;
 mod server;
+mod session_move;
 mod slots;
 mod spare;
 mod start_limit;
@@ -36,11 +36,11 @@ mod stderr;
 mod supervisor;
 mod target;
 
-pub use habits::HabitStore;
+pub use behavior::BehaviorStore;
 pub use health::{ProcessHealth, StdioHealth};
 pub use process_stats::{ProcessFailure, ProcessStage, ProcessStats};
 
+pub(super) use behavior::behavior_key;
 pub(super) use call::StdioRequest;
-pub(super) use habits::habit_key;
 pub(super) use server::StdioServer;
 pub(super) use target::StdioTarget;

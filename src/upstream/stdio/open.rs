@@ -77,7 +77,7 @@ impl Supervisor {
         }
         sleep(wait).await;
         // Before the permit: whoever waits for room keeps no other server from starting.
-        let _room = self.reserve_room().await?;
+        let _room = self.reserve_process().await?;
         let permit = self.start_limit.acquire(context.program.settings.start_timeout).await?;
         let spawned = match self.take_spare() {
             Some(spare) => spare,

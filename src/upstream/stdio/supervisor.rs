@@ -14,12 +14,12 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use super::behavior::{BehaviorRecorder, behavior_key};
 use super::call::{StdioCall, SupervisorMessage};
 use super::client_slots::ClientSlotId;
 use super::connection::{
     CallKind, CallLocation, MessageCounters, PendingCall, ProcessConnection, Recipient, ServerContext,
 };
-use super::habits::{HabitRecorder, habit_key};
 use super::health::{ProcessHealth, StdioHealth};
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
@@ -58,7 +58,7 @@ pub struct Supervisor {
     /// How long a session waits for room for its process.
     pub queue_timeout: Duration,
     /// Held by the session that gets the next room.
-    pub room_queue: Mutex<()>,
+    pub reservation_queue: Mutex<()>,
     /// Room for processes that are about to start.
     pub reserved: Cell<usize>,
     pub slots: RefCell<HashMap<ProcessKey, Rc<ProcessSlot>, RandomState>>,
@@ -78,8 +78,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 impl Supervisor {
     /// Creates the supervisor of a server without processes.
     pub fn new(target: StdioTarget, counters: Arc<ProcessCounters>) -> Rc<Self> {
-        let StdioTarget { name, program, era, queue_timeout, habits } = target;
-        let habits = HabitRecorder::new(habits, habit_key(&name, &program));
+        let StdioTarget { name, program, era, queue_timeout, behavior } = target;
+        let behavior = BehaviorRecorder::new(behavior, behavior_key(&name, &program));
         let context = ServerContext {
             name,
             program,
@@ -93,7 +93,7 @@ impl Supervisor {
             has_warned_of_sharing: Cell::new(false),
             has_warned_of_ids: Cell::new(false),
             message_counters: MessageCounters::default(),
-            habits,
+            behavior,
         };
         Rc::new(Self {
             context: Rc::new(context),
@@ -107,7 +107,7 @@ impl Supervisor {
             stopping: Notify::new(),
             start_limit: StartLimit::new(),
             queue_timeout,
-            room_queue: Mutex::default(),
+            reservation_queue: Mutex::default(),
             reserved: Cell::new(0),
             slots: RefCell::default(),
         })
@@ -399,7 +399,7 @@ impl Supervisor {
         }
         self.context.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
-        self.context.habits.save();
+        self.context.behavior.save();
         self.sweep_spare();
     }
 
@@ -407,7 +407,7 @@ impl Supervisor {
     /// an error, and none is started from now on.
     pub async fn stop(&self) {
         self.is_stopping.set(true);
-        self.context.habits.save();
+        self.context.behavior.save();
         self.stopping.notify_waiters();
         if let Some(spare) = self.spare.borrow_mut().take() {
             spawn_local(spare.discard(Rc::clone(&self.context)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::habits::HabitStore;
+use super::behavior::BehaviorStore;
 use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
 
@@ -16,7 +16,7 @@ pub struct StdioTarget {
     /// How long a session waits for a process if as many run as may.
     pub queue_timeout: Duration,
     /// What programs were seen to do.
-    pub habits: Arc<HabitStore>,
+    pub behavior: Arc<BehaviorStore>,
 }
 
 #[cfg(test)]
@@ -28,7 +28,7 @@ impl StdioTarget {
             program: Program::sample(),
             era: EraChoice::Auto,
             queue_timeout: Duration::from_secs(5),
-            habits: Arc::default(),
+            behavior: Arc::default(),
         }
     }
 }

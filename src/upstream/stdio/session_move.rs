@@ -34,7 +34,7 @@ impl Supervisor {
             Sharing::Auto => {
                 let is_client = request.owner.is_some();
                 request.is_exclusive
-                    || is_client && self.context.habits.current().needs_own_process(capabilities)
+                    || is_client && self.context.behavior.current().needs_own_process(capabilities)
             }
         };
         if self.context.program.settings.sharing == Sharing::Shared {
@@ -67,7 +67,7 @@ impl Supervisor {
                 || slot.log_level.is_some()
                 || slot.subscriptions().next().is_some()
         };
-        let needs_own = self.context.habits.current().needs_own_process(slot.origin.capabilities);
+        let needs_own = self.context.behavior.current().needs_own_process(slot.origin.capabilities);
         slot.moving.is_some() || (needs_own || asks_for_messages()) && state.newest_call(client).is_none()
     }
 

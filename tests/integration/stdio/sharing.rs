@@ -181,7 +181,7 @@ fn a_program_is_known_by_what_it_did() {
     }
     let gateway = gateway.restart();
     assert_eq!(pids(&gateway), 2, "it is known to ask, for good");
-    let path = gateway.path().join("data/program-habits.json");
+    let path = gateway.path().join("data/program-behavior.json");
     assert!(fs::read_to_string(path).unwrap().contains("\"a "));
 }
 

@@ -10,7 +10,7 @@ use super::supervisor::Supervisor;
 use metamcp_http::{FailureStage, UpstreamError};
 
 /// Room for one process. Dropped when the process has taken it.
-pub struct ProcessRoom(Rc<Supervisor>);
+pub struct ProcessReservation(Rc<Supervisor>);
 
 /// A process without a call for this long makes room even if its client listens: the client's own event
 /// stream stays open, and its next call opens the session again. Most clients keep a stream open as long as
@@ -22,35 +22,35 @@ const LISTENER_IDLE: Duration = Duration::from_mins(1);
 const CALLER_IDLE: Duration = Duration::from_secs(2);
 
 /// How often a session that waits for room looks for it. The end of a call or a stream is not announced.
-const ROOM_POLL: Duration = Duration::from_millis(50);
+const CAPACITY_POLL: Duration = Duration::from_millis(50);
 
 impl Supervisor {
     /// Reserves room for a process. If as many run as may, the one that was idle for longest ends; if none is
     /// idle, waits for up to `queue_timeout`, in the order of arrival. Cancel safe.
-    pub async fn reserve_room(self: &Rc<Self>) -> Result<ProcessRoom, UpstreamError> {
-        if let Ok(_first) = self.room_queue.try_lock()
-            && let Some(room) = self.try_reserve_room()
+    pub async fn reserve_process(self: &Rc<Self>) -> Result<ProcessReservation, UpstreamError> {
+        if let Ok(_first) = self.reservation_queue.try_lock()
+            && let Some(room) = self.try_reserve_process()
         {
             return Ok(room);
         }
         let deadline = Instant::now() + self.queue_timeout;
         let waiting = async {
-            let _first = self.room_queue.lock().await;
+            let _first = self.reservation_queue.lock().await;
             loop {
                 let ended = self.context.process_ended.notified();
                 tokio::pin!(ended);
                 ended.as_mut().enable();
-                if let Some(room) = self.try_reserve_room() {
+                if let Some(room) = self.try_reserve_process() {
                     return room;
                 }
-                drop(timeout_at(Instant::now() + ROOM_POLL, ended).await);
+                drop(timeout_at(Instant::now() + CAPACITY_POLL, ended).await);
             }
         };
         let none = |_elapsed| UpstreamError::from_stage(FailureStage::ProcessLimit);
         timeout_at(deadline, waiting).await.map_err(none)
     }
 
-    fn try_reserve_room(self: &Rc<Self>) -> Option<ProcessRoom> {
+    fn try_reserve_process(self: &Rc<Self>) -> Option<ProcessReservation> {
         let max = self.context.program.settings.processes_max;
         // Ending a process may take seconds. Meanwhile others take its place, but not without bound.
         if self.context.counters.running() >= 2 * max {
@@ -62,7 +62,7 @@ impl Supervisor {
             evicted.request_end();
         }
         self.reserved.set(self.reserved.get() + 1);
-        Some(ProcessRoom(Rc::clone(self)))
+        Some(ProcessReservation(Rc::clone(self)))
     }
 
     /// Returns the process that makes room: the one that was idle for longest; otherwise the one that was not called for
@@ -101,7 +101,7 @@ impl Supervisor {
     }
 }
 
-impl Drop for ProcessRoom {
+impl Drop for ProcessReservation {
     fn drop(&mut self) {
         self.0.reserved.set(self.0.reserved.get().saturating_sub(1));
     }
