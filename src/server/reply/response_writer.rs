@@ -25,8 +25,10 @@ pub struct ResponseWriter {
     written: usize,
     /// A large piece of the body, written after `out` without copying it.
     piece: Bytes,
-    /// Whether the whole body was taken.
+    /// Whether nothing more of the body is taken.
     ended: bool,
+    /// Whether the body failed. The connection then closes without the end of the response, behind all that came before.
+    failed: bool,
     /// Whether the connection closes after the response.
     closes: bool,
 }
@@ -103,7 +105,7 @@ impl ResponseWriter {
         out.put_slice(b"\r\n\r\n");
         let ended = length == Some(0);
         let body = if ended { ResponseBody::empty() } else { body };
-        Self { body, framing, out, written: 0, piece: Bytes::new(), ended, closes }
+        Self { body, framing, out, written: 0, piece: Bytes::new(), ended, failed: false, closes }
     }
 
     /// Whether it is an event stream.
@@ -132,9 +134,7 @@ impl ResponseWriter {
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
         loop {
-            if !self.gather(cx) {
-                return Poll::Ready(false);
-            }
+            self.gather(cx);
             if self.written == self.out.len() && self.piece.is_empty() {
                 // A silent stream holds no buffer.
                 self.out = Vec::new();
@@ -145,6 +145,7 @@ impl ResponseWriter {
                 activity.note_write(flushed.is_ready());
                 return match flushed {
                     Poll::Ready(Err(_)) => Poll::Ready(false),
+                    Poll::Ready(Ok(())) if self.failed => Poll::Ready(false),
                     Poll::Ready(Ok(())) if self.ended => Poll::Ready(
                         !self.closes && activity.current_order(cx.waker()) == ConnectionOrder::Continue,
                     ),
@@ -169,25 +170,23 @@ impl ResponseWriter {
         }
     }
 
-    /// Takes the available part of the body. Returns false if the body failed, and the connection must close.
-    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Takes the available part of the body.
+    fn gather(&mut self, cx: &mut Context<'_>) {
         while !self.ended && self.piece.is_empty() && self.out.len() < GATHERED_BYTES_MAX {
             match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => return true,
-                Poll::Ready(None) => return self.end(),
-                Poll::Ready(Some(Err(_broken))) => return false,
+                Poll::Pending => return,
+                Poll::Ready(None) => self.end(),
+                Poll::Ready(Some(Err(_broken))) => self.fail(),
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
                     if !bytes.is_empty() && !self.append(bytes) {
-                        return false;
-                    }
-                    if self.body.is_end_stream() {
-                        return self.end();
+                        self.fail();
+                    } else if self.body.is_end_stream() {
+                        self.end();
                     }
                 }
             }
         }
-        true
     }
 
     /// Whether much of a body of known length follows.
@@ -220,21 +219,27 @@ impl ResponseWriter {
         true
     }
 
-    /// Ends the body. Returns false if it is shorter than announced.
-    fn end(&mut self) -> bool {
+    /// Ends the body. If it is shorter than announced, it has failed.
+    fn end(&mut self) {
         self.ended = true;
         // Release what the request holds before the client can know that it was answered.
         self.body = ResponseBody::empty();
         match self.framing {
-            Framing::Length(left) => left == 0,
+            Framing::Length(left) => self.failed = left > 0,
             Framing::Chunked => {
                 // After a piece, its own line end comes first. Both are written when the piece is.
                 if self.piece.is_empty() {
                     self.out.put_slice(b"0\r\n\r\n");
                 }
-                true
             }
         }
+    }
+
+    /// Takes no more of a body that failed.
+    #[cold]
+    fn fail(&mut self) {
+        (self.ended, self.failed) = (true, true);
+        self.body = ResponseBody::empty();
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -256,7 +261,8 @@ impl ResponseWriter {
             self.written = 0;
             self.piece = Bytes::new();
             if matches!(self.framing, Framing::Chunked) {
-                self.out.put_slice(if self.ended { b"\r\n0\r\n\r\n".as_slice() } else { b"\r\n" });
+                let is_last = self.ended && !self.failed;
+                self.out.put_slice(if is_last { b"\r\n0\r\n\r\n".as_slice() } else { b"\r\n" });
             }
         }
     }
@@ -271,7 +277,8 @@ impl Default for KeepAliveTimer {
 impl From<KeepAliveTimer> for ResponseWriter {
     fn from(KeepAliveTimer { body, closes }: KeepAliveTimer) -> Self {
         let framing = Framing::Chunked;
-        Self { body, framing, out: Vec::new(), written: 0, piece: Bytes::new(), ended: false, closes }
+        let (out, piece) = (Vec::new(), Bytes::new());
+        Self { body, framing, out, written: 0, piece, ended: false, failed: false, closes }
     }
 }
 
@@ -282,7 +289,10 @@ mod tests {
 
     use tokio::io::AsyncWrite;
 
+    use super::super::body::{BodyError, BodySource};
     use super::*;
+    use crate::telemetry::metrics::Operation;
+    use metamcp_store::auth::Identity;
 
     /// Sizes around each bound.
     const SIZES: [usize; 6] =
@@ -298,22 +308,27 @@ mod tests {
             written: 0,
             piece: Bytes::new(),
             ended: false,
+            failed: false,
             closes: false,
         }
     }
 
     /// The bytes that a socket receives if it takes `at_a_time` bytes per write; `None` if the body failed.
-    fn take_all(mut writing: ResponseWriter, at_a_time: usize) -> Option<Vec<u8>> {
+    fn take_all(writing: ResponseWriter, at_a_time: usize) -> Option<Vec<u8>> {
+        let (taken, failed) = take(writing, at_a_time);
+        (!failed).then_some(taken)
+    }
+
+    /// The bytes that a socket receives if it takes `at_a_time` bytes per write, and whether the body failed.
+    fn take(mut writing: ResponseWriter, at_a_time: usize) -> (Vec<u8>, bool) {
         let mut cx = Context::from_waker(Waker::noop());
         let mut taken = Vec::new();
         loop {
-            if !writing.gather(&mut cx) {
-                return None;
-            }
+            writing.gather(&mut cx);
             let waiting = [&writing.out[writing.written..], &writing.piece].concat();
             if waiting.is_empty() {
                 assert!(writing.ended, "nothing to be written, and no end");
-                return Some(taken);
+                return (taken, writing.failed);
             }
             let count = waiting.len().min(at_a_time);
             taken.extend_from_slice(&waiting[..count]);
@@ -475,6 +490,49 @@ mod tests {
             full.out.resize(GATHERED_BYTES_MAX, b'x');
             let whole = take_all(full, at_a_time).expect("it is whole");
             assert!(whole.ends_with(b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"));
+        }
+    }
+
+    /// Gives pieces, and then fails.
+    struct Breaking(Vec<Bytes>);
+
+    impl BodySource for Breaking {
+        fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            let next = self.0.pop().ok_or_else(|| BodyError::from(io::Error::other("broken")));
+            Poll::Ready(Some(next))
+        }
+
+        fn is_ended(&self) -> bool {
+            false
+        }
+
+        fn length(&self) -> Option<u64> {
+            None
+        }
+
+        fn is_event_stream(&self) -> bool {
+            false
+        }
+
+        fn owner(&self) -> Option<&Identity> {
+            None
+        }
+
+        fn count(&mut self, _: Operation) {}
+    }
+
+    #[test]
+    fn what_came_before_a_body_fails_is_written() {
+        for size in SIZES.into_iter().filter(|size| *size > 0) {
+            let (first, second) = (Bytes::from(vec![b'x'; size]), Bytes::from_static(b"two"));
+            let whole = [HEAD, format!("{size:x}\r\n").as_bytes(), &first, b"\r\n3\r\ntwo\r\n"].concat();
+            for at_a_time in [1, 100, 1 << 20] {
+                let source = Breaking(vec![second.clone(), first.clone()]);
+                let body = ResponseBody::source(Box::new(source));
+                let pieces = [Bytes::new(), Bytes::new(), Bytes::new()];
+                let writing = ResponseWriter { body, ..writing(&pieces, Framing::Chunked) };
+                assert!(take(writing, at_a_time) == (whole.clone(), true), "{size}, {at_a_time} at a time");
+            }
         }
     }
 
