@@ -274,7 +274,9 @@ impl Wire {
     /// Waits until the other side has closed; what still comes is dropped.
     pub async fn closed(&mut self) {
         let mut rest = [0; 1024];
-        while each_socket!(&mut self.socket, socket => socket.read(&mut rest).await).is_ok_and(|count| count > 0) {}
+        while each_socket!(&mut self.socket, socket => socket.read(&mut rest).await)
+            .is_ok_and(|count| count > 0)
+        {}
     }
 
     /// Where the head ends in the buffer; `None` when the connection ends before it began.

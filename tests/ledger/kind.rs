@@ -28,10 +28,12 @@ pub enum Kind {
     Listen,
     /// The session is ended while a call is in flight (Legacy).
     EndSession,
+    /// A call that is answered later: its task is looked at until it is completed, or cancelled.
+    Task,
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Plain,
         Self::List,
         Self::Stream,
@@ -44,6 +46,7 @@ impl Kind {
         Self::Execute,
         Self::Listen,
         Self::EndSession,
+        Self::Task,
     ];
 
     /// How often each is drawn.
@@ -60,6 +63,7 @@ impl Kind {
         (Self::Execute, 6),
         (Self::Listen, 2),
         (Self::EndSession, 1),
+        (Self::Task, 5),
     ];
 
     /// The same for a long run, in which most calls are cheap.
@@ -76,6 +80,7 @@ impl Kind {
         (Self::Execute, 20),
         (Self::Listen, 2),
         (Self::EndSession, 1),
+        (Self::Task, 4),
     ];
 
     /// Whether the server executes something that must not be repeated.
@@ -88,7 +93,7 @@ impl Kind {
         match self {
             Self::Stream | Self::Ask | Self::Cancel | Self::Leave | Self::Resume | Self::EndSession => true,
             Self::Batch | Self::Frame | Self::Execute => number.is_multiple_of(4),
-            Self::Plain | Self::List | Self::Listen => false,
+            Self::Plain | Self::List | Self::Listen | Self::Task => false,
         }
     }
 

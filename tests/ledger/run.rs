@@ -107,6 +107,7 @@ pub fn run(plan: &Plan) -> Report {
         plan: plan.clone(),
         ledger: ledger.clone(),
         names: names(),
+        have_legacy_tasks: have_legacy_tasks(),
         keys,
         certificate,
         port: AtomicU16::new(gateway.address.port()),
@@ -129,7 +130,12 @@ pub fn run(plan: &Plan) -> Report {
     let (residue, settling) = settle(&gateway, &admin, &baseline, || lingering(plan, &servers));
     programs.enter(&ledger);
     let mut violations = oracle::judge(&ledger);
-    violations.extend(residue.excess(&baseline, lingering(plan, &servers)).into_iter().map(|what| Violation { tag: None, what }));
+    violations.extend(
+        residue
+            .excess(&baseline, lingering(plan, &servers))
+            .into_iter()
+            .map(|what| Violation { tag: None, what }),
+    );
     violations.extend(judge_log(&gateway.log(), &shared.keys));
     let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for entry in ledger.entries() {
@@ -277,6 +283,12 @@ const EXTRA: &str = "extra";
 fn names() -> Vec<&'static str> {
     let scripted = SERVERS.iter().map(|script| script.name);
     scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
+}
+
+/// Of servers, likewise: whether they have the tasks of the Legacy era.
+fn have_legacy_tasks() -> Vec<bool> {
+    let has = |script: &Script| script.era == Era::Legacy && script.transport != Transport::Sse;
+    SERVERS.iter().map(has).chain(PROGRAMS.iter().map(|_| false)).chain([false]).collect()
 }
 
 /// Processor time of a process so far, in milliseconds.

@@ -238,7 +238,8 @@ impl fmt::Display for Plan {
         let (clients, calls) = (self.clients, self.calls());
         let tls = if self.is_tls { ", with TLS" } else { "" };
         writeln!(f, "seed {}, {calls} calls of {clients} clients{tls}", self.seed)?;
-        let is_http2 = |client: &u32| matches!(self.transport(*client), Transport::Http2 | Transport::Http2Tls);
+        let is_http2 =
+            |client: &u32| matches!(self.transport(*client), Transport::Http2 | Transport::Http2Tls);
         writeln!(f, "clients of HTTP/2: {}", (0..clients).filter(is_http2).count())?;
         writeln!(f, "kinds: {:?}", self.kinds)?;
         writeln!(f, "faults: {:?}", self.faults)?;

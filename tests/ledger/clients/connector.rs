@@ -48,7 +48,8 @@ impl Connector {
             roots.add(certificate.clone()).expect("a certificate of the suite");
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let builder = ClientConfig::builder_with_provider(provider);
-            let builder = builder.with_safe_default_protocol_versions().expect("the versions of the provider");
+            let builder =
+                builder.with_safe_default_protocol_versions().expect("the versions of the provider");
             let mut config = builder.with_root_certificates(roots).with_no_client_auth();
             let protocol = if transport == Transport::Http2Tls { "h2" } else { "http/1.1" };
             config.alpn_protocols = vec![protocol.into()];
@@ -183,7 +184,8 @@ async fn next(incoming: &mut Option<Incoming>) -> Option<Result<Frame<Bytes>, hy
 fn convert(head: &str, authority: &str, body: RequestBody) -> Option<http::Request<RequestBody>> {
     let mut lines = head.trim_end().split("\r\n");
     let mut words = lines.next()?.split(' ');
-    let mut builder = http::Request::builder().method(words.next()?).uri(format!("{authority}{}", words.next()?));
+    let mut builder =
+        http::Request::builder().method(words.next()?).uri(format!("{authority}{}", words.next()?));
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         let is_hop = ["host", "transfer-encoding"].iter().any(|hop| name.eq_ignore_ascii_case(hop));
         if !is_hop {

@@ -83,9 +83,7 @@ impl Client {
             Era::Legacy => token,
             Era::Modern => {
                 let comma = if token.is_empty() { "" } else { "," };
-                format!(
-                    r#"{token}{comma}"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{"form":{{}}}}}}"#
-                )
+                format!("{token}{comma}{}", self.modern_meta(call))
             }
         };
         let params = &prepared.params;
@@ -93,6 +91,15 @@ impl Client {
         let (id, method) = (&prepared.id, method(call));
         format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}"_meta":{{{meta}}}{more}}}}}"#
+        )
+    }
+
+    /// What each Modern request has in `_meta`. Only a client that wants tasks knows them.
+    pub(super) fn modern_meta(&self, call: &Call) -> String {
+        let tasks = r#","extensions":{"io.modelcontextprotocol/tasks":{}}"#;
+        let tasks = if call.kind == Kind::Task { tasks } else { "" };
+        format!(
+            r#""io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{"form":{{}}}}{tasks}}}"#
         )
     }
 

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 
 use super::exchange::Prepared;
+use super::flows::passes_unread;
 use super::judge::Reading;
 use super::{Client, Revision};
 use crate::http::chunk;
+use crate::kind::Kind;
 use crate::ledger::Outcome;
 use crate::schedule::Call;
 
@@ -155,6 +157,7 @@ impl Client {
         };
         if let Reading::Answer(outcome) = self.read(&group.calls[at], &group.prepared[at], status, text)
             && group.outcomes.insert(at, outcome).is_some()
+            && !(group.calls[at].kind == Kind::Batch && passes_unread(&group.calls[at]))
         {
             ledger.report(
                 Some(group.calls[at].tag),

@@ -5,6 +5,7 @@ mod exchange;
 mod flows;
 mod groups;
 mod judge;
+mod tasks;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     /// Of servers; a call's server is an index of it.
     pub names: Vec<&'static str>,
+    /// Of servers, likewise: whether they have the tasks of the Legacy era.
+    pub have_legacy_tasks: Vec<bool>,
     pub keys: Vec<String>,
     /// Of the gateway, if it serves TLS.
     pub certificate: Option<CertificateDer<'static>>,
@@ -167,6 +170,10 @@ impl Client {
         u8::try_from(call.server as usize % self.shared.names.len()).unwrap_or_default()
     }
 
+    fn has_legacy_tasks(&self, call: &Call) -> bool {
+        self.shared.have_legacy_tasks[usize::from(self.server(call))]
+    }
+
     async fn perform(&mut self, calls: &[Call]) -> Vec<Outcome> {
         let call = &calls[0];
         let is_legacy = self.era == Era::Legacy;
@@ -175,6 +182,7 @@ impl Client {
             Kind::Frame => return self.frames(calls).await,
             Kind::Batch => return self.each(calls).await,
             Kind::Execute => self.execute(call).await,
+            Kind::Task if !is_legacy || self.has_legacy_tasks(call) => self.task(call).await,
             Kind::Leave => self.leave(call).await,
             Kind::Resume if is_legacy => self.resume(call).await,
             Kind::Listen if is_legacy => self.listen(call).await,
