@@ -30,10 +30,12 @@ pub enum Kind {
     EndSession,
     /// A call that is answered later: its task is looked at until it is completed, or cancelled.
     Task,
+    /// One of two calls in flight under the same id: in two sessions (Legacy), or in two requests (Modern).
+    Twin,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Plain,
         Self::List,
         Self::Stream,
@@ -47,6 +49,7 @@ impl Kind {
         Self::Listen,
         Self::EndSession,
         Self::Task,
+        Self::Twin,
     ];
 
     /// How often each is drawn.
@@ -64,6 +67,7 @@ impl Kind {
         (Self::Listen, 2),
         (Self::EndSession, 1),
         (Self::Task, 5),
+        (Self::Twin, 3),
     ];
 
     /// The same for a long run, in which most calls are cheap.
@@ -81,6 +85,7 @@ impl Kind {
         (Self::Listen, 2),
         (Self::EndSession, 1),
         (Self::Task, 4),
+        (Self::Twin, 4),
     ];
 
     /// Whether the server executes something that must not be repeated.
@@ -92,7 +97,7 @@ impl Kind {
     pub fn is_stream(self, number: u32) -> bool {
         match self {
             Self::Stream | Self::Ask | Self::Cancel | Self::Leave | Self::Resume | Self::EndSession => true,
-            Self::Batch | Self::Frame | Self::Execute => number.is_multiple_of(4),
+            Self::Batch | Self::Frame | Self::Execute | Self::Twin => number.is_multiple_of(4),
             Self::Plain | Self::List | Self::Listen | Self::Task => false,
         }
     }
@@ -104,6 +109,15 @@ impl Kind {
 
     /// Several calls of this kind are sent together.
     pub fn is_group(self) -> bool {
-        matches!(self, Self::Batch | Self::Frame)
+        self.group_max() > 1
+    }
+
+    /// How many calls are sent together.
+    pub fn group_max(self) -> u32 {
+        match self {
+            Self::Batch | Self::Frame => 6,
+            Self::Twin => 2,
+            _ => 1,
+        }
     }
 }

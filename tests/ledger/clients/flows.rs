@@ -109,7 +109,7 @@ impl Client {
     }
 
     /// Reads a stream to its end. `is_over`: the client does not wait for an answer any more, so there may be none.
-    async fn read_stream(
+    pub(super) async fn read_stream(
         &mut self,
         call: &Call,
         prepared: &Prepared,

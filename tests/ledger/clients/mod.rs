@@ -3,9 +3,11 @@
 mod connector;
 mod exchange;
 mod flows;
+mod framing;
 mod groups;
 mod judge;
 mod tasks;
+mod twins;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -87,9 +89,6 @@ pub enum Revision {
     November,
 }
 
-/// Calls that are sent together.
-const GROUP_MAX: u32 = 6;
-
 impl Client {
     pub fn new(shared: &Arc<Shared>, number: u32) -> Self {
         let key = shared.keys[number as usize % shared.keys.len()].clone();
@@ -117,7 +116,7 @@ impl Client {
         let mut sequence = 0;
         while sequence < calls_each {
             let first = self.shared.plan.call(Tag { client: self.number, sequence });
-            let count = if first.kind.is_group() { GROUP_MAX.min(calls_each - sequence) } else { 1 };
+            let count = first.kind.group_max().min(calls_each - sequence);
             let calls: Vec<Call> = (sequence..sequence + count)
                 .map(|sequence| self.shared.plan.call(Tag { client: self.number, sequence }).beside(&first))
                 .collect();
@@ -181,6 +180,7 @@ impl Client {
             Kind::Batch if is_legacy => return self.batch(calls).await,
             Kind::Frame => return self.frames(calls).await,
             Kind::Batch => return self.each(calls).await,
+            Kind::Twin => return self.twins(calls).await,
             Kind::Execute => self.execute(call).await,
             Kind::Task if !is_legacy || self.has_legacy_tasks(call) => self.task(call).await,
             Kind::Leave => self.leave(call).await,

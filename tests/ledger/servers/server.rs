@@ -202,6 +202,11 @@ impl Server {
             .collect()
     }
 
+    /// Open event streams of sessions in which only lists were requested.
+    pub fn list_streams(&self) -> usize {
+        self.streams.lists()
+    }
+
     /// The clients that have an open event stream of the SSE transport, once for each.
     pub fn streaming_clients(&self) -> Vec<u32> {
         self.streams.clients()
