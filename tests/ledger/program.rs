@@ -62,8 +62,10 @@ fn main() {
         }
     });
     // Until it is killed.
-    while is_stubborn {
-        thread::park();
+    if is_stubborn {
+        loop {
+            thread::park();
+        }
     }
 }
 

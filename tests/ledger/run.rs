@@ -302,7 +302,9 @@ fn cpu_ms(pid: u32) -> u32 {
 
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.
 fn warm_up(gateway: &Gateway, admin: &Admin, keys: &[String]) -> Residue {
-    keys.iter().for_each(|key| request_lists(gateway, admin, key));
+    for key in keys {
+        request_lists(gateway, admin, key);
+    }
     let health = admin.ask(gateway, &Request::new("GET", "/health"));
     assert_eq!(health.status, 200);
     let begun = Instant::now();

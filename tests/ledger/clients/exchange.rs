@@ -76,7 +76,7 @@ impl Client {
             Era::Legacy => token,
             Era::Modern => {
                 let comma = if token.is_empty() { "" } else { "," };
-                format!("{token}{comma}{}", self.modern_meta(call))
+                format!("{token}{comma}{}", Self::modern_meta(call))
             }
         };
         let params = &prepared.params;
@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// What each Modern request has in `_meta`. Only a client that wants tasks knows them.
-    pub(super) fn modern_meta(&self, call: &Call) -> String {
+    pub(super) fn modern_meta(call: &Call) -> String {
         let tasks = r#","extensions":{"io.modelcontextprotocol/tasks":{}}"#;
         let tasks = if call.kind == Kind::Task { tasks } else { "" };
         format!(

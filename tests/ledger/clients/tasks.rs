@@ -21,8 +21,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(4);
 /// A server completes a task after fewer looks.
 const LOOKS_MAX: usize = 6;
 
-/// What is asked for of a request: the kind of task that the era has.
-pub const LEGACY_TASK: &str = r#","task":{"ttl":60000}"#;
+/// The member of `params` that makes a Legacy call a task.
+const LEGACY_TASK: &str = r#","task":{"ttl":60000}"#;
 
 #[derive(Deserialize)]
 struct Answer {
@@ -49,7 +49,7 @@ impl Client {
     }
 
     async fn follow_task(&mut self, call: &Call, prepared: &Prepared, id: &str) -> io::Result<Outcome> {
-        if call.number & 12 == 12 {
+        if call.number & 0b1100 == 0b1100 {
             self.ask_of_task(call, prepared, id, "tasks/cancel").await?;
             return Ok(Outcome::Cancelled);
         }
@@ -94,19 +94,18 @@ impl Client {
     ) -> io::Result<Option<serde_json::Value>> {
         let meta = match self.era {
             Era::Legacy => String::new(),
-            Era::Modern => format!(r#","_meta":{{{}}}"#, self.modern_meta(call)),
+            Era::Modern => format!(r#","_meta":{{{}}}"#, Self::modern_meta(call)),
         };
         let raw = &prepared.id;
         let body = format!(
             r#"{{"jsonrpc":"2.0","id":{raw},"method":"{method}","params":{{"taskId":"{id}"{meta}}}}}"#
         );
-        let request = match &prepared.session {
-            Some(session) => self.post_in(&prepared.path, session, &body),
-            None => {
-                let headers =
-                    format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: {method}\r\nMcp-Name: {id}\r\n");
-                self.post(&prepared.path, &headers, &body)
-            }
+        let request = if let Some(session) = &prepared.session {
+            self.post_in(&prepared.path, session, &body)
+        } else {
+            let headers =
+                format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: {method}\r\nMcp-Name: {id}\r\n");
+            self.post(&prepared.path, &headers, &body)
         };
         let mut wire = self.wire().await;
         wire.send(request.as_bytes()).await?;

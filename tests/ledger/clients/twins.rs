@@ -16,7 +16,7 @@ impl Client {
         for (call, revision) in calls.iter().zip([Revision::November, Revision::March]) {
             let wire = match self.prepare(call, revision).await {
                 Some(mut prepared) => {
-                    prepared.id = "2".to_owned();
+                    "2".clone_into(&mut prepared.id);
                     let mut wire = self.connect().await;
                     let request = self.twin(call, &prepared, revision);
                     let is_sent = wire.send(request.as_bytes()).await;

@@ -176,7 +176,7 @@ impl Server {
 
     async fn json(&self, call: &Call<'_>, fault: Fault, wire: &mut Wire) -> io::Result<After> {
         self.ledger.execute(call.tag, call.canary);
-        let is_task = call.work.kind() == Some(Kind::Task) && wants_task(call.params(), self.script.era);
+        let is_task = call.work.kind() == Some(Kind::Task) && wants_task(call.params, self.script.era);
         let body = if is_task { self.tasks.create(call, self.script.era) } else { call.result() };
         let response = json_response("200 OK", "", &body);
         let number = call.work.number as usize;

@@ -63,7 +63,7 @@ pub struct Call<'a> {
     /// The state and the input of a Modern retry.
     pub state: Option<&'a str>,
     pub input: Option<&'a str>,
-    params: &'a Params<'a>,
+    pub params: &'a Params<'a>,
 }
 
 impl<'a> Call<'a> {
@@ -104,10 +104,6 @@ impl<'a> Call<'a> {
     pub fn content(&self) -> String {
         let text = self.work.answer_text();
         format!(r#"{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}]}}"#)
-    }
-
-    pub fn params(&self) -> Option<&Params<'a>> {
-        Some(self.params)
     }
 
     /// An error of the server's own.

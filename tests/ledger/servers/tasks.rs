@@ -93,8 +93,7 @@ impl Tasks {
 }
 
 /// Whether the client wants a task for its call, or can take one.
-pub fn wants_task(params: Option<&Params<'_>>, era: Era) -> bool {
-    let Some(params) = params else { return false };
+pub fn wants_task(params: &Params<'_>, era: Era) -> bool {
     match era {
         Era::Legacy => params.task.is_some(),
         Era::Modern => params
