@@ -28,10 +28,14 @@ pub enum Kind {
     Listen,
     /// The session is ended while a call is in flight (Legacy).
     EndSession,
+    /// A call that is answered later: its task is looked at until it is completed, or cancelled.
+    Task,
+    /// One of two calls in flight under the same id: in two sessions (Legacy), or in two requests (Modern).
+    Twin,
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Plain,
         Self::List,
         Self::Stream,
@@ -44,6 +48,8 @@ impl Kind {
         Self::Execute,
         Self::Listen,
         Self::EndSession,
+        Self::Task,
+        Self::Twin,
     ];
 
     /// How often each is drawn.
@@ -60,6 +66,8 @@ impl Kind {
         (Self::Execute, 6),
         (Self::Listen, 2),
         (Self::EndSession, 1),
+        (Self::Task, 5),
+        (Self::Twin, 3),
     ];
 
     /// The same for a long run, in which most calls are cheap.
@@ -76,6 +84,8 @@ impl Kind {
         (Self::Execute, 20),
         (Self::Listen, 2),
         (Self::EndSession, 1),
+        (Self::Task, 4),
+        (Self::Twin, 4),
     ];
 
     /// Whether the server executes something that must not be repeated.
@@ -87,8 +97,8 @@ impl Kind {
     pub fn is_stream(self, number: u32) -> bool {
         match self {
             Self::Stream | Self::Ask | Self::Cancel | Self::Leave | Self::Resume | Self::EndSession => true,
-            Self::Batch | Self::Frame | Self::Execute => number.is_multiple_of(4),
-            Self::Plain | Self::List | Self::Listen => false,
+            Self::Batch | Self::Frame | Self::Execute | Self::Twin => number.is_multiple_of(4),
+            Self::Plain | Self::List | Self::Listen | Self::Task => false,
         }
     }
 
@@ -99,6 +109,15 @@ impl Kind {
 
     /// Several calls of this kind are sent together.
     pub fn is_group(self) -> bool {
-        matches!(self, Self::Batch | Self::Frame)
+        self.group_max() > 1
+    }
+
+    /// How many calls are sent together.
+    pub fn group_max(self) -> u32 {
+        match self {
+            Self::Batch | Self::Frame => 6,
+            Self::Twin => 2,
+            _ => 1,
+        }
     }
 }

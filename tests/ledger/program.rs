@@ -1,7 +1,7 @@
 //! The ledger's server over standard input and output, of either era. Test equipment.
 //!
 //! Its arguments are its era (`legacy` or `modern`) and the file to which it appends a record for each call that it
-//! executes: so these count even if it is killed.
+//! executes: so these count even if it is killed. A third argument `stubborn` makes it stay when its input has ended.
 
 #![allow(clippy::disallowed_methods, reason = "its arguments and threads are its own")]
 #![allow(clippy::unwrap_used, reason = "a server for tests that fails by panicking is one that fails")]
@@ -49,6 +49,7 @@ fn main() {
     let era = if args[1] == "modern" { Era::Modern } else { Era::Legacy };
     let records = File::options().create(true).append(true).open(&args[2]).unwrap();
     let program = Program { era, records, questions: Mutex::default() };
+    let is_stubborn = args.get(3).is_some_and(|word| word == "stubborn");
     thread::scope(|scope| {
         for line in stdin().lock().lines() {
             let line = line.unwrap();
@@ -60,6 +61,12 @@ fn main() {
             }
         }
     });
+    // Until it is killed.
+    if is_stubborn {
+        loop {
+            thread::park();
+        }
+    }
 }
 
 /// Whether a thread of its own would cost more than the answer.

@@ -103,10 +103,12 @@ pub fn run(plan: &Plan) -> Report {
     let (key_ids, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
     put_extra(&gateway, &admin, &servers);
     let baseline = warm_up(&gateway, &admin, &keys);
+    let listed = list_streams(&servers);
     let shared = Arc::new(Shared {
         plan: plan.clone(),
         ledger: ledger.clone(),
         names: names(),
+        have_legacy_tasks: have_legacy_tasks(),
         keys,
         certificate,
         port: AtomicU16::new(gateway.address.port()),
@@ -126,12 +128,12 @@ pub fn run(plan: &Plan) -> Report {
     );
     clients.join().expect("a client does not panic");
     let time = begun.elapsed();
-    let (residue, settling) = settle(&gateway, &admin, &baseline, || lingering(plan, &servers));
+    let (residue, settling) = settle(&gateway, &admin, &baseline, || lingering(plan, &servers, listed));
     programs.enter(&ledger);
     let mut violations = oracle::judge(&ledger);
     violations.extend(
         residue
-            .excess(&baseline, lingering(plan, &servers))
+            .excess(&baseline, lingering(plan, &servers, listed))
             .into_iter()
             .map(|what| Violation { tag: None, what }),
     );
@@ -284,6 +286,12 @@ fn names() -> Vec<&'static str> {
     scripted.chain(PROGRAMS.iter().map(|(name, _)| *name)).chain([EXTRA]).collect()
 }
 
+/// Of servers, likewise: whether they have the tasks of the Legacy era.
+fn have_legacy_tasks() -> Vec<bool> {
+    let has = |script: &Script| script.era == Era::Legacy && script.transport != Transport::Sse;
+    SERVERS.iter().map(has).chain(PROGRAMS.iter().map(|_| false)).chain([false]).collect()
+}
+
 /// Processor time of a process so far, in milliseconds.
 fn cpu_ms(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -294,7 +302,9 @@ fn cpu_ms(pid: u32) -> u32 {
 
 /// One call with each key, so that what is made at first use is there; then what the gateway holds.
 fn warm_up(gateway: &Gateway, admin: &Admin, keys: &[String]) -> Residue {
-    keys.iter().for_each(|key| request_lists(gateway, admin, key));
+    for key in keys {
+        request_lists(gateway, admin, key);
+    }
     let health = admin.ask(gateway, &Request::new("GET", "/health"));
     assert_eq!(health.status, 200);
     let begun = Instant::now();
@@ -327,6 +337,14 @@ fn request_lists(gateway: &Gateway, admin: &Admin, key: &str) {
     ask(Request::new("DELETE", "/mcp").with("Mcp-Session-Id", &session));
 }
 
+/// Streams of sessions in which the gateway keeps its lists of the server of the SSE transport current.
+fn list_streams(servers: &[Arc<Server>]) -> usize {
+    servers.iter().map(|server| server.list_streams()).sum::<usize>().min(LIST_STREAMS_MAX)
+}
+
+/// For the gateway's first look at the server, and for each set of capabilities that clients declare.
+const LIST_STREAMS_MAX: usize = 3;
+
 /// A little longer than `idle_age_max`.
 const WARM_UP: Duration = Duration::from_millis(2500);
 
@@ -354,8 +372,9 @@ fn settle(
 }
 
 /// Event streams of sessions whose key was switched off, which the gateway ends with its next search for expired
-/// sessions, within 30 s. Only a long run waits for it.
-fn lingering(plan: &Plan, servers: &[Arc<Server>]) -> usize {
+/// sessions, within 30 s. Only a long run waits for it. Beside these, the
+/// streams that keep lists current and were not open yet when the baseline was taken.
+fn lingering(plan: &Plan, servers: &[Arc<Server>], listed: usize) -> usize {
     let was_off = |client: u32| {
         let keys = plan.actions.iter().filter_map(|action| match action.event {
             Event::SwitchOff { key, .. } => Some(u64::from(key) % KEYS),
@@ -364,7 +383,8 @@ fn lingering(plan: &Plan, servers: &[Arc<Server>]) -> usize {
         keys.into_iter().any(|key| key == u64::from(client) % KEYS)
     };
     let clients = servers.iter().flat_map(|server| server.streaming_clients());
-    if plan.is_long { 0 } else { clients.filter(|client| was_off(*client)).count() }
+    let abandoned = if plan.is_long { 0 } else { clients.filter(|client| was_off(*client)).count() };
+    abandoned + list_streams(servers).saturating_sub(listed)
 }
 
 /// The log has no panic, no key, and no argument of a call.

@@ -143,19 +143,17 @@ async fn exchange(
                 wire.send(head_text(&head).as_bytes()).await?;
                 incoming = Some(body);
             }
-            frame = next(&mut incoming), if incoming.is_some() => match frame {
-                Some(frame) => {
-                    let data = frame.map_err(io::Error::other)?.into_data().unwrap_or_default();
-                    if !data.is_empty() {
-                        let size = format!("{:x}\r\n", data.len());
-                        wire.send(&[size.as_bytes(), &data, b"\r\n"].concat()).await?;
-                    }
-                }
-                None => {
+            frame = next(&mut incoming), if incoming.is_some() => {
+                let Some(frame) = frame else {
                     wire.send(b"0\r\n\r\n").await?;
                     return Ok(parts.is_none());
+                };
+                let data = frame.map_err(io::Error::other)?.into_data().unwrap_or_default();
+                if !data.is_empty() {
+                    let size = format!("{:x}\r\n", data.len());
+                    wire.send(&[size.as_bytes(), &data, b"\r\n"].concat()).await?;
                 }
-            },
+            }
         }
     }
 }
@@ -199,7 +197,7 @@ fn head_text(head: &http::response::Parts) -> String {
     let mut text = format!("HTTP/1.1 {}\r\nTransfer-Encoding: chunked\r\n", head.status.as_u16());
     for (name, value) in &head.headers {
         if name != "content-length" {
-            text += &format!("{name}: {}\r\n", value.to_str().unwrap_or_default());
+            text.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
         }
     }
     text + "\r\n"

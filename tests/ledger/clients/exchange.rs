@@ -48,14 +48,7 @@ impl Client {
             Kind::List => String::new(),
             _ => format!(r#""name":"{tool}","arguments":{}"#, work.json()),
         };
-        Some(Prepared {
-            path,
-            session,
-            tool,
-            id: format!("\"{}\"", call.tag),
-            expected: work.answer_text(),
-            params,
-        })
+        Some(Prepared { path, session, tool, id: id(call), expected: work.answer_text(), params })
     }
 
     pub(super) fn name(&self, call: &Call) -> &'static str {
@@ -83,9 +76,7 @@ impl Client {
             Era::Legacy => token,
             Era::Modern => {
                 let comma = if token.is_empty() { "" } else { "," };
-                format!(
-                    r#"{token}{comma}"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{"form":{{}}}}}}"#
-                )
+                format!("{token}{comma}{}", Self::modern_meta(call))
             }
         };
         let params = &prepared.params;
@@ -93,6 +84,15 @@ impl Client {
         let (id, method) = (&prepared.id, method(call));
         format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}"_meta":{{{meta}}}{more}}}}}"#
+        )
+    }
+
+    /// What each Modern request has in `_meta`. Only a client that wants tasks knows them.
+    pub(super) fn modern_meta(call: &Call) -> String {
+        let tasks = r#","extensions":{"io.modelcontextprotocol/tasks":{}}"#;
+        let tasks = if call.kind == Kind::Task { tasks } else { "" };
+        format!(
+            r#""io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{"form":{{}}}}{tasks}}}"#
         )
     }
 
@@ -239,6 +239,12 @@ impl Client {
         }
         wire.head().await.map_or(0, |head| head.status)
     }
+}
+
+/// The raw id of a call. Of plain calls some have the id of one that has ended.
+fn id(call: &Call) -> String {
+    let is_reused = call.kind == Kind::Plain && call.number.is_multiple_of(4);
+    if is_reused { "1".to_owned() } else { format!("\"{}\"", call.tag) }
 }
 
 fn method(call: &Call) -> &'static str {

@@ -36,7 +36,7 @@ impl Client {
                     );
                     prepared.id = format!("\"{}-{round}\"", call.tag);
                 }
-                Ok(Reading::Notice | Reading::Question(_)) => return Outcome::Missing,
+                Ok(Reading::Notice | Reading::Question(_) | Reading::Task(_)) => return Outcome::Missing,
                 Err(error) => return self.broken(error),
             }
         }
@@ -45,7 +45,12 @@ impl Client {
     }
 
     /// One request and its response.
-    async fn round(&mut self, call: &Call, prepared: &Prepared, request: &str) -> io::Result<Reading> {
+    pub(super) async fn round(
+        &mut self,
+        call: &Call,
+        prepared: &Prepared,
+        request: &str,
+    ) -> io::Result<Reading> {
         let (mut wire, head) = self.begin(call, request.as_bytes()).await?;
         if head.status == 404 {
             self.abandon(&prepared.path);
@@ -69,7 +74,7 @@ impl Client {
         Ok(reading)
     }
 
-    fn broken(&mut self, error: io::Error) -> Outcome {
+    pub(super) fn broken(&mut self, error: io::Error) -> Outcome {
         self.broken = Some(error);
         Outcome::Broken
     }
@@ -104,7 +109,7 @@ impl Client {
     }
 
     /// Reads a stream to its end. `is_over`: the client does not wait for an answer any more, so there may be none.
-    async fn read_stream(
+    pub(super) async fn read_stream(
         &mut self,
         call: &Call,
         prepared: &Prepared,

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io;
 
 use super::exchange::Prepared;
+use super::framing::Framing;
 use super::judge::Reading;
 use super::{Client, Revision};
-use crate::http::chunk;
 use crate::ledger::Outcome;
 use crate::schedule::Call;
 
@@ -56,7 +56,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the calls on a framed stream, as lines.
+    /// Sends the calls on a framed stream, as lines or as frames.
     pub(super) async fn frames(&mut self, calls: &[Call]) -> Vec<Outcome> {
         let Some(mut group) = self.group(calls, Revision::November).await else {
             return vec![Outcome::Unsent; calls.len()];
@@ -66,12 +66,18 @@ impl Client {
             if calls[0].is_aggregate { String::new() } else { format!("/servers/{}", self.name(&calls[0])) };
         let session = group.prepared[0].session.as_ref();
         let session = session.map(|id| format!("Mcp-Session-Id: {id}\r\n")).unwrap_or_default();
+        let framing = if calls[0].number.is_multiple_of(2) { Framing::Lines } else { Framing::Binary };
         let head = format!(
             "POST /api/v1/mcp/stream{place} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
-             Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n{session}\r\n",
-            self.key
+             Content-Type: {}\r\nTransfer-Encoding: chunked\r\n{session}\r\n",
+            self.key,
+            framing.media_type()
         );
-        let sent = self.send_frames(&head, &messages, &mut group).await;
+        let frames = messages.iter().map(|message| framing.encode(message));
+        let chunks =
+            frames.flat_map(|frame| [format!("{:x}\r\n", frame.len()).as_bytes(), &frame, b"\r\n"].concat());
+        let request: Vec<u8> = head.into_bytes().into_iter().chain(chunks).collect();
+        let sent = self.send_frames(&request, framing, &mut group).await;
         let is_broken = sent.is_err();
         self.broken = sent.err();
         self.outcomes(&group, is_broken)
@@ -79,14 +85,12 @@ impl Client {
 
     async fn send_frames(
         &mut self,
-        request: &str,
-        messages: &[String],
+        request: &[u8],
+        framing: Framing,
         group: &mut Group<'_>,
     ) -> io::Result<()> {
         let mut wire = self.wire().await;
-        let lines = messages.iter().map(|message| format!("{message}\n"));
-        let body: String = lines.map(|line| chunk(&line)).collect();
-        wire.send(format!("{request}{body}").as_bytes()).await?;
+        wire.send(request).await?;
         let head = wire.head().await?;
         if head.status != 200 {
             let body = wire.body().await?;
@@ -100,11 +104,9 @@ impl Client {
         let mut partial = Vec::new();
         let mut is_open = true;
         loop {
-            while let Some(end) = memchr::memchr(b'\n', &partial) {
-                let line: Vec<u8> = partial.drain(..=end).collect();
-                let text = String::from_utf8_lossy(&line);
-                if !text.trim().is_empty() {
-                    self.take(group, head.status, text.trim());
+            while let Some(message) = framing.decode(&mut partial)? {
+                if !message.is_empty() {
+                    self.take(group, head.status, &message);
                 }
             }
             if is_open && group.outcomes.len() == group.calls.len() {

@@ -21,6 +21,8 @@ pub enum Reading {
     Question(String),
     /// The server needs input: its key and its state.
     Input { key: String, state: String },
+    /// The call goes on as a task of that id.
+    Task(String),
 }
 
 #[derive(Deserialize)]
@@ -80,6 +82,12 @@ impl Client {
                 },
                 Err(_) => Reading::Answer(Outcome::Garbage),
             };
+        }
+        if call.kind == Kind::Task
+            && let Ok(created) = serde_json::from_str::<serde_json::Value>(result.get())
+            && let Some(id) = created["taskId"].as_str().or(created["task"]["taskId"].as_str())
+        {
+            return Reading::Task(id.to_owned());
         }
         let is_right = match call.kind {
             Kind::List => result.get().contains("\"tools\""),

@@ -3,8 +3,11 @@
 mod connector;
 mod exchange;
 mod flows;
+mod framing;
 mod groups;
 mod judge;
+mod tasks;
+mod twins;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -30,6 +33,8 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     /// Of servers; a call's server is an index of it.
     pub names: Vec<&'static str>,
+    /// Of servers, likewise: whether they have the tasks of the Legacy era.
+    pub have_legacy_tasks: Vec<bool>,
     pub keys: Vec<String>,
     /// Of the gateway, if it serves TLS.
     pub certificate: Option<CertificateDer<'static>>,
@@ -86,9 +91,6 @@ pub enum Revision {
     November,
 }
 
-/// Calls that are sent together.
-const GROUP_MAX: u32 = 6;
-
 impl Client {
     pub fn new(shared: &Arc<Shared>, number: u32) -> Self {
         let key = shared.keys[number as usize % shared.keys.len()].clone();
@@ -122,7 +124,7 @@ impl Client {
         let mut sequence = 0;
         while sequence < calls_each {
             let first = self.shared.plan.call(Tag { client: self.number, sequence });
-            let count = if first.kind.is_group() { GROUP_MAX.min(calls_each - sequence) } else { 1 };
+            let count = first.kind.group_max().min(calls_each - sequence);
             let calls: Vec<Call> = (sequence..sequence + count)
                 .map(|sequence| self.shared.plan.call(Tag { client: self.number, sequence }).beside(&first))
                 .collect();
@@ -175,6 +177,10 @@ impl Client {
         u8::try_from(call.server as usize % self.shared.names.len()).unwrap_or_default()
     }
 
+    fn has_legacy_tasks(&self, call: &Call) -> bool {
+        self.shared.have_legacy_tasks[usize::from(self.server(call))]
+    }
+
     async fn perform(&mut self, calls: &[Call]) -> Vec<Outcome> {
         let call = &calls[0];
         let is_legacy = self.era == Era::Legacy;
@@ -182,7 +188,9 @@ impl Client {
             Kind::Batch if is_legacy => return self.batch(calls).await,
             Kind::Frame => return self.frames(calls).await,
             Kind::Batch => return self.each(calls).await,
+            Kind::Twin => return self.twins(calls).await,
             Kind::Execute => self.execute(call).await,
+            Kind::Task if !is_legacy || self.has_legacy_tasks(call) => self.task(call).await,
             Kind::Leave => self.leave(call).await,
             Kind::Resume if is_legacy => self.resume(call).await,
             Kind::Listen if is_legacy => self.listen(call).await,

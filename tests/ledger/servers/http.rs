@@ -8,8 +8,11 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::Era;
-use super::message::{Call, Message, Params, describe, initialize_result, log_message};
+use super::message::{
+    Call, DISCOVERED_WITH_TASKS, Message, Params, describe, initialize_result_with_tasks, log_message,
+};
 use super::server::{After, CANCEL_MAX, PACE, Server};
+use super::tasks::wants_task;
 use crate::fault::Fault;
 use crate::http::{Request, STREAM_HEAD, Wire, chunk, event, json_response};
 use crate::kind::Kind;
@@ -61,9 +64,22 @@ impl Server {
             };
             return self.call(&call, wire).await;
         }
+        let client = session_client(request.session.as_deref());
+        if let Some(answer) = self.tasks.answer(&message, self.script.era, client) {
+            let body = answer.unwrap_or_else(|tag| {
+                let text = format!("a server received a request of client {client:?} for this task");
+                self.ledger.report(Some(tag), text);
+                String::new()
+            });
+            wire.send(&json_response("200 OK", "", &body)).await?;
+            return Ok(After::Open);
+        }
         let (status, extra, outcome) = match &**method {
             "initialize" if self.script.era == Era::Legacy => {
-                ("200 OK", self.open_session(message.params.as_ref()), initialize_result("2025-11-25"))
+                ("200 OK", self.open_session(message.params.as_ref()), initialize_result_with_tasks())
+            }
+            "server/discover" if self.script.era == Era::Modern => {
+                ("200 OK", String::new(), DISCOVERED_WITH_TASKS.to_owned())
             }
             method => {
                 let (status, outcome) = describe(method, self.script.era);
@@ -95,9 +111,7 @@ impl Server {
             wire.send(format!("{STREAM_HEAD}{}{}", chunk(&rest), chunk("")).as_bytes()).await?;
             return Ok(After::Open);
         }
-        let client =
-            request.session.as_ref().and_then(|session| session.rsplit('-').next()?.strip_prefix('c'));
-        let Some(client) = client.and_then(|client| client.parse().ok()) else {
+        let Some(client) = session_client(request.session.as_deref()) else {
             wire.send(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n").await?;
             return Ok(After::Open);
         };
@@ -162,7 +176,8 @@ impl Server {
 
     async fn json(&self, call: &Call<'_>, fault: Fault, wire: &mut Wire) -> io::Result<After> {
         self.ledger.execute(call.tag, call.canary);
-        let body = call.result();
+        let is_task = call.work.kind() == Some(Kind::Task) && wants_task(call.params, self.script.era);
+        let body = if is_task { self.tasks.create(call, self.script.era) } else { call.result() };
         let response = json_response("200 OK", "", &body);
         let number = call.work.number as usize;
         match fault {
@@ -350,6 +365,11 @@ impl Server {
         self.questions.lock().unwrap().remove(&id);
         Ok(answer.is_some_and(|answer| self.is_accepted(call, &answer)))
     }
+}
+
+/// The number of the client of a session, if it was opened for one.
+fn session_client(session: Option<&str>) -> Option<u32> {
+    session?.rsplit('-').next()?.strip_prefix('c')?.parse().ok()
 }
 
 /// The number of a session, of which its id says more.

@@ -29,6 +29,11 @@ pub struct Params<'a> {
     pub meta: Option<Meta<'a>>,
     pub client_info: Option<ClientInfo>,
     pub request_state: Option<String>,
+    /// Of a Legacy call that is to be a task.
+    #[serde(borrow)]
+    pub task: Option<&'a RawValue>,
+    /// Of a request of a task.
+    pub task_id: Option<String>,
     #[serde(borrow)]
     pub input_responses: Option<&'a RawValue>,
 }
@@ -38,6 +43,9 @@ pub struct Params<'a> {
 pub struct Meta<'a> {
     #[serde(borrow)]
     pub progress_token: Option<&'a RawValue>,
+    /// Of a Modern client.
+    #[serde(borrow, rename = "io.modelcontextprotocol/clientCapabilities")]
+    pub capabilities: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +63,7 @@ pub struct Call<'a> {
     /// The state and the input of a Modern retry.
     pub state: Option<&'a str>,
     pub input: Option<&'a str>,
+    pub params: &'a Params<'a>,
 }
 
 impl<'a> Call<'a> {
@@ -73,6 +82,7 @@ impl<'a> Call<'a> {
             progress_token: token.map(RawValue::get),
             state: params.request_state.as_deref(),
             input: params.input_responses.map(RawValue::get),
+            params,
         })
     }
 
@@ -87,10 +97,13 @@ impl<'a> Call<'a> {
     }
 
     pub fn result_under(&self, id: &str) -> String {
-        format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","content":[{{"type":"text","text":"{}"}}]}}}}"#,
-            self.work.answer_text()
-        )
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, self.content())
+    }
+
+    /// The member `result` of the answer.
+    pub fn content(&self) -> String {
+        let text = self.work.answer_text();
+        format!(r#"{{"resultType":"complete","content":[{{"type":"text","text":"{text}"}}]}}"#)
     }
 
     /// An error of the server's own.
@@ -145,12 +158,21 @@ pub fn describe(method: &str, era: Era) -> (&'static str, &'static str) {
             r#""result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"ledger","version":"1"}}"#
         }
         ("tools/list", _) => {
-            r#""result":{"resultType":"complete","tools":[{"name":"record","inputSchema":{"type":"object"}}]}"#
+            r#""result":{"resultType":"complete","tools":[{"name":"record","inputSchema":{"type":"object"},"execution":{"taskSupport":"optional"}}]}"#
         }
         ("ping", _) => r#""result":{}"#,
         _ => return ("404 Not Found", r#""error":{"code":-32601,"message":"Method not found"}"#),
     };
     ("200 OK", result)
+}
+
+/// The same for `server/discover` of a server with tasks.
+pub const DISCOVERED_WITH_TASKS: &str = r#""result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{},"extensions":{"io.modelcontextprotocol/tasks":{}}},"serverInfo":{"name":"ledger","version":"1"}}"#;
+
+/// The result of `initialize` of a server with tasks.
+pub fn initialize_result_with_tasks() -> String {
+    let tasks = r#""capabilities":{"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}},"#;
+    initialize_result("2025-11-25").replace(r#""capabilities":{"#, tasks)
 }
 
 /// The result of `initialize`, in that revision.

@@ -7,6 +7,7 @@ mod programs;
 mod record;
 mod server;
 mod sse;
+mod tasks;
 
 pub use programs::{PROGRAMS, Programs};
 pub use server::{Script, Server};

@@ -15,7 +15,11 @@ pub struct Programs {
 }
 
 /// Names and eras.
-pub const PROGRAMS: [(&str, Era); 2] = [("pipe", Era::Legacy), ("tube", Era::Modern)];
+pub const PROGRAMS: [(&str, Era); 3] =
+    [("pipe", Era::Legacy), ("tube", Era::Modern), (STUBBORN, Era::Modern)];
+
+/// The program that ignores the end of its input and SIGTERM (B9).
+const STUBBORN: &str = "stubborn";
 
 impl Programs {
     pub fn new(seed: u64) -> Self {
@@ -29,8 +33,15 @@ impl Programs {
         let table = |(name, era): &(&str, Era)| {
             let era = if *era == Era::Legacy { "legacy" } else { "modern" };
             let records = self.records.display();
+            let (command, args) = if *name == STUBBORN {
+                // A signal that is ignored stays so in the program.
+                let line = format!("trap '' TERM; exec {program} {era} {records} {STUBBORN}");
+                ("sh", format!("\"-c\", {line:?}"))
+            } else {
+                (program, format!("{era:?}, \"{records}\""))
+            };
             format!(
-                "[servers.{name}]\ncommand = {program:?}\nargs = [{era:?}, \"{records}\"]\nera = {era:?}\nidle_timeout = \"1s\"\n"
+                "[servers.{name}]\ncommand = {command:?}\nargs = [{args}]\nera = {era:?}\nidle_timeout = \"1s\"\n"
             )
         };
         PROGRAMS.iter().map(table).collect()

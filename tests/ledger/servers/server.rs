@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::message::Call;
 use super::sse::Streams;
+use super::tasks::Tasks;
 use super::{Era, Transport};
 use crate::http::{Request, Socket, Wire};
 use crate::ledger::Ledger;
@@ -45,6 +46,7 @@ pub struct Server {
     pub(super) rests: Mutex<HashMap<String, String>>,
     /// The event streams of the sessions of the SSE transport.
     pub(super) streams: Streams,
+    pub(super) tasks: Tasks,
     /// Open connections by their number: the gateway's port, the requests so far, and the last one.
     connections: Mutex<HashMap<u64, (u16, u64, String)>>,
     accepted: AtomicU64,
@@ -105,6 +107,7 @@ impl Server {
             questions: Mutex::default(),
             rests: Mutex::default(),
             streams: Streams::default(),
+            tasks: Tasks::default(),
             connections: Mutex::default(),
             accepted: AtomicU64::new(0),
         });
@@ -197,6 +200,11 @@ impl Server {
             })
             .chain(self.streams.describe())
             .collect()
+    }
+
+    /// Open event streams of sessions in which only lists were requested.
+    pub fn list_streams(&self) -> usize {
+        self.streams.lists()
     }
 
     /// The clients that have an open event stream of the SSE transport, once for each.

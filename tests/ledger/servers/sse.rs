@@ -79,6 +79,15 @@ impl Streams {
         }
     }
 
+    /// Streams of sessions in which only lists were requested.
+    pub fn lists(&self) -> usize {
+        let lists_only = |stream: &&Stream| {
+            let has = |method: &str| stream.notes.iter().any(|note| note.contains(method));
+            stream.client.is_none() && has("tools/list") && !has("tools/call")
+        };
+        self.0.lock().unwrap().values().filter(lists_only).count()
+    }
+
     /// The client of each stream that was opened for one.
     pub fn clients(&self) -> Vec<u32> {
         self.0.lock().unwrap().values().filter_map(|stream| stream.client).collect()
