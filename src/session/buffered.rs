@@ -132,10 +132,12 @@ pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession,
 /// Reads an event stream up to the JSON-RPC response, and skips the messages before it.
 pub async fn read_terminal_message(body: &mut UpstreamBody) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
+    body.limit_messages();
     while let Some(chunk) = body.chunk().await {
         reader.push(chunk?);
         while let Some(event) = reader.next()? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            body.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
             if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {
                 return Ok(data);

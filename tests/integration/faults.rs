@@ -702,6 +702,27 @@ fn a_session_that_is_opened_again_is_told_what_the_client_has_set() {
     }
 }
 
+/// Events without a message are no progress, whether or not the call crosses the eras.
+#[test]
+fn a5_a_stream_without_messages() {
+    for era in ["legacy", "modern"] {
+        let peer = Peer::script([]);
+        let lines = format!("call_timeout = \"700ms\"\nera = \"{era}\"");
+        let gateway = Setup::new().server_with("a", peer.address, &lines).start();
+        for (what, request) in ways(&gateway) {
+            for event in [": comment\n\n", "id: 5\ndata:\n\n"] {
+                let drip = (0..60).flat_map(|_| [send(chunk(event)), Step::Pause]);
+                peer.push([[send(events())].into_iter().chain(drip).chain([Step::Hold]).collect()]);
+                let response = Client::once(gateway.address, &request);
+                let text = response.text();
+                assert!(text.contains("did not complete its answer in time"), "{era} {what}: {text}");
+                let held = peer.calls().last().unwrap().connection;
+                peer.wait_closed(held);
+            }
+        }
+    }
+}
+
 const SESSION_NOT_FOUND: &str =
     r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#;
 

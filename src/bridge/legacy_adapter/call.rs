@@ -286,10 +286,12 @@ impl Exchange {
         mut body: UpstreamBody,
     ) -> Result<CallOutcome, UpstreamError> {
         let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
+        body.limit_messages();
         while let Some(chunk) = body.chunk().await {
             reader.push(chunk?);
             while let Some(event) = reader.next()? {
                 let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+                body.note_message();
                 let Ok(envelope) = scanner.scan(&data) else { continue };
                 match envelope.kind {
                     MessageKind::Notification => drop(sink.send(write_event(&data)).await),

@@ -94,13 +94,14 @@ impl CallStream {
         loop {
             match &mut self.state {
                 StreamState::Connecting(sending) => {
-                    let UpstreamResponse { head, body } = *sending.await?;
+                    let UpstreamResponse { head, mut body } = *sending.await?;
                     let is_mcp = !head.is_encoded && (head.is_json() || head.is_event_stream());
                     self.state = if !head.status.is_success() {
                         StreamState::Single(head.status, Box::new(body), ChargedBuffer::default())
                     } else if !is_mcp {
                         return Err(UpstreamError::from_stage(FailureStage::InvalidResponse));
                     } else if head.is_event_stream() {
+                        body.limit_messages();
                         StreamState::Events(Box::new(body), EventReader::new())
                     } else {
                         StreamState::Single(head.status, Box::new(body), ChargedBuffer::default())
@@ -126,6 +127,7 @@ impl CallStream {
                 StreamState::Events(body, reader) => match reader.next()? {
                     Some(event) => {
                         if let Some(data) = event.data.filter(|data| !data.is_empty()) {
+                            body.note_message();
                             return Ok(CallEvent::Message(data));
                         }
                     }

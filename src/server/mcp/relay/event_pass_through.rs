@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use memchr::{memchr2_iter, memmem};
+use memchr::{memchr, memchr2_iter, memmem};
 
 use super::relayed_stream::RelayedStream;
 use crate::server::mcp::answer_id::{FoundAnswer, LongAnswerCheck, MessageStart, find_answer};
@@ -175,9 +175,9 @@ impl EventPassThrough {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            has_message |= !self.kept.is_empty() || !is_blank(&piece);
             self.kept_bytes = 0;
             self.kept.push(piece);
+            has_message |= self.kept.iter().any(|part| may_have_message(part));
             self.pass_events(stream);
         }
         if chunk.is_empty() {
@@ -336,13 +336,9 @@ fn start_of_data(event: &[Bytes]) -> Vec<u8> {
 /// Has room for the fields before the data, which are short, and for the id.
 const START_BYTES: usize = 1024;
 
-/// Whether the bytes carry no message: a keep-alive comment, or the rest of a line end.
-fn is_blank(piece: &[u8]) -> bool {
-    match piece.first() {
-        Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
-        Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
-        _ => false,
-    }
+/// Whether complete events may carry a message, which is an object: comments and events without data do not.
+fn may_have_message(events: &[u8]) -> bool {
+    memchr(b'{', events).is_some()
 }
 
 #[cfg(test)]

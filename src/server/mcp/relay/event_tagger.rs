@@ -62,7 +62,7 @@ impl EventTagger {
             if !is_refusing {
                 match self.reader.next() {
                     Ok(Some(event)) => {
-                        if event.data.is_some() {
+                        if event.data.as_ref().is_some_and(|data| !data.is_empty()) {
                             answer.note_message();
                         }
                         match self.forward(event, stream) {
