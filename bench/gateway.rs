@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use metamcp::app::App;
+use metamcp::app::{App, StartupKeys};
 use metamcp::server::ListenTarget;
 use metamcp_config::{Cli, ProcessEnv};
 use tokio::runtime::Builder;
@@ -133,7 +133,8 @@ fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
         let app =
             App::start(config, ListenTarget::Private(dir.join("door")), reload).await.expect("it starts");
-        started.send(app.info.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
+        let StartupKeys::Created(key) = &app.info.keys else { panic!("there is none yet") };
+        started.send(key.clone()).expect("somebody waits for it");
         let client = async { drop(stopped.await) };
         app.run(client).await.expect("it ends well");
     });

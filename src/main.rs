@@ -1,10 +1,9 @@
 //! The `metamcp` program: reads arguments and configuration, then runs the chosen command.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{self, AppError, StartupInfo, shortage};
+use metamcp::app::{self, AppError, shortage};
 use metamcp::child::disable_huge_pages;
 use metamcp_config::{Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp_core::base::EndpointName;
@@ -33,17 +32,25 @@ fn main() -> ExitCode {
         Err(mistakes) => return print_mistakes(&mistakes),
     };
     let audience = match command {
-        Command::Check => {
-            println!("{}", Summary(&config));
-            if let Some(text) = shortage(&config) {
-                println!("notice     {text}");
-            }
-            return ExitCode::SUCCESS;
-        }
+        Command::Check => return check(config),
         Command::Stdio(args) => Audience::SingleClient(args.endpoint),
         Command::Serve | Command::Connect(_) => Audience::Network,
     };
     serve(config, cli, cwd, audience)
+}
+
+/// Prints what would be served, and every reason why the gateway would not start.
+fn check(mut config: Config) -> ExitCode {
+    demo::plan(&mut config);
+    print!("{}", Summary(&config));
+    if let Some(text) = shortage(&config) {
+        println!("notice     {text}");
+    }
+    let mistakes = app::check(&config);
+    for mistake in &mistakes {
+        eprintln!("metamcp: {mistake}");
+    }
+    if mistakes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) }
 }
 
 /// Whom the gateway serves.
@@ -111,77 +118,9 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
         Ok(adapt(config))
     });
     exit(match audience {
-        Audience::Network => app::serve_network(config, load_config, announce),
+        Audience::Network => app::serve_network(config, load_config, app::print_greeting),
         Audience::SingleClient(endpoint) => app::serve_one_client(adapt(config), load_config, endpoint),
     })
-}
-
-fn announce(info: &StartupInfo) {
-    // Standard output may be closed, which is no reason to stop.
-    let _ = print_startup(info);
-}
-
-/// Prints the addresses, the first key, and how to send a first request.
-fn print_startup(info: &StartupInfo) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let StartupInfo { url, first_key, requires_key, servers, endpoints, is_demo } = info;
-    let is_demo = *is_demo;
-    writeln!(out, "metamcp {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
-    for (name, servers) in endpoints {
-        let path = if name.as_str() == "default" { String::new() } else { format!("/{name}") };
-        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-        writeln!(out, "  {url}/mcp{path}  ->  {}", servers.join(", "))?;
-    }
-    for server in servers {
-        writeln!(out, "  {url}/servers/{server}/mcp")?;
-    }
-    if !requires_key {
-        writeln!(out, "\nNo key is required (--no-auth): anyone on this machine can call the servers.")?;
-    }
-    if is_demo {
-        writeln!(out, "\nNo server is configured, so the gateway serves a demonstration server.")?;
-        writeln!(out, "To serve your own, write mcp.json or metamcp.toml here: see docs/CONFIGURATION.md")?;
-    }
-    let key = match (first_key, requires_key) {
-        (Some(key), _) => {
-            writeln!(out, "\nYour first API key, shown only now and stored nowhere:\n\n  {key}")?;
-            key.as_str()
-        }
-        (None, true) => "$METAMCP_KEY",
-        (None, false) => return print_examples(&mut out, url, None, is_demo),
-    };
-    print_examples(&mut out, url, Some(key), is_demo)
-}
-
-fn print_examples(
-    out: &mut impl std::io::Write,
-    url: &str,
-    key: Option<&str>,
-    is_demo: bool,
-) -> std::io::Result<()> {
-    let credential = key.map_or(String::new(), |key| format!("\n    -H 'Authorization: Bearer {key}' \\"));
-    // A shell does not expand a variable between single quotes.
-    let credential =
-        credential.replace("'Authorization: Bearer $METAMCP_KEY'", "\"Authorization: Bearer $METAMCP_KEY\"");
-    let (name, arguments) =
-        if is_demo { ("demo__echo", r#"{"text":"hello"}"#) } else { ("SERVER__TOOL", "{}") };
-    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
-    writeln!(
-        out,
-        "\nTry it:\n\n  curl -sS {url}/mcp \\{credential}\n    -H 'Content-Type: application/json' \\\n    \
-         -H 'Accept: application/json, text/event-stream' \\\n    -H 'MCP-Protocol-Version: 2026-07-28' \\\n    \
-         -H 'Mcp-Method: tools/call' -H 'Mcp-Name: {name}' \\\n    \
-         -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"{name}\",\"arguments\":{arguments},{meta}}}}}'"
-    )?;
-    let headers = key.map_or(String::new(), |key| {
-        format!(",\n        \"headers\": {{ \"Authorization\": \"Bearer {key}\" }}")
-    });
-    writeln!(
-        out,
-        "\nFor an MCP client:\n\n  {{\n    \"mcpServers\": {{\n      \"metamcp\": {{\n        \"type\": \"http\",\n        \
-         \"url\": \"{url}/mcp\"{headers}\n      }}\n    }}\n  }}\n"
-    )?;
-    out.flush()
 }
 
 #[cfg(feature = "demo")]
@@ -211,6 +150,14 @@ mod demo {
         served.is_ok().then_some(Demo(name, ServerAddress::Http(url)))
     }
 
+    /// Adds it to a configuration that is only described. It has no address yet.
+    pub fn plan(config: &mut Config) {
+        let address = "http://127.0.0.1/mcp".parse().map(ServerAddress::Http);
+        if let (true, Ok(name), Ok(address)) = (config.servers.is_empty(), ServerName::new("demo"), address) {
+            config.set_fallback_server(&name, address);
+        }
+    }
+
     /// Adds it to a configuration, to be served while there is no other server.
     pub fn add(demo: Option<&Demo>, config: &mut Config) {
         if let Some(Demo(name, address)) = demo {
@@ -229,6 +176,8 @@ mod demo {
     pub fn start(_config: &Config) -> Option<Demo> {
         None
     }
+
+    pub fn plan(_config: &mut Config) {}
 
     pub fn add(_demo: Option<&Demo>, _config: &mut Config) {}
 }

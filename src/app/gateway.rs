@@ -17,7 +17,9 @@ use super::config_sync::{
 use super::control_plane::AdminControlPlane;
 use super::error::AppError;
 use super::file_limit;
-use super::keyring::{create_key_at_first_start, end_grace_periods, open_keyring, watch_keys};
+use super::keyring::{
+    create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
+};
 use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
@@ -74,6 +76,7 @@ impl App {
         load_config: ConfigLoader,
     ) -> Result<Self, AppError> {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
+        let is_first_start = is_first_start(&config);
         let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
         let mut builder = topology_builder(&config, &authenticator, roots.clone());
@@ -126,9 +129,9 @@ impl App {
         let trace_export = trace_export::spawn_export(&shared, &roots, workers_ended.subscribe())?;
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
-        let first_key = create_key_at_first_start(&config, &store, &authenticator).await?;
+        let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
         spawn_jobs(runner, catalog_inbox);
-        let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
+        let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let (publisher, seen) =
             (Publisher::new(builder, topology_sender, Arc::clone(&shared)), store.watch());
@@ -204,7 +207,7 @@ async fn read_stored_config(
     store: &Store,
     serving: &Arc<ServingPolicy>,
 ) -> (StoredConfigSource, ServingState) {
-    let snapshot = config.database_url.is_some().then(|| config.data_dir.join(STORED_CONFIG));
+    let snapshot = config.database.is_some().then(|| config.data_dir.join(STORED_CONFIG));
     let source = StoredConfigSource::new(store.clone(), Arc::clone(auth.sealer()), snapshot);
     let stored = source.read_at_start(auth.health().outage.is_some()).await;
     (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))

@@ -1,6 +1,5 @@
 //! The keyring: opened at startup, created at a first start, and refreshed when keys change in the store.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +7,18 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::error::AppError;
+use super::startup_info::StartupKeys;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
+use metamcp_core::base::unix_seconds;
 use metamcp_store::auth::{
-    self, AuthError, Authenticator, InstallationSecrets, KeyRequest, KeySource, create_first_key,
-    parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, EncryptionKey, InstallationSecrets, KeyRequest, KeySource, Sealer,
+    create_first_key, parse_encryption_key, parse_jwt_secret,
 };
-use metamcp_store::store::{Audit, Grants, Store, WatchState};
+use metamcp_store::store::{
+    Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState, sqlite_has_keys,
+};
+use zeroize::Zeroizing;
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -42,21 +46,13 @@ const NICE_MAX: i32 = 19;
 pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppError> {
     let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
     auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
+    let store = open_store(config).await?;
     let secrets = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
-        Some(InstallationSecrets::load_or_create(&config.data_dir)?.0)
+        Some(load_secrets(config, &store).await?)
     } else {
         None
     };
-    let encryption_keys = match (&config.encryption_key, &secrets) {
-        (Some(text), _) => parse_encryption_key(text)?,
-        (None, Some(secrets)) => parse_encryption_key(&secrets.encryption_key)?,
-        (None, None) => Vec::new(),
-    };
-    let jwt_secret = match (&config.jwt_secret, &secrets) {
-        (Some(secret), _) => secret.clone(),
-        (None, Some(secrets)) => parse_jwt_secret(&secrets.jwt_secret)?,
-        (None, None) => zeroize::Zeroizing::default(),
-    };
+    let (encryption_keys, jwt_secret) = parse_secrets(config, secrets.as_ref())?;
     let timing = &config.auth_timing;
     let auth_config = auth::Config {
         mode: config.auth_mode,
@@ -68,13 +64,82 @@ pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppErro
         hash_queue_max: timing.hash_queue_max,
         verified_for: timing.verified_for,
     };
-    let Some(url) = &config.database_url else {
-        let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
+    if config.database.is_none() {
         return Ok(Arc::new(Authenticator::new(auth_config, store).await?));
-    };
-    let store = Store::postgres(url)?;
-    let authenticator = read_server_keyring(auth_config, &store, config.data_dir.join(KEYRING)).await?;
+    }
+    let authenticator = read_server_keyring(auth_config, config, &store).await?;
     Ok(Arc::new(authenticator))
+}
+
+/// Parses the secrets of the configuration, and those of the data directory in the place of missing ones.
+fn parse_secrets(
+    config: &Config,
+    secrets: Option<&InstallationSecrets>,
+) -> Result<(Vec<EncryptionKey>, Zeroizing<Vec<u8>>), AppError> {
+    let encryption_keys = match (&config.encryption_key, secrets) {
+        (Some(text), _) => parse_encryption_key(text)?,
+        (None, Some(secrets)) => parse_encryption_key(&secrets.encryption_key)?,
+        (None, None) => Vec::new(),
+    };
+    let jwt_secret = match (&config.jwt_secret, secrets) {
+        (Some(secret), _) => secret.clone(),
+        (None, Some(secrets)) => parse_jwt_secret(&secrets.jwt_secret)?,
+        (None, None) => Zeroizing::default(),
+    };
+    Ok((encryption_keys, jwt_secret))
+}
+
+/// Checks the secrets as far as that is possible without starting.
+pub fn check_secrets(config: &Config) -> Result<(), AppError> {
+    let secrets = InstallationSecrets::load_existing(&config.data_dir)?;
+    let (encryption_keys, _) = parse_secrets(config, secrets.as_ref())?;
+    if !encryption_keys.is_empty() {
+        Sealer::new(&encryption_keys)?;
+    }
+    let is_complete = secrets.is_some() || (config.encryption_key.is_some() && config.jwt_secret.is_some());
+    let database = config.data_dir.join(DATABASE);
+    let is_first_start =
+        is_complete || config.database.is_some() || !database.exists() || !sqlite_has_keys(&database)?;
+    if is_first_start { Ok(()) } else { Err(AppError::NoSecrets { data_dir: config.data_dir.clone() }) }
+}
+
+/// Opens the store, and says which one it is. A database server is not connected to yet.
+async fn open_store(config: &Config) -> Result<Store, AppError> {
+    let Some(database) = &config.database else {
+        let path = config.data_dir.join(DATABASE);
+        tracing::info!(database = %path.display(), "using the embedded database");
+        return Ok(Store::open_sqlite(&path).await?);
+    };
+    tracing::info!(%database, "using a PostgreSQL database");
+    let foreign_tables = if database.is_shared { ForeignTables::Accept } else { ForeignTables::Refuse };
+    Ok(Store::postgres(&database.url)?.with_foreign_tables(foreign_tables))
+}
+
+/// Reads the secrets of the data directory. Creates them at the first start only: beside keys that were sealed with other
+/// secrets, new ones would make every row look altered.
+async fn load_secrets(config: &Config, store: &Store) -> Result<InstallationSecrets, AppError> {
+    if let Some(secrets) = InstallationSecrets::load_existing(&config.data_dir)? {
+        return Ok(secrets);
+    }
+    loop {
+        match store.keys().await {
+            Ok(keys) if keys.rows.is_empty() => break,
+            Ok(_) => return Err(AppError::NoSecrets { data_dir: config.data_dir.clone() }),
+            Err(error) if error.is_away() && config.database.is_some() => {
+                wait_for_database(config, &error).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(InstallationSecrets::load_or_create(&config.data_dir)?.0)
+}
+
+/// Reports that the database server cannot be reached, and waits until the next attempt.
+async fn wait_for_database(config: &Config, error: &dyn std::error::Error) {
+    if let Some(database) = &config.database {
+        tracing::warn!(%error, %database, "waiting for the database");
+    }
+    sleep(DATABASE_RETRY).await;
 }
 
 /// Lowers the priority of a thread that runs argon2. When many uncached keys arrive, hashing gets only the
@@ -90,20 +155,23 @@ fn lower_hash_priority() {
 /// Reads the keyring from a database server. Waits while the server is unreachable, unless a snapshot of an
 /// earlier run can stand in: exiting would only make a supervisor restart the gateway, and faster.
 async fn read_server_keyring(
-    config: auth::Config,
+    auth_config: auth::Config,
+    config: &Config,
     store: &Store,
-    snapshot: PathBuf,
 ) -> Result<Authenticator, AuthError> {
+    let snapshot = config.data_dir.join(KEYRING);
     loop {
-        let (config, snapshot) = (config.clone(), Some(snapshot.clone()));
-        match Authenticator::with_snapshot(config, store.clone(), snapshot).await {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "waiting for the database");
-                sleep(DATABASE_RETRY).await;
-            }
+        let (auth_config, snapshot) = (auth_config.clone(), Some(snapshot.clone()));
+        match Authenticator::with_snapshot(auth_config, store.clone(), snapshot).await {
+            Err(error) if error.is_transient() => wait_for_database(config, &error).await,
             result => return result,
         }
     }
+}
+
+/// Whether the gateway never ran with this data directory. A database server may have been set up by others.
+pub fn is_first_start(config: &Config) -> bool {
+    config.database.is_none() && !config.data_dir.join(DATABASE).exists()
 }
 
 /// Creates a key if the installation never had one. Keys that are all inactive are left so.
@@ -111,11 +179,22 @@ pub async fn create_key_at_first_start(
     config: &Config,
     store: &Store,
     authenticator: &Authenticator,
-) -> Result<Option<String>, AppError> {
+) -> Result<StartupKeys, AppError> {
     // A keyring from a snapshot means that a key existed before.
     let from_store = authenticator.health().key_source == KeySource::Store;
-    if config.auth_mode == AuthMode::Open || !from_store || !store.keys().await?.rows.is_empty() {
-        return Ok(None);
+    if config.auth_mode == AuthMode::Open {
+        return Ok(StartupKeys::NotRequired);
+    }
+    if !from_store {
+        return Ok(StartupKeys::Active);
+    }
+    let rows = store.keys().await?.rows;
+    if !rows.is_empty() {
+        let now = unix_seconds();
+        let is_active =
+            |row: &KeyRow| row.status == KeyStatus::Active && row.expires_at.is_none_or(|end| end > now);
+        let is_any_active = rows.iter().any(is_active);
+        return Ok(if is_any_active { StartupKeys::Active } else { StartupKeys::NoneActive });
     }
     let request = KeyRequest {
         name: "first".into(),
@@ -127,7 +206,7 @@ pub async fn create_key_at_first_start(
     // Another replica may be at its first start too; only one of them creates the key and shows it.
     let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
     authenticator.refresh().await?;
-    Ok(key.map(|key| key.expose().to_owned()))
+    Ok(key.map_or(StartupKeys::Active, |key| StartupKeys::Created(key.expose().to_owned())))
 }
 
 /// Refreshes the keyring whenever keys change in the store, and increments `changed` each time.

@@ -6,11 +6,13 @@
 //! starts this program.
 
 mod background;
+mod check;
 mod config_sync;
 mod control_plane;
 mod error;
 mod file_limit;
 mod gateway;
+mod greeting;
 mod keyring;
 mod private_dir;
 mod run;
@@ -18,10 +20,12 @@ mod shutdown_signals;
 mod startup_info;
 mod stdio;
 
+pub use check::check;
 pub use config_sync::{ConfigLoader, Publisher};
 pub use error::AppError;
 pub use file_limit::shortage;
 pub use gateway::App;
+pub use greeting::print_greeting;
 pub use run::{connect, serve_network, serve_one_client};
-pub use startup_info::StartupInfo;
+pub use startup_info::{StartupInfo, StartupKeys};
 pub use stdio::for_one_client;

@@ -1,19 +1,23 @@
 //! The summary that the gateway prints at startup.
 
+use std::path::PathBuf;
+
 use metamcp_core::base::{EndpointName, ServerName};
 
 use super::config_sync::MergedConfig;
 use metamcp_config::Config;
-use metamcp_config::sections::{AuthMode, EndpointConfig, EndpointMembers};
+use metamcp_config::sections::{EndpointConfig, EndpointMembers};
 
 /// What to print once the gateway serves.
 pub struct StartupInfo {
     /// `http://host:port`, `https://…`, or `unix:/path`.
     pub url: String,
-    /// The key created at a first start; it is shown once and stored nowhere.
-    pub first_key: Option<String>,
-    /// Whether requests need a credential.
-    pub requires_key: bool,
+    pub keys: StartupKeys,
+    /// Whether the gateway never ran with this data directory.
+    pub is_first_start: bool,
+    pub data_dir: PathBuf,
+    /// The database, without a password.
+    pub database: String,
     /// The names of all servers.
     pub servers: Vec<ServerName>,
     /// Each endpoint with its servers.
@@ -22,9 +26,27 @@ pub struct StartupInfo {
     pub is_demo: bool,
 }
 
+/// What a start finds out about keys.
+pub enum StartupKeys {
+    /// Requests need no key, since the gateway is open.
+    NotRequired,
+    /// The first one was created. It is shown once and stored nowhere.
+    Created(String),
+    /// There is one that is accepted, as far as that is known.
+    Active,
+    /// All are switched off or expired.
+    NoneActive,
+}
+
 impl StartupInfo {
     /// Collects it from the configuration that is served at `url`.
-    pub fn new(config: &Config, url: String, first_key: Option<String>, merged: &MergedConfig) -> Self {
+    pub fn new(
+        config: &Config,
+        url: String,
+        keys: StartupKeys,
+        is_first_start: bool,
+        merged: &MergedConfig,
+    ) -> Self {
         let servers: Vec<ServerName> = merged.servers.iter().map(|server| server.name.clone()).collect();
         let members = |endpoint: &EndpointConfig| match &endpoint.servers {
             EndpointMembers::All => servers.clone(),
@@ -32,8 +54,13 @@ impl StartupInfo {
         };
         Self {
             url,
-            first_key,
-            requires_key: config.auth_mode == AuthMode::Keys,
+            keys,
+            is_first_start,
+            data_dir: config.data_dir.clone(),
+            database: match &config.database {
+                Some(database) => format!("PostgreSQL {database}"),
+                None => "SQLite".to_owned(),
+            },
             endpoints: merged
                 .endpoints
                 .iter()

@@ -8,10 +8,12 @@ use super::record::Sequence;
 /// A journal operation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error(
-        "the journal {0} is used by another process; stop that one, or give this one its own data directory"
-    )]
-    Locked(PathBuf),
+    #[error("the journal {} is used by {}; stop it, or give this one its own data directory", path.display(), named(*process))]
+    Locked {
+        path: PathBuf,
+        /// The process that uses it, if the kernel says so.
+        process: Option<u32>,
+    },
     /// All bytes that the journal may use are used, or no segment was prepared in time.
     #[error(
         "the journal is full; it drains once its reader (the store) is available again, or give it more bytes"
@@ -38,6 +40,11 @@ pub enum JournalError {
     Config(&'static str),
     #[error("the operating system gives no random bytes: {0}")]
     Random(String),
+}
+
+/// Names a process for people.
+fn named(process: Option<u32>) -> String {
+    process.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"))
 }
 
 impl JournalError {

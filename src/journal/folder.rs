@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,7 +45,9 @@ impl Folder {
         let lock = options.open(path.join(LOCK)).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(path.to_owned())),
+            Err(TryLockError::WouldBlock) => {
+                return Err(JournalError::Locked { path: path.to_owned(), process: lock_holder(&lock) });
+            }
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let identity = read_identity(&lock);
@@ -127,6 +129,19 @@ impl Folder {
         let synced = File::open(&self.path).and_then(|folder| folder.sync_all());
         synced.map_err(|error| JournalError::io(&self.path, &error))
     }
+}
+
+/// The process that holds the lock of a file, if the kernel says so (`proc_locks(5)`). It does not in another PID namespace.
+fn lock_holder(file: &File) -> Option<u32> {
+    let inode = file.metadata().ok()?.ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`; after `->`, a process that waits.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, process, place, ..] = fields[..] else { return None };
+        let is_same = place.rsplit(':').next() == Some(&inode);
+        process.parse().ok().filter(|process| is_same && *process > 0)
+    })
 }
 
 /// 64 random bits: unique in practice.

@@ -1,5 +1,6 @@
 //! Maps request paths to endpoints.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -44,9 +45,10 @@ pub enum EndpointReference<'a> {
 }
 
 impl<'a> EndpointReference<'a> {
-    /// Reads `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp` or `/servers/{server}/mcp`. No other path names an
-    /// endpoint, and escapes are not decoded.
+    /// Reads `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp` or `/servers/{server}/mcp`, each also with a slash at its
+    /// end. No other path names an endpoint, and escapes are not decoded.
     pub fn of_path(path: &'a str) -> Option<Self> {
+        let path = path.strip_suffix('/').unwrap_or(path);
         if path == "/mcp" {
             return Some(Self::Named(EndpointName::DEFAULT));
         }
@@ -57,6 +59,14 @@ impl<'a> EndpointReference<'a> {
             return Some(Self::Named(name));
         }
         path.strip_prefix("/servers/")?.strip_suffix("/mcp").map(Self::Server)
+    }
+
+    /// The name of the endpoint, as [`Endpoint::display_name`] writes it.
+    pub fn display_name(self) -> Cow<'a, str> {
+        match self {
+            Self::Named(name) => name.into(),
+            Self::Server(name) => format!("servers/{name}").into(),
+        }
     }
 
     /// Reads the path of a framed stream: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}` or
@@ -236,6 +246,10 @@ mod tests {
         check("/mcp/only-b", Some("e/only-b"));
         check("/metamcp/only-b/mcp", Some("e/only-b"));
         check("/servers/a/mcp", Some("s/a"));
+        for path in ["/mcp/", "/mcp/default/", "/metamcp/default/mcp/"] {
+            check(path, Some("e/default"));
+        }
+        check("/servers/a/mcp/", Some("s/a"));
     }
 
     #[test]
@@ -263,7 +277,7 @@ mod tests {
         for path in [
             "/",
             "",
-            "/mcp/",
+            "/mcp//",
             "/mcp/none",
             "/mcp/../mcp",
             "/mcp/%64efault",
@@ -274,7 +288,7 @@ mod tests {
             "/servers/only-b/mcp",
             "/metamcp/mcp",
             "/metamcp//mcp",
-            "/mcp/default/",
+            "/mcp/default//",
         ] {
             check(path, None);
         }

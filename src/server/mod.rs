@@ -20,6 +20,6 @@ pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, Con
 #[cfg(any(test, feature = "fuzzing"))]
 pub use http1::fuzz;
 pub use http1::guard::OriginGuard;
-pub use net::listener::{ListenError, ListenTarget, Workers, start};
+pub use net::listener::{ListenError, ListenTarget, Workers, check_tls, start};
 pub use reply::body::ResponseBody;
 pub use worker::{SharedState, Worker};

@@ -45,6 +45,7 @@ mod sessions;
 mod shutdown;
 mod sse;
 mod sse_server;
+mod startup;
 mod stdio;
 mod store_reads;
 mod stored;

@@ -211,7 +211,8 @@ Examples:
   metamcp connect https://host/mcp         a client that starts programs, to an endpoint elsewhere
 
 Environment, also from ./.env:
-  DATABASE_URL ENCRYPTION_KEY JWT_SECRET METAMCP_DATA_DIR METAMCP_KEY RUST_LOG SERVER_HOST SERVER_PORT
+  DATABASE_URL ENCRYPTION_KEY JWT_SECRET METAMCP_DATA_DIR METAMCP_KEY METAMCP_SHARED_DATABASE RUST_LOG
+  SERVER_HOST SERVER_PORT
 
 Clients reach every server at http://127.0.0.1:12009/mcp with the header
   Authorization: Bearer KEY

@@ -83,7 +83,7 @@ fn configured(
             report.mistake(&place, "is not NAME=VALUE");
             continue;
         };
-        let value = match expand(value, variables) {
+        let value = match expand(value, variables, None) {
             Ok(value) => value,
             Err(wrong) => {
                 for wrong in wrong {

@@ -26,8 +26,11 @@ impl fmt::Display for Summary<'_> {
             AuthMode::Open => "NOT asked for: everyone on this machine may call every tool",
         };
         writeln!(f, "keys       {keys}")?;
-        let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
-        writeln!(f, "data       {} ({store})", data_dir.display())?;
+        writeln!(f, "data       {}", data_dir.display())?;
+        match &self.0.database {
+            Some(database) => writeln!(f, "database   PostgreSQL {database}")?,
+            None => writeln!(f, "database   SQLite in the data directory")?,
+        }
         if let Some(traces) = &self.0.traces {
             writeln!(
                 f,
@@ -63,7 +66,9 @@ fn listed<T: ToString>(f: &mut fmt::Formatter<'_>, what: &str, list: &[T]) -> fm
 impl Summary<'_> {
     fn endpoints(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { endpoints, servers, .. } = self.0;
-        let every = || servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>();
+        let fallback_server = self.0.fallback_server.as_ref().filter(|_| servers.is_empty());
+        let every =
+            || servers.iter().chain(fallback_server).map(|server| server.name.as_str()).collect::<Vec<_>>();
         if endpoints.iter().all(|endpoint| endpoint.name.as_str() != EndpointName::DEFAULT) {
             endpoint(f, EndpointName::DEFAULT, NamePrefix::Always, &every())?;
         }
@@ -89,6 +94,13 @@ impl Summary<'_> {
                 write!(f, ", headers {}", names.join(", "))?;
             }
             writeln!(f, ")")?;
+        }
+        if let Some(server) = self.0.fallback_server.as_ref().filter(|_| self.0.servers.is_empty()) {
+            writeln!(
+                f,
+                "server     {}: the demonstration server, until a server is configured or stored",
+                server.name
+            )?;
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::endpoint_members;
 use super::mistakes::{Diagnostics, WithLocation};
-use super::section::{Section, suggest};
+use super::section::Section;
 use super::servers::Servers;
+use super::suggest::suggest;
 use crate::sections::{EndpointConfig, NamePrefix};
 use metamcp_core::base::{EndpointName, ServerName};
 

@@ -1,5 +1,7 @@
 //! Expansion of variable references such as `${NAME}`.
 
+use std::path::Path;
+
 use super::mistakes::{Diagnostics, WithLocation};
 use super::raw::{NotUnicode, Variables};
 
@@ -8,12 +10,14 @@ use super::raw::{NotUnicode, Variables};
 pub(super) struct Context<'a> {
     pub variables: &'a Variables<'a>,
     pub report: &'a Diagnostics,
+    /// The folder that editors call the workspace, in a file that is written for editors.
+    pub workspace: Option<&'a Path>,
 }
 
 impl Context<'_> {
     /// Expands variable references. Reports errors and returns `None` if there are any.
     pub(super) fn expand(&self, written: &WithLocation<&str>) -> Option<String> {
-        match expand(written.value, self.variables) {
+        match expand(written.value, self.variables, self.workspace) {
             Ok(text) => Some(text),
             Err(mistakes) => {
                 for text in mistakes {
@@ -28,7 +32,13 @@ impl Context<'_> {
 /// Expands variable references: `${NAME}`, `${env:NAME}` (as VS Code writes it), and `${NAME:-default}`,
 /// whose default applies if the variable is unset or empty. `$${` stands for `${` itself. An unset variable
 /// is an error, and all errors are returned. They name variables, never values.
-pub(super) fn expand(text: &str, variables: &Variables<'_>) -> Result<String, Vec<String>> {
+///
+/// In a file for editors, also those of their variables whose values are known ([`editor_variable`]).
+pub(super) fn expand(
+    text: &str,
+    variables: &Variables<'_>,
+    workspace: Option<&Path>,
+) -> Result<String, Vec<String>> {
     let mut expanded = String::with_capacity(text.len());
     let mut mistakes = Vec::new();
     let mut rest = text;
@@ -44,7 +54,7 @@ pub(super) fn expand(text: &str, variables: &Variables<'_>) -> Result<String, Ve
             mistakes.push("has a ${ without its }; write $${ if you mean the characters".to_owned());
             break;
         };
-        match variable(&inner[..end], variables) {
+        match variable(&inner[..end], variables, workspace) {
             Ok(value) => expanded.push_str(&value),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -62,11 +72,12 @@ pub(super) fn expand(text: &str, variables: &Variables<'_>) -> Result<String, Ve
     }
 }
 
-fn variable(written: &str, variables: &Variables<'_>) -> Result<String, String> {
-    if written.starts_with("input:") {
-        return Err(
-            "has ${input:...}, which an editor asks a person for; write ${NAME} and set that variable".into(),
-        );
+fn variable(written: &str, variables: &Variables<'_>, workspace: Option<&Path>) -> Result<String, String> {
+    if is_filled_in_by_editor(written) {
+        return Err(format!("has ${{{written}}}, {FILLED_IN_BY_EDITOR}"));
+    }
+    if let Some(value) = workspace.and_then(|workspace| editor_variable(written, workspace, variables)) {
+        return Ok(value);
     }
     let written = written.strip_prefix("env:").unwrap_or(written);
     let (name, default) = match written.split_once(":-") {
@@ -86,6 +97,46 @@ fn variable(written: &str, variables: &Variables<'_>) -> Result<String, String> 
         }
     }
 }
+
+/// The value of a variable that editors define, for those that are the same outside of an editor.
+fn editor_variable(written: &str, workspace: &Path, variables: &Variables<'_>) -> Option<String> {
+    let text = |path: &Path| path.to_str().map(str::to_owned);
+    match written {
+        "workspaceFolder" | "workspaceRoot" | "cwd" => text(workspace),
+        "workspaceFolderBasename" => text(Path::new(workspace.file_name()?)),
+        "userHome" => variables.lookup_process("HOME").ok()?,
+        "pathSeparator" | "/" => Some(std::path::MAIN_SEPARATOR_STR.to_owned()),
+        _ => None,
+    }
+}
+
+/// Whether the value of a reference is known only to an editor: it asks a person, or it means what is open in the editor.
+fn is_filled_in_by_editor(written: &str) -> bool {
+    const PREFIXES: [&str; 4] = ["input:", "config:", "command:", "workspaceFolder:"];
+    const NAMES: [&str; 11] = [
+        "columnNumber",
+        "defaultBuildTask",
+        "execPath",
+        "extensionInstallFolder",
+        "file",
+        "fileBasename",
+        "fileDirname",
+        "lineNumber",
+        "relativeFile",
+        "selectedText",
+        "relativeFileDirname",
+    ];
+    PREFIXES.iter().any(|prefix| written.starts_with(prefix)) || NAMES.contains(&written)
+}
+
+/// The first reference in a text whose value is known only to an editor.
+pub(super) fn find_filled_in_by_editor(text: &str) -> Option<&str> {
+    let references = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+    references.map(|(written, _)| written).find(|written| is_filled_in_by_editor(written))
+}
+
+pub(super) const FILLED_IN_BY_EDITOR: &str =
+    "which an editor fills in; write ${NAME} instead, and set that variable";
 
 /// Whether a name follows POSIX: letters, digits and underscores, not beginning with a digit.
 fn is_name(name: &str) -> bool {
@@ -108,7 +159,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
         let env = env(&[("A", "one"), ("B_2", "two"), ("EMPTY", "")]);
-        let found = expand(text, &Variables::process(&env));
+        let found = expand(text, &Variables::process(&env), Some(Path::new("/work space")));
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text:?}"),
             (Err(found), Err(expected)) => assert!(found.join("|").contains(expected), "{text:?}: {found:?}"),
@@ -129,6 +180,8 @@ mod tests {
         check("${EMPTY:-other}", Ok("other"));
         check("${EMPTY}", Ok(""));
         check("$${A} ${A}", Ok("${A} one"));
+        check("${workspaceFolder}${/}x${pathSeparator}", Ok("/work space/x/"));
+        check("${workspaceFolderBasename}", Ok("work space"));
     }
 
     #[test]
@@ -138,8 +191,8 @@ mod tests {
         check("${A", Err("without its }"));
         check("${}", Err("names no variable"));
         check("${1A}", Err("names no variable"));
-        check("${input:token}", Err("asks a person"));
-        check("${workspaceFolder}", Err("workspaceFolder is not set"));
+        check("${input:token}", Err("which an editor fills in"));
+        check("${file}", Err("which an editor fills in"));
     }
 
     #[test]
@@ -147,6 +200,6 @@ mod tests {
         let long = "x".repeat(10_000);
         let env = env(&[("LONG", &long)]);
         let text = "${LONG}".repeat(100_000);
-        assert!(expand(&text, &Variables::process(&env)).is_err());
+        assert!(expand(&text, &Variables::process(&env), None).is_err());
     }
 }

@@ -15,6 +15,7 @@ mod resolve;
 mod types;
 
 mod connect;
+mod database;
 mod defaults;
 mod describe;
 mod endpoints;
@@ -29,11 +30,13 @@ pub mod sections;
 pub mod server;
 mod servers;
 pub mod strict_json;
+mod suggest;
 mod endpoint_members;
 mod traces;
 
 pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{ConnectConfig, load_connect};
+pub use database::{DatabaseConfig, is_postgres_url};
 pub use describe::Summary;
 pub use load::{load, load_base};
 pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};

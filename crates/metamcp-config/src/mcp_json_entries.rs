@@ -32,6 +32,9 @@ pub(super) fn parse(source: &str, text: &str, report: &Diagnostics) -> Vec<Entry
     };
     let entries = file.entries.into_iter().filter_map(read).collect();
     file.errors.into_iter().for_each(tell);
+    for Diagnostic { line, path, text } in file.notices {
+        report.notice(&place(line, &path), text);
+    }
     entries
 }
 

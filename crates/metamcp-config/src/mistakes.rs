@@ -51,7 +51,7 @@ impl SourceLocation {
         Self { source: printable(source), line, key: printable(key) }
     }
 
-    /// A variable of the environment or of `.env`.
+    /// A variable of the environment.
     pub(super) fn variable(name: &str) -> Self {
         Self::file("environment", None, name)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::expand::Context;
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation, quote};
-use super::raw::Variables;
+use super::raw::read_named;
 use super::section::Section;
 use crate::server::settings::{self, SettingRange};
 use crate::server::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
@@ -19,6 +19,8 @@ pub(super) struct Draft<'a> {
     pub command: WithLocation<&'a str>,
     pub args: Vec<WithLocation<&'a str>>,
     pub env: Vec<(&'a str, WithLocation<&'a str>)>,
+    /// A file with further variables. Those of `env` take precedence.
+    pub env_file: Option<WithLocation<&'a str>>,
     pub cwd: Option<WithLocation<&'a str>>,
     /// The directory that a relative working directory starts from.
     pub beside: Option<&'a Path>,
@@ -59,7 +61,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
         }
         return None;
     };
-    Some(Draft { command, args, env, cwd, beside: section.directory(), settings })
+    Some(Draft { command, args, env, env_file: None, cwd, beside: section.directory(), settings })
 }
 
 fn limits(section: Section<'_>) -> ProcessLimits {
@@ -112,7 +114,13 @@ fn id(written: &WithLocation<i128>, context: Context<'_>) -> Option<u32> {
 
 impl Draft<'_> {
     /// Expands the variable references and validates the program.
-    pub fn program(self, place: &SourceLocation, context: Context<'_>) -> Option<Program> {
+    /// `inherited` are the variables of every program.
+    pub fn program(
+        self,
+        place: &SourceLocation,
+        inherited: &[(String, String)],
+        context: Context<'_>,
+    ) -> Option<Program> {
         let report = context.report;
         let command = context.expand(&self.command)?;
         if command.trim().is_empty() || command.contains('\0') {
@@ -130,15 +138,11 @@ impl Draft<'_> {
             check_shown(&arg, &written.place, report);
             args.push(arg);
         }
-        let mut env = inherited(context.variables);
-        for (name, written) in &self.env {
-            let Some(value) = context.expand(written) else { continue };
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
-            }
-            check_shown(&value, &written.place, report);
-            env.push(((*name).to_owned(), value));
+        let mut env = inherited.to_vec();
+        if let Some(written) = &self.env_file {
+            env.extend(read_env_file(written, context));
         }
+        env.extend(read_env(&self.env, context));
         let cwd = match &self.cwd {
             None => None,
             Some(written) => {
@@ -154,6 +158,39 @@ impl Draft<'_> {
         }
         Some(Program { command, args, env, cwd, settings: self.settings })
     }
+}
+
+/// Expands and validates variables of a program.
+fn read_env(written: &[(&str, WithLocation<&str>)], context: Context<'_>) -> Vec<(String, String)> {
+    let report = context.report;
+    let mut env = Vec::with_capacity(written.len());
+    for (name, written) in written {
+        let Some(value) = context.expand(written) else { continue };
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
+        }
+        check_shown(&value, &written.place, report);
+        env.push(((*name).to_owned(), value));
+    }
+    env
+}
+
+/// The variables in a file of `NAME=value` lines. Their values are taken as they are.
+fn read_env_file(written: &WithLocation<&str>, context: Context<'_>) -> Vec<(String, String)> {
+    let Some(path) = context.expand(written) else { return Vec::new() };
+    // As the other relative paths of the file: from the directory in which the gateway was started.
+    let Some(text) = read_named(Path::new(&path), &written.place, context.report) else { return Vec::new() };
+    let mut variables = Vec::new();
+    for item in dotenvy::from_read_iter(text.as_bytes()) {
+        match item {
+            Ok(variable) => variables.push(variable),
+            // The line is not quoted, because it may contain a secret.
+            Err(_) => {
+                context.report.notice(&written.place, "has a line that is not NAME=value, and is skipped");
+            }
+        }
+    }
+    variables
 }
 
 /// Explains why the program could not be started at the moment. Not an error: the program may exist by the
@@ -255,10 +292,15 @@ fn check_shown(value: &str, place: &SourceLocation, report: &Diagnostics) {
     }
 }
 
-/// The variables that every program inherits.
-pub(super) fn inherited(variables: &Variables<'_>) -> Vec<(String, String)> {
-    let inherited = |name: &str| Some((name.to_owned(), variables.lookup(name).ok()??));
-    INHERITED.into_iter().filter_map(inherited).collect()
+/// The variables of every program: some of this process, and those of `[backend]`, which take precedence.
+pub(super) fn inherited(
+    written: &[(&str, WithLocation<&str>)],
+    context: Context<'_>,
+) -> Vec<(String, String)> {
+    let inherited = |name: &str| Some((name.to_owned(), context.variables.lookup_process(name).ok()??));
+    let mut env: Vec<_> = INHERITED.into_iter().filter_map(inherited).collect();
+    env.extend(read_env(written, context));
+    env
 }
 
 const NO_PROGRAM: &str = "is not the absolute path of a program; write \"/usr/bin/npx\", or what `command -v npx` says, or \

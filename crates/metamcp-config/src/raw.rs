@@ -38,7 +38,8 @@ pub(super) struct TextFile {
 /// The environment, then `.env`. A variable set in both is taken from the environment.
 pub(super) struct Variables<'a> {
     process: &'a dyn Env,
-    file: BTreeMap<String, String>,
+    /// The variables of `.env` with their lines.
+    file: BTreeMap<String, (String, SourceLocation)>,
 }
 
 /// A variable is not valid UTF-8.
@@ -85,6 +86,9 @@ impl<'a> Variables<'a> {
     }
 
     /// Reads `.env` of the directory as well, if it exists. The environment of the process is not changed.
+    ///
+    /// The file may be that of another program that is developed in this directory. So a line that cannot be read is a mistake
+    /// only if it sets a variable of metamcp, and otherwise a notice.
     pub fn read(process: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
         let path = cwd.join(".env");
         let source = path.display().to_string();
@@ -95,38 +99,75 @@ impl<'a> Variables<'a> {
             match item {
                 // The first occurrence counts, as in other readers of `.env`.
                 Ok((name, value)) => {
-                    file.entry(name).or_insert(value);
+                    let place = SourceLocation::file(&source, None, &name);
+                    file.entry(name).or_insert((value, place));
                 }
                 Err(error) => {
                     let line = dotenv_line(&text, &error);
                     // The line is not quoted, because `.env` files contain secrets.
                     let place = SourceLocation::file(&source, line, "");
-                    report.mistake(&place, "is not NAME=value; quote values with spaces: NAME=\"a value\"");
+                    if line.and_then(|line| text.lines().nth(line - 1)).is_some_and(sets_own_variable) {
+                        report
+                            .mistake(&place, "is not NAME=value; quote values with spaces: NAME=\"a value\"");
+                    } else {
+                        report.notice(&place, "is not NAME=value, and is skipped");
+                    }
                 }
             }
         }
         Self { process, file }
     }
 
-    /// Returns a variable, which may be empty.
+    /// Returns a variable that the configuration refers to by name. It may be empty.
     pub fn lookup(&self, name: &str) -> Result<Option<String>, NotUnicode> {
-        match self.process.var(name) {
-            Some(value) => value.into_string().map(Some).map_err(|_| NotUnicode),
-            None => Ok(self.file.get(name).cloned()),
+        Ok(self.find(name)?.map(|written| written.value))
+    }
+
+    /// Returns a variable of the process. It may be empty.
+    pub fn lookup_process(&self, name: &str) -> Result<Option<String>, NotUnicode> {
+        self.process.var(name).map(|value| value.into_string().map_err(|_| NotUnicode)).transpose()
+    }
+
+    fn find(&self, name: &str) -> Result<Option<WithLocation<String>>, NotUnicode> {
+        if let Some(value) = self.lookup_process(name)? {
+            return Ok(Some(WithLocation { value, place: SourceLocation::variable(name) }));
         }
+        let written = self.file.get(name);
+        Ok(written.map(|(value, place)| WithLocation { value: value.clone(), place: place.clone() }))
     }
 
     /// Returns a variable of metamcp. An empty variable counts as not set.
     pub fn text(&self, name: &str, report: &Diagnostics) -> Option<WithLocation<String>> {
-        let place = SourceLocation::variable(name);
-        if let Ok(value) = self.lookup(name) {
-            value.filter(|value| !value.is_empty()).map(|value| WithLocation { value, place })
+        if let Ok(written) = self.find(name) {
+            written.filter(|written| !written.value.is_empty())
         } else {
-            report.mistake(&place, "is not UTF-8");
+            report.mistake(&SourceLocation::variable(name), "is not UTF-8");
             None
         }
     }
+
+    /// Returns a directory that a variable of the process names. An empty variable counts as not set.
+    fn directory(&self, name: &str, report: &Diagnostics) -> Option<PathBuf> {
+        let value = self.lookup_process(name).unwrap_or_else(|_| {
+            report.mistake(&SourceLocation::variable(name), "is not UTF-8");
+            None
+        });
+        value.filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
 }
+
+/// Whether a line of `.env` sets a variable that metamcp reads.
+fn sets_own_variable(line: &str) -> bool {
+    let line = line.trim_start();
+    let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+    let name = line.split(['=', ':', ' ', '\t']).next().unwrap_or_default();
+    OWN_VARIABLES.contains(&name) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The variables of `.env.example`, and those with [`OWN_PREFIXES`].
+const OWN_VARIABLES: [&str; 6] =
+    ["DATABASE_URL", "ENCRYPTION_KEY", "JWT_SECRET", "RUST_LOG", "SERVER_HOST", "SERVER_PORT"];
+const OWN_PREFIXES: [&str; 2] = ["METAMCP_", "OTEL_"];
 
 fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: &Diagnostics) -> PathBuf {
     find_data_dir(flag, variables, cwd, report).unwrap_or_else(|| {
@@ -147,15 +188,17 @@ pub(super) fn find_data_dir(
     if let Some(dir) = flag {
         return Some(cwd.join(dir));
     }
-    let directory = |name| variables.text(name, report).map(|written| PathBuf::from(written.value));
-    if let Some(dir) = directory("METAMCP_DATA_DIR") {
-        return Some(cwd.join(dir));
+    if let Some(dir) = variables.text("METAMCP_DATA_DIR", report) {
+        return Some(cwd.join(dir.value));
     }
     // The XDG specification says to ignore relative paths.
-    if let Some(dir) = directory("XDG_DATA_HOME").filter(|dir| dir.is_absolute()) {
+    if let Some(dir) = variables.directory("XDG_DATA_HOME", report).filter(|dir| dir.is_absolute()) {
         return Some(dir.join("metamcp"));
     }
-    directory("HOME").filter(|dir| dir.is_absolute()).map(|home| home.join(".local/share/metamcp"))
+    variables
+        .directory("HOME", report)
+        .filter(|dir| dir.is_absolute())
+        .map(|home| home.join(".local/share/metamcp"))
 }
 
 /// The result of reading a file.

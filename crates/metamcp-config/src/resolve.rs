@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::database::{DatabaseConfig, is_postgres_url};
 use super::expand::Context;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
@@ -36,20 +37,21 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let auth_timing = auth_timing(&auth);
     auth.finish();
     let server = server(raw, &root, auth_mode.as_ref(), &report);
-    let serving_policy = serving_policy(raw, &root, &server, &report);
     let limits = limits(&root);
     let catalog = catalog(&root);
     let retention = retention(&root);
     let session = session(&root, &report);
     let bridge = bridge(&root);
     let log = log(raw, &root, &report);
-    let context = Context { variables: &raw.variables, report: &report };
+    let context = Context { variables: &raw.variables, report: &report, workspace: None };
     let (metrics_access, traces) = telemetry(&root, context);
-    let servers = servers::read(&root, &entries, context);
+    let workspace = raw.mcp_json.as_ref().and_then(|file| workspace_of(&file.path));
+    let servers = servers::read(&root, &entries, Context { workspace, ..context });
+    let serving_policy = serving_policy(&root, &server, servers.inherited.clone(), &report);
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
     let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
-    let Base { database_url, encryption_key, jwt_secret, .. } = base;
+    let Base { database, encryption_key, jwt_secret, .. } = base;
     let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
     let notices = report.finish()?;
     Ok(Config {
@@ -71,23 +73,36 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         log,
         metrics_access,
         traces,
-        database_url,
+        database,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
         notices,
     })
 }
 
+/// The folder of `mcp.json`, or the one above if it is in a folder of an editor's own settings.
+fn workspace_of(mcp_json: &Path) -> Option<&Path> {
+    let folder = mcp_json.parent()?;
+    let is_editors = [".vscode", ".cursor"].iter().any(|name| folder.ends_with(name));
+    if is_editors { folder.parent() } else { Some(folder) }
+}
+
 /// Reads from the environment what is needed to open the store.
 pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Diagnostics) -> Base {
-    let database_url = variables.text("DATABASE_URL", report).map(|WithLocation { value, place }| {
-        if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
+    let is_shared_database = variables.text("METAMCP_SHARED_DATABASE", report).is_some_and(|written| {
+        written.value.parse().unwrap_or_else(|_| {
+            report.mistake(&written.place, "is neither true nor false");
+            false
+        })
+    });
+    let database = variables.text("DATABASE_URL", report).map(|WithLocation { value, place }| {
+        if !is_postgres_url(&value) {
             report.mistake(&place, "is not postgres://...; leave it out to use SQLite in the data directory");
         }
-        Zeroizing::new(value)
+        DatabaseConfig { url: Zeroizing::new(value), place, is_shared: is_shared_database }
     });
     let secret = |name| variables.text(name, report).map(|written| Zeroizing::new(written.value));
     let (encryption_key, jwt_secret) = (secret("ENCRYPTION_KEY"), secret(JWT_SECRET));
-    Base { data_dir, database_url, encryption_key, jwt_secret }
+    Base { data_dir, database, is_shared_database, encryption_key, jwt_secret }
 }
 
 fn jwt_secret(text: &str, report: &Diagnostics) -> Zeroizing<Vec<u8>> {
@@ -222,28 +237,25 @@ fn tls(section: &Section<'_>, report: &Diagnostics) -> Option<TlsFiles> {
 /// If the gateway itself is reachable from this machine only, servers on private addresses are allowed by
 /// default.
 fn serving_policy(
-    raw: &Raw<'_>,
     root: &Section<'_>,
     server: &HttpConfig,
+    inherited: Vec<(String, String)>,
     report: &Diagnostics,
 ) -> ServingPolicy {
     let section = root.child("admin");
     let allowed = process::allowed(&section, report);
     section.finish();
-    ServingPolicy {
-        allow_private: server.listen.ip().to_canonical().is_loopback(),
-        allowed,
-        inherited: process::inherited(&raw.variables),
-    }
+    ServingPolicy { allow_private: server.listen.ip().to_canonical().is_loopback(), allowed, inherited }
 }
 
 fn limits(root: &Section<'_>) -> LimitsConfig {
     let section = root.child("limits");
-    let memory = (memory_limit::available_bytes() / 2).clamp(d::MEMORY.min, d::MEMORY.max);
     let config = LimitsConfig {
         key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT),
         key_event_streams_max: section.count("key_event_streams_max", d::KEY_EVENT_STREAMS),
-        memory_max: section.size_or_auto("memory_max", d::MEMORY.with_default(memory)),
+        memory_max: section.size_or_auto("memory_max", d::MEMORY, || {
+            (memory_limit::available_bytes() / 2).clamp(d::MEMORY.min, d::MEMORY.max)
+        }),
     };
     section.finish();
     config

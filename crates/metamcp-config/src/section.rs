@@ -10,7 +10,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Diagnostics, SourceLocation, WithLocation, printable, quote};
+use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
+use super::suggest::suggest;
 use crate::server::settings::{Keywords, SettingRange, SettingSource};
 use metamcp_core::base::units;
 
@@ -223,10 +224,17 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Self::size`]. The text `"auto"` stands for the default.
-    pub fn size_or_auto(&self, key: &'static str, bound: SettingRange<usize>) -> usize {
-        let text = self.value(key).and_then(|(value, _)| value.get_ref().as_str());
-        if text == Some("auto") { bound.default } else { self.size(key, bound) }
+    /// As [`Self::size`]. `auto` returns the value if the text is `"auto"`, and if there is none. It is called only then.
+    pub fn size_or_auto(
+        &self,
+        key: &'static str,
+        bound: SettingRange<usize>,
+        auto: impl FnOnce() -> usize,
+    ) -> usize {
+        match self.value(key).map(|(value, _)| value.get_ref().as_str()) {
+            None | Some(Some("auto")) => auto(),
+            Some(_) => self.size(key, bound),
+        }
     }
 
     pub fn duration(&self, key: &'static str, bound: SettingRange<Duration>) -> Duration {
@@ -327,39 +335,6 @@ pub(super) fn one_of(words: impl Iterator<Item = impl Display>) -> String {
     if words.is_empty() { format!("write {last}") } else { format!("write {} or {last}", words.join(", ")) }
 }
 
-/// Formats `did you mean "port"?`, or lists the known keys if none is similar.
-pub(super) fn suggest(name: &str, known: &BTreeSet<&str>) -> String {
-    let near = known.iter().map(|word| (distance(name, word), word)).min();
-    match near {
-        Some((distance, word)) if distance <= 2 && distance < word.len() => {
-            format!("did you mean {}?", quote(word))
-        }
-        _ if known.is_empty() => "nothing is known here".to_owned(),
-        _ => {
-            let shown: Vec<_> = known.iter().take(SUGGESTED_MAX).map(|word| printable(word)).collect();
-            let more = if known.len() > SUGGESTED_MAX { ", ..." } else { "" };
-            format!("known here: {}{more}", shown.join(", "))
-        }
-    }
-}
-
-/// The Levenshtein distance in bytes. Long names are never similar, which bounds the work.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > SUGGEST_BYTES_MAX || b.len() > SUGGEST_BYTES_MAX {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
-}
-
 /// The type of a value, with its article.
 fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
     match value.get_ref() {
@@ -379,26 +354,3 @@ fn line_of(line_ends: &[usize], offset: usize) -> usize {
 
 /// One missing bracket causes an error in every line after it.
 const SYNTAX_ERRORS_MAX: usize = 20;
-
-/// More than the keys of any table. There may be thousands of servers.
-const SUGGESTED_MAX: usize = 40;
-
-/// The longest key has fewer than 30 bytes.
-const SUGGEST_BYTES_MAX: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suggests_what_is_near() {
-        let known = BTreeSet::from(["host", "port", "workers"]);
-        let check = |name: &str, expected: &str| assert_eq!(suggest(name, &known), expected, "{name}");
-        check("prot", "did you mean \"port\"?");
-        check("worker", "did you mean \"workers\"?");
-        check("hosts", "did you mean \"host\"?");
-        check("retries", "known here: host, port, workers");
-        check("", "known here: host, port, workers");
-        check(&"x".repeat(100_000), "known here: host, port, workers");
-    }
-}

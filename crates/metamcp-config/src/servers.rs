@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
-use super::expand::Context;
+use super::expand::{Context, FILLED_IN_BY_EDITOR, find_filled_in_by_editor};
 use super::mcp_json_entries::{self, Entry};
-use super::mistakes::{SourceLocation, WithLocation, quote};
+use super::mistakes::{SourceLocation, WithLocation, printable, quote};
 use super::process;
 use super::section::Section;
 use crate::mcp_json::{EntryKind, HttpTransport, derive_server_name};
@@ -24,6 +24,8 @@ pub(super) struct Servers {
     pub ready: Vec<ServerConfig>,
     /// By name, both as written and as served. `None` if the server was skipped with a notice.
     pub known: BTreeMap<String, Option<ServerName>>,
+    /// The variables of every program.
+    pub inherited: Vec<(String, String)>,
     /// Names in use, with their location.
     taken: BTreeMap<ServerName, SourceLocation>,
 }
@@ -45,10 +47,12 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     let mut shared = root.child("backend");
     let settings = settings::DEFAULTS.override_from(&mut shared);
     note_few_connections(&settings, shared.place(), context);
+    let env = shared.text_map("env");
     shared.finish();
-    let mut servers = Servers::default();
+    let inherited = process::inherited(&env, Context { workspace: None, ..context });
+    let mut servers = Servers { inherited, ..Servers::default() };
     for (name, section) in root.named("servers") {
-        servers.take_section(name, section, &settings, context);
+        servers.take_section(name, section, &settings, Context { workspace: None, ..context });
     }
     for entry in entries {
         servers.take_entry(entry, &settings, context);
@@ -110,6 +114,13 @@ impl Servers {
             self.known.entry(entry.name.clone()).or_insert(None);
             return report.notice(&entry.place, format!("skipped: {why}"));
         }
+        // The file is made for an editor: what only an editor can fill in is no reason not to serve the others.
+        if let Some(written) = entry.kind.texts().find_map(find_filled_in_by_editor) {
+            self.known.entry(entry.name.clone()).or_insert(None);
+            let written = printable(written);
+            return report
+                .notice(&entry.place, format!("skipped: it has ${{{written}}}, {FILLED_IN_BY_EDITOR}"));
+        }
         let name = match ServerName::new(&entry.name) {
             Ok(name) => name,
             Err(_) => match ServerName::new(&derive_server_name(&entry.name)) {
@@ -133,11 +144,12 @@ impl Servers {
             EntryKind::Http { url, headers, transport } => {
                 (Some(at("url", url)), all("headers", headers), *transport, None)
             }
-            EntryKind::Stdio { command, args, env, cwd } => {
+            EntryKind::Stdio { command, args, env, env_file, cwd } => {
                 let program = process::Draft {
                     command: at("command", command),
                     args: args.iter().map(|arg| at("args", arg)).collect(),
                     env: all("env", env),
+                    env_file: env_file.as_ref().map(|path| at("envFile", path)),
                     cwd: cwd.as_ref().map(|cwd| at("cwd", cwd)),
                     // As MCP clients do: relative to the directory in which the gateway was started.
                     beside: None,
@@ -163,7 +175,7 @@ impl Servers {
         }
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
         let headers = draft.headers(context);
-        if let Some(address) = draft.address(context) {
+        if let Some(address) = draft.address(&self.inherited, context) {
             let may_be_sse =
                 draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
             let server = ServerConfig::new(draft.name, address, headers, draft.settings);
@@ -173,7 +185,7 @@ impl Servers {
 }
 
 impl Draft<'_> {
-    fn address(&mut self, context: Context<'_>) -> Option<ServerAddress> {
+    fn address(&mut self, inherited: &[(String, String)], context: Context<'_>) -> Option<ServerAddress> {
         let program = self.program.take();
         if let Some(program) = program {
             let is_remote = self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some();
@@ -181,7 +193,7 @@ impl Draft<'_> {
                 let text = "is a program (command), which has neither url nor headers, bearer or transport; leave out one or the other";
                 context.report.mistake(&self.place, text);
             }
-            let program = program.program(&self.place, context)?;
+            let program = program.program(&self.place, inherited, context)?;
             return Some(ServerAddress::Stdio(Box::new(program)));
         }
         let Some(url) = &self.url else {

@@ -211,7 +211,10 @@ fn base_does_not_mind_a_broken_file() {
         Dir::with(&[("metamcp.toml", b"]["), (".env", b"ENCRYPTION_KEY=1:abc\nDATABASE_URL=postgres://a")]);
     let base = load_base(Some(Path::new("d")), &env(&[]), &dir.0).unwrap();
     assert_eq!(base.encryption_key.unwrap().as_str(), "1:abc");
-    assert_eq!(base.database_url.unwrap().as_str(), "postgres://a");
+    assert_eq!(
+        base.database.unwrap().to_string(),
+        format!("a ({}: DATABASE_URL)", dir.0.join(".env").display())
+    );
 }
 
 #[test]
@@ -259,7 +262,7 @@ fn mistakes_of_all_sources_are_told_together() {
             ("DATABASE_URL", "mysql://u:hunter2@h"),
             ("RUST_LOG", "a=b=c"),
         ],
-        &[("metamcp.toml", "a = \nb = ["), ("mcp.json", "{"), (".env", "A=1\nhunter2 hunter2\n")],
+        &[("metamcp.toml", "a = \nb = ["), ("mcp.json", "{"), (".env", "A=1\nJWT_SECRET=hunter2 hunter2\n")],
     );
     assert!(!found.as_ref().unwrap_err().to_string().contains("hunter2"));
     check_mistakes(
@@ -268,7 +271,7 @@ fn mistakes_of_all_sources_are_told_together() {
             ".env:2: is not NAME=value",
             "metamcp.toml:1: is not TOML",
             "metamcp.toml:2: is not TOML",
-            "mcp.json:1: is not a JSON object",
+            "mcp.json:1: is not JSON at column 1: EOF while parsing an object",
             "--workers: is out of range",
             "--no-auth: asks nobody for a key, but 0.0.0.0",
             "SERVER_PORT: is not a port",
@@ -277,6 +280,32 @@ fn mistakes_of_all_sources_are_told_together() {
             "RUST_LOG: is not a log filter",
         ],
     );
+}
+
+/// The file may be another program's.
+#[test]
+fn a_dotenv_file_sets_variables_of_metamcp_and_those_that_are_referred_to() {
+    let dotenv = (".env", "PATH=/theirs\nHOME=/theirs\nnot a line\nTOKEN=t\nB B=1");
+    let toml = ("metamcp.toml", "[servers.a]\ncommand = '/bin/sh'\nargs = ['${TOKEN}']");
+    let config = run("", &[("PATH", "/bin")], &[dotenv, toml]).unwrap();
+    let crate::server::ServerAddress::Stdio(program) = &config.servers[0].address else {
+        panic!("a program")
+    };
+    assert_eq!(
+        (&program.args[..], &program.env[..]),
+        (&["t".to_owned()][..], &[("PATH".into(), "/bin".into())][..])
+    );
+    let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(notices.len(), 2, "{notices:?}");
+    assert!(
+        notices.iter().zip([3, 5]).all(|(notice, line)| {
+            notice.contains(&format!(".env:{line}: is not NAME=value, and is skipped"))
+        }),
+        "{notices:?}"
+    );
+    for own in ["SERVER_PORT=1 2", "export  METAMCP_DATA_DIR=a b", "OTEL_SERVICE_NAME='"] {
+        check_mistakes(run("", &[], &[(".env", own)]), &[".env:1: is not NAME=value; quote"]);
+    }
 }
 
 #[test]
@@ -594,6 +623,11 @@ fn programs() {
         (Some(120), Some(1 << 30), None)
     );
     assert_eq!(full.settings.confinement.unwrap().read, [Path::new("/usr")]);
+    let shared = program(
+        "[backend]\nenv = { A = '${SECRET}', PATH = '/shared' }\n[servers.a]\ncommand='x'\nenv.A='own'",
+    );
+    let env: Vec<_> = shared.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["PATH=/bin", "A=s", "PATH=/shared", "A=own"]);
     let check =
         |text: &str, expected: &[&str]| check_mistakes(toml(&format!("[servers.a]\n{text}")), expected);
     check("command='x'\nurl='http://a'", &["is a program (command)"]);
@@ -637,11 +671,55 @@ fn says_what_would_not_run() {
         r#""command": "npx -y foo --key=hunter2""#,
         &[r#"write its name alone, "npx", and each word"#],
     );
-    check_notices(r#""command": "sh", "envFile": "x.env""#, &["servers.a.envFile: is ignored"]);
+    check_notices(r#""command": "sh", "timeout": 60"#, &["servers.a.timeout: is a setting of the client"]);
+    check_notices(r#""command": "sh", "autoApprove": []"#, &["write which tools an endpoint shows"]);
+    check_notices(
+        r#""command": "sh", "arg": ["x"]"#,
+        &["servers.a.arg: is unknown, and has no effect; did you mean \"args\"?"],
+    );
+    check_notices(
+        r#""command": "sh", "colour": "red""#,
+        &["servers.a.colour: is unknown, and has no effect"],
+    );
     check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as a string"]);
     check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as a string"]);
     let config = toml("[servers.a]\ncommand='/bin/sh'\nconfine.read=['/no/such']").unwrap();
     assert!(config.notices[0].to_string().contains("servers.a.confine.read: is not there"));
+}
+
+#[test]
+fn a_file_of_an_editor_is_read_as_the_editor_does() {
+    let json = r#"{
+        "inputs": [{"id": "token", "type": "promptString"}],
+        "servers": {
+            "here": {"command": "${workspaceFolder}/bin/x", "args": ["${userHome}"], "envFile": "${workspaceFolder}/own.env",
+                     "env": {"B": "of env"}},
+            "asks": {"url": "http://a", "headers": {"Authorization": "Bearer ${input:token}"}},
+            "open": {"command": "sh", "args": ["${file}"]}
+        }}"#;
+    let files: [(&str, &[u8]); 2] =
+        [(".vscode/mcp.json", json.as_bytes()), ("own.env", b"A=of-file\nB=of-file\nno line\n")];
+    let dir = Dir::with(&files);
+    let line = ["metamcp", "--mcp-json", ".vscode/mcp.json"];
+    let variables = env(&[("METAMCP_DATA_DIR", "data"), ("HOME", "/me")]);
+    let config = load(&Cli::try_parse_from(line).unwrap(), &variables, &dir.0).unwrap();
+    let crate::server::ServerAddress::Stdio(program) = &config.servers[0].address else {
+        panic!("a program")
+    };
+    assert_eq!(Path::new(&program.command), dir.0.join("bin/x"));
+    assert_eq!(program.args, ["/me"]);
+    let variables: Vec<_> = program.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(variables, ["HOME=/me", "A=of-file", "B=of-file", "B=of env"]);
+    // What only an editor can fill in is no reason not to serve the others.
+    assert_eq!(config.servers.len(), 1);
+    let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
+    for expected in [
+        "servers.asks: skipped: it has ${input:token}, which an editor fills in",
+        "servers.open: skipped: it has ${file}",
+        "servers.here.envFile: has a line that is not NAME=value",
+    ] {
+        assert!(notices.iter().any(|notice| notice.contains(expected)), "{expected} is not in {notices:#?}");
+    }
 }
 
 #[test]
@@ -715,7 +793,9 @@ fn the_documentation_is_true() {
 #[test]
 fn every_server_setting_is_documented() {
     let (_, backend) = documented("toml").split_once("[backend]\n").unwrap();
-    let lines = backend.split("\n\n").next().unwrap().lines().filter(|line| !line.starts_with(' '));
+    let lines = backend.split("\n\n").next().unwrap().lines();
+    // `env` is no setting of a server.
+    let lines = lines.filter(|line| !line.starts_with(' ') && !line.starts_with("env = "));
     let documented: Vec<(&str, &str)> = lines.map(|line| line.split_once('#').unwrap()).collect();
     assert_eq!(documented.len(), SETTINGS.len());
     for (setting, (line, comment)) in SETTINGS.iter().zip(documented) {
@@ -821,7 +901,7 @@ proptest! {
         let _ = crate::server::address::parse(&text);
         let _ = crate::server::address::parse(&format!("unix:/{text}"));
         let _ = crate::server::address::parse(&format!("http://{text}"));
-        let _ = expand::expand(&text, &raw::Variables::process(&env(&[])));
+        let _ = expand::expand(&text, &raw::Variables::process(&env(&[])), None);
         prop_assert!(metamcp_core::base::ServerName::new(&crate::mcp_json::derive_server_name(&text)).is_ok());
     }
 }

@@ -253,7 +253,7 @@ mod tests {
         let report = Diagnostics::default();
         let env = env(variables);
         let variables = Variables::process(&env);
-        let context = Context { variables: &variables, report: &report };
+        let context = Context { variables: &variables, report: &report, workspace: None };
         let file = TomlFile::parse("metamcp.toml".into(), toml, &report);
         let read = read(&Section::root(file.as_ref(), &report).child("telemetry"), context);
         report.finish().map(|_| read).map_err(|mistakes| mistakes.to_string())

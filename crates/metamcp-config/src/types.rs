@@ -9,6 +9,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::{EnvFilter, fmt};
 use zeroize::Zeroizing;
 
+use super::database::DatabaseConfig;
 use super::mistakes::ConfigNotice;
 use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
@@ -57,8 +58,8 @@ pub struct Config {
     pub metrics_access: MetricsAccess,
     /// The trace exporter. `None` if nothing is traced.
     pub traces: Option<TraceConfig>,
-    /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`. Without it the store is SQLite.
-    pub database_url: Option<Zeroizing<String>>,
+    /// The PostgreSQL database. Without it the store is SQLite.
+    pub database: Option<DatabaseConfig>,
     /// The files that were read.
     pub sources: Vec<PathBuf>,
     /// Entries that were skipped or renamed, to be logged at startup.
@@ -116,7 +117,9 @@ impl LogConfig {
 pub struct Base {
     /// See [`Config::data_dir`]. `None` if nothing sets it, which a remote database does not need.
     pub data_dir: Option<PathBuf>,
-    pub database_url: Option<Zeroizing<String>>,
+    pub database: Option<DatabaseConfig>,
+    /// Whether metamcp may create its tables beside those of other programs.
+    pub is_shared_database: bool,
     pub encryption_key: Option<Zeroizing<String>>,
     /// See [`Config::jwt_secret`]; not validated.
     pub jwt_secret: Option<Zeroizing<String>>,

@@ -49,10 +49,10 @@ pub fn open_journal(
         return open_folder(data_dir.join(FOLDER), workers);
     }
     let mut folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
-    let is_taken = |opened: &Result<_, _>| matches!(opened, Err(JournalError::Locked(_)));
+    let is_taken = |opened: &Result<_, _>| matches!(opened, Err(JournalError::Locked { .. }));
     let free =
         folders.find_map(|folder| Some(open_folder(folder, workers)).filter(|opened| !is_taken(opened)));
-    free.unwrap_or_else(|| Err(JournalError::Locked(data_dir.to_owned())))
+    free.unwrap_or_else(|| Err(JournalError::Locked { path: data_dir.to_owned(), process: None }))
 }
 
 fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {

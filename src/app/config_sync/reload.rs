@@ -61,6 +61,10 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("server.fast_lane", was.fast_lane != is.fast_lane),
         ("admin.stdio_commands", admin_limits(running).commands != admin_limits(loaded).commands),
         ("admin.stdio_env", admin_limits(running).env != admin_limits(loaded).env),
+        (
+            "backend.env, for stored servers",
+            running.serving_policy.inherited != loaded.serving_policy.inherited,
+        ),
         ("admin.stdio_dirs", admin_limits(running).dirs != admin_limits(loaded).dirs),
         ("catalog", running.catalog != loaded.catalog),
         ("session", running.session != loaded.session),
@@ -75,7 +79,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("data directory", running.data_dir != loaded.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),
         ("JWT_SECRET", running.jwt_secret != loaded.jwt_secret),
-        ("DATABASE_URL", running.database_url != loaded.database_url),
+        ("DATABASE_URL", running.database != loaded.database),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

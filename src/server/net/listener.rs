@@ -296,6 +296,11 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError::Bind { address, source })
 }
 
+/// Reads the certificate and the key, as a start does.
+pub fn check_tls(tls: &TlsFiles) -> Result<(), ListenError> {
+    acceptor(tls).map(drop)
+}
+
 fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -304,6 +309,9 @@ fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
         .and_then(Iterator::collect)
         .map_err(|error| fail(&tls.cert, &error))?;
+    if chain.is_empty() {
+        return Err(fail(&tls.cert, &"it has no certificate in PEM"));
+    }
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| fail(&tls.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)

@@ -53,14 +53,14 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
-    let answered = match (guarded, permit_kind(&head.method, head.uri.path())) {
+    let answered = match (guarded, reference_of(&head.method, head.uri.path())) {
         (Err(fault), _) => Err(fault),
         (Ok(()), _) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
         // Who may not know which endpoints there are gets the answer of one that may not be used.
-        (Ok(()), Some(kind)) => {
+        (Ok(()), Some((reference, kind))) => {
             let admitted =
                 worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await;
-            Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint()))
+            Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint(&reference.display_name())))
         }
         (Ok(()), None) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
@@ -106,7 +106,7 @@ async fn forward(
     if !identity.can_use_endpoint(&endpoint.scope) {
         // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
         // use.
-        return Err(reply::no_such_endpoint());
+        return Err(reply::no_such_endpoint(&endpoint.display_name()));
     }
     match method {
         Method::POST => {
@@ -148,12 +148,13 @@ async fn forward(
     }
 }
 
-/// The kind of permit that a request to an endpoint needs, whether the endpoint exists or not. `None` for other paths.
-fn permit_kind(method: &Method, path: &str) -> Option<PermitKind> {
-    if EndpointReference::of_stream_path(path).is_some() {
-        return Some(PermitKind::EventStream);
+/// The endpoint that a path names, whether it exists or not, and the kind of permit that a request to it needs. `None` for other
+/// paths.
+fn reference_of<'a>(method: &Method, path: &'a str) -> Option<(EndpointReference<'a>, PermitKind)> {
+    if let Some(reference) = EndpointReference::of_stream_path(path) {
+        return Some((reference, PermitKind::EventStream));
     }
-    EndpointReference::of_path(path).map(|_| permit_kind_of(method))
+    EndpointReference::of_path(path).map(|reference| (reference, permit_kind_of(method)))
 }
 
 /// The kind of permit that a request to an endpoint's path for MCP needs.

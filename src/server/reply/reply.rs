@@ -201,14 +201,20 @@ fn json(status: StatusCode, body: ResponseBody) -> Reply {
     Reply::typed(status, HeaderValue::from_static(header::JSON), body)
 }
 
-/// The fault of a path that has the form of an endpoint's and is none, or none that the key may use.
+/// The fault of a path that names no endpoint, or none that the key may use. `name` is that of the path or of the endpoint, as
+/// [`Endpoint::display_name`](crate::route::Endpoint::display_name) writes it.
 #[cold]
-pub fn no_such_endpoint() -> Fault {
-    Fault::client(
-        FaultKind::NotFound,
-        "there is nothing here; MCP is at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp",
-    )
+pub fn no_such_endpoint(name: &str) -> Fault {
+    let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    let text = format!(
+        "there is no endpoint `{name}` that this key may use; MCP is at /mcp, /mcp/{{endpoint}}, \
+         /metamcp/{{endpoint}}/mcp and /servers/{{server}}/mcp"
+    );
+    Fault::client(FaultKind::NotFound, text)
 }
+
+/// The names of endpoints and servers are shorter.
+const NAME_CHARS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -158,7 +158,9 @@ impl Setup {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("metamcp.toml"), self.toml()).unwrap();
         for (name, text) in &self.files {
-            fs::write(dir.join(name), text).unwrap();
+            let path = dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
         }
         Dir(Some(dir))
     }
@@ -197,22 +199,19 @@ impl Gateway {
                 drop(sender.send(line));
             }
         });
-        let (mut address, mut key) = (None, None);
-        loop {
+        let address = loop {
             let Ok(line) = output.recv_timeout(PATIENCE) else {
                 panic!("the gateway did not start: {}", fs::read_to_string(path.join("log")).unwrap());
             };
-            if let Some((_, url)) = line.split_once(" listens on ") {
-                address = url.rsplit_once('/').map(|(_, address)| address.parse().unwrap());
+            if let Some((_, rest)) = line.split_once(" listens on ") {
+                let url = rest.split(' ').next().unwrap();
+                // By now it serves, and a first key is written.
+                break url.rsplit_once('/').unwrap().1.parse().unwrap();
             }
-            if line.starts_with("  mcp_") {
-                key = Some(line.trim().to_owned());
-            }
-            if line.starts_with("For an MCP client") {
-                break;
-            }
-        }
-        Self { address: address.unwrap(), key, dir, launch, child, output: Mutex::new(output) }
+        };
+        // Standard output is no terminal, so the first key is in a file.
+        let key = fs::read_to_string(path.join("data/first-key")).ok().map(|text| text.trim().to_owned());
+        Self { address, key, dir, launch, child, output: Mutex::new(output) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -302,13 +301,13 @@ impl Gateway {
     pub fn restart(mut self) -> Self {
         self.terminate();
         assert!(self.ended().success());
-        self.again()
+        self.start_again()
     }
 
     /// The same after SIGKILL.
     pub fn kill_and_restart(mut self) -> Self {
         self.kill();
-        self.again()
+        self.start_again()
     }
 
     /// SIGKILL.
@@ -317,7 +316,8 @@ impl Gateway {
         self.child.wait().unwrap();
     }
 
-    fn again(mut self) -> Self {
+    /// Another process in the same directory, once the first one has ended.
+    pub fn start_again(mut self) -> Self {
         let key = self.key.take();
         let launch = Launch { keys: key.is_some(), ..self.launch.clone() };
         let mut next = Self::run(Dir(self.dir.0.take()), launch);
@@ -332,7 +332,7 @@ impl Gateway {
 
     /// More keys, made as `keyadm` makes them.
     pub fn keys(&self) -> Keys {
-        Keys { data_dir: self.path().join("data") }
+        Keys::at(self.path().join("data"))
     }
 }
 
@@ -366,6 +366,11 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Those of a data directory.
+    pub fn at(data_dir: PathBuf) -> Self {
+        Self { data_dir }
+    }
+
     /// A new key: its id, and itself.
     pub fn create(&self, name: &str) -> (String, String) {
         self.grant(name, Grants::everything())

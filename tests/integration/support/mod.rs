@@ -28,7 +28,7 @@ pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, s
 pub use desk::{Desk, modern_params, text};
 pub use foreign::{FOREIGN_HEADERS, with_checksum};
 pub use forms::call_in_other_forms;
-pub use gateway::{Gateway, Setup};
+pub use gateway::{Gateway, Keys, Setup};
 pub use message::{
     MODERN, assert_unanswered, call, error, initialize, legacy, legacy_call, listed, message, modern,
     modern_call, notification, open_session, tool_text,

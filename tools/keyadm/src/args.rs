@@ -186,7 +186,7 @@ pub struct CreateKeyArgs {
     /// Calls per second on average, and the burst allowed after a pause [default: unlimited; BURST: the same as N]
     #[arg(long, value_name = "N[/BURST]")]
     pub rate: Option<String>,
-    /// Calls in flight at once [default: the gateway's limit]
+    /// Calls in flight at once, without event streams that stay open [default: the gateway's limit]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<u32>,
     /// When the key expires: 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z [default: never]

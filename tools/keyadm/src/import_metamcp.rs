@@ -77,7 +77,7 @@ pub async fn run(
     let (sealer, store) = if dry_run {
         (installation.sealer_for_dry_run()?, installation.store_if_exists().await?)
     } else {
-        (installation.sealer()?, Some(installation.store(MissingDatabase::Create).await?))
+        (installation.sealer().await?, Some(installation.store(MissingDatabase::Create).await?))
     };
     let store = store.map(|store| store.bound_by(sealer.clone()));
     let (servers, endpoints, keys) = match &store {

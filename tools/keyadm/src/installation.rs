@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use metamcp_config::{Base, ProcessEnv};
+use metamcp_config::{Base, DatabaseConfig, ProcessEnv, is_postgres_url};
 use metamcp_store::auth::{
     EncryptionKey, InstallationSecrets, Sealer, generate_encryption_key, parse_encryption_key,
     prepare_data_dir,
 };
-use metamcp_store::store::{Store, is_new_postgres};
+use metamcp_store::store::{ForeignTables, Store, is_new_postgres};
 use zeroize::Zeroizing;
 
 use crate::args::{Access, Location};
@@ -26,11 +26,7 @@ pub struct Installation {
 }
 
 enum Database {
-    Server {
-        url: Zeroizing<String>,
-        /// The flag or variable that the URL comes from.
-        source: &'static str,
-    },
+    Server(DatabaseConfig),
     Embedded,
 }
 
@@ -50,11 +46,11 @@ impl Installation {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::Unavailable(format!("cannot read the current directory: {error}")))?;
         let base = metamcp_config::load_base(location.data_dir.as_deref(), &ProcessEnv, &cwd);
-        let Base { data_dir, database_url, encryption_key, jwt_secret } =
+        let Base { data_dir, database, is_shared_database, encryption_key, jwt_secret } =
             base.map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
-        let database = match (location.database_url, database_url) {
+        let database = match (location.database_url, database) {
             (Some(url), _) if is_postgres_url(&url) => {
-                Database::Server { url: Zeroizing::new(url), source: "--database-url" }
+                Database::Server(DatabaseConfig::from_flag(url, "--database-url", is_shared_database))
             }
             // The URL itself is not repeated, since it may contain a password.
             (Some(_), _) => {
@@ -63,9 +59,9 @@ impl Installation {
                         .into(),
                 ));
             }
-            (None, Some(url)) => {
+            (None, Some(written)) => {
                 check_unambiguous(location.data_dir.as_deref())?;
-                Database::Server { url, source: "DATABASE_URL" }
+                Database::Server(written)
             }
             (None, None) => Database::Embedded,
         };
@@ -91,7 +87,7 @@ impl Installation {
         }
         let into = Self::find(Location { database_url: into, ..location }, access)?;
         match &into.database {
-            Database::Server { url, .. } if **url == from => Err(Failure::Usage(
+            Database::Server(database) if *database.url == from => Err(Failure::Usage(
                 "MetaMCP's database cannot be this installation's as well: name this installation's with --into \
                  postgres://…, or, if it is embedded, clear DATABASE_URL (DATABASE_URL= keyadm import-metamcp …)"
                     .into(),
@@ -121,17 +117,18 @@ impl Installation {
     /// Returns the name of the database, without a password.
     fn database_name(&self) -> Result<String, Failure> {
         Ok(match &self.database {
-            Database::Server { url, source } => match redact_url(url) {
-                Some(location) => format!("{location} ({source})"),
-                None => format!("of {source}"),
-            },
+            Database::Server(database) => database.to_string(),
             Database::Embedded => self.data_dir()?.join(DATABASE).display().to_string(),
         })
     }
 
     async fn open(&self, missing: MissingDatabase) -> Result<Store, Failure> {
-        if let Database::Server { url, .. } = &self.database {
-            return Ok(Store::open(url).await?);
+        if let Database::Server(database) = &self.database {
+            let foreign_tables =
+                if database.is_shared { ForeignTables::Accept } else { ForeignTables::Refuse };
+            let store = Store::postgres(&database.url)?.with_foreign_tables(foreign_tables);
+            store.prepare().await?;
+            return Ok(store);
         }
         let data_dir = self.data_dir()?;
         let path = data_dir.join(DATABASE);
@@ -156,8 +153,8 @@ impl Installation {
 
     /// Opens a database that exists; fails without creating anything if it has no tables yet.
     pub async fn existing_store(&self) -> Result<Store, Failure> {
-        if let Database::Server { url, .. } = &self.database
-            && is_new_postgres(url).await?
+        if let Database::Server(database) = &self.database
+            && is_new_postgres(&database.url).await?
         {
             let text = "the database has no metamcp tables: run `keyadm migrate` or start the gateway to create them, or \
                         check that --database-url (DATABASE_URL) names the gateway's database";
@@ -169,14 +166,14 @@ impl Installation {
     /// Opens a database that exists; `None` if it has no tables yet.
     pub async fn store_if_exists(&self) -> Result<Option<Store>, Failure> {
         let exists = match &self.database {
-            Database::Server { url, .. } => !is_new_postgres(url).await?,
+            Database::Server(database) => !is_new_postgres(&database.url).await?,
             Database::Embedded => self.data_dir()?.join(DATABASE).exists(),
         };
         if exists { self.store(MissingDatabase::Refuse).await.map(Some) } else { Ok(None) }
     }
 
     pub fn uses_database_server(&self) -> bool {
-        matches!(self.database, Database::Server { .. })
+        matches!(self.database, Database::Server(_))
     }
 
     /// Returns the directory of `secrets.toml`; fails if `ENCRYPTION_KEY` overrides that file.
@@ -201,13 +198,29 @@ impl Installation {
     }
 
     /// Returns the sealer of the installation: from the environment, or else from the data directory. For a database
-    /// server none is created, since gateways elsewhere could not open what it seals.
-    pub fn sealer(&self) -> Result<Sealer, Failure> {
-        let text = match self.required_encryption_key()? {
-            Some(text) => text,
-            None => InstallationSecrets::load_or_create(self.data_dir()?)?.0.encryption_key,
+    /// server none is created, since gateways elsewhere could not open what it seals; nor beside a database with keys, which
+    /// another one has sealed.
+    pub async fn sealer(&self) -> Result<Sealer, Failure> {
+        let text = if let Some(text) = self.required_encryption_key()? {
+            text
+        } else {
+            self.check_first_start().await?;
+            InstallationSecrets::load_or_create(self.data_dir()?)?.0.encryption_key
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
+    }
+
+    /// Fails if the embedded database has keys.
+    async fn check_first_start(&self) -> Result<(), Failure> {
+        let path = self.data_dir()?.join(DATABASE);
+        if !path.exists() || Store::open_sqlite(&path).await?.keys().await?.rows.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Unavailable(format!(
+            "the database has keys, but {}/secrets.toml is missing, and with it the secret that they are sealed with: restore \
+             this file from the backup, or set ENCRYPTION_KEY to that of the gateway that made the keys",
+            self.data_dir()?.display()
+        )))
     }
 
     /// Like `sealer`, but stores nothing: if there is no secret yet, the sealer has a temporary one.
@@ -258,24 +271,6 @@ fn check_unambiguous(data_dir: Option<&Path>) -> Result<(), Failure> {
     )))
 }
 
-/// Returns host, port and database of a URL, without `user:password@` and the query, which may contain secrets. `None` if
-/// these parts cannot be told apart for certain.
-fn redact_url(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("://")?;
-    let (head, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let location = match head.rsplit_once('@') {
-        Some((_, location)) => location,
-        // The `?` may belong to a password in which it was not escaped as `%3F`.
-        None if query.contains('@') => return None,
-        None => head,
-    };
-    Some(location.to_owned()).filter(|location| !location.is_empty())
-}
-
-fn is_postgres_url(url: &str) -> bool {
-    ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-}
-
 fn unusable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Unavailable(format!("cannot use the data directory {}: {error}", path.display()))
 }
@@ -285,23 +280,3 @@ pub const DATABASE: &str = "metamcp.sqlite";
 
 /// Stands before the name of the database that a command writes to.
 const ANNOUNCEMENT: &str = "keyadm: using the database ";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(url: &str, expected: Option<&str>) {
-        assert_eq!(redact_url(url).as_deref(), expected, "{url}");
-    }
-
-    #[test]
-    fn urls_are_redacted() {
-        check("postgres://db.example:5432/metamcp", Some("db.example:5432/metamcp"));
-        check("postgresql://u:hunter2@db/metamcp?sslmode=require&password=hunter2", Some("db/metamcp"));
-        check("postgres://u:hun@ter2@a:1,b:2/x", Some("a:1,b:2/x"));
-        check("postgres:///x?host=/run&password=a@b", None);
-        check("postgres://u:hun?ter2@db/x", None);
-        check("postgres://u:hunter2@", None);
-    }
-}

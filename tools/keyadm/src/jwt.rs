@@ -33,7 +33,7 @@ pub async fn run(command: Jwt, installation: &Installation, json: bool) -> Resul
 /// The command can be run again after an interruption: steps that are done are skipped.
 async fn rotate(installation: &Installation, wait_s: u64, json: bool) -> Result<String, Failure> {
     let store = installation.store(MissingDatabase::Refuse).await?;
-    let sealer = installation.sealer()?;
+    let sealer = installation.sealer().await?;
     let rows = store.jwt_keys().await?.rows;
     if rows.is_empty() {
         return Err(Failure::Data(

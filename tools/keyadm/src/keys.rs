@@ -67,7 +67,7 @@ fn parse_rate(text: &str) -> Result<Rate, Failure> {
 
 async fn create(installation: &Installation, request: KeyRequest, json: bool) -> Result<String, Failure> {
     request.check(now())?;
-    let sealer = installation.sealer()?;
+    let sealer = installation.sealer().await?;
     let store = installation.store(MissingDatabase::Create).await?;
     let audit = actor::audit();
     let (key, new) = generate_key(&store, &sealer, request, audit.at).await?;
@@ -192,7 +192,7 @@ async fn rotate(
         ));
     }
     let audit: Audit = actor::audit();
-    let sealer = installation.sealer()?;
+    let sealer = installation.sealer().await?;
     let (key, new) = generate_key(&store, &sealer, request, audit.at).await?;
     let old = grace.map_or(OldKeyPolicy::Inactivate, OldKeyPolicy::KeepUntil);
     let new_id = new.key_id.clone();

@@ -13,7 +13,7 @@ use crate::table::{line, table};
 /// Seals all rows, in batches.
 pub async fn run(installation: &Installation, json: bool) -> Result<CommandOutput, Failure> {
     let store = installation.store(MissingDatabase::Refuse).await?;
-    let sealer = installation.sealer()?;
+    let sealer = installation.sealer().await?;
     let mut reports = Vec::new();
     for kind in SealedKind::ALL {
         reports.push(rekey(&store, &sealer, kind, &actor::actor()).await?);
@@ -61,7 +61,7 @@ pub fn add_version(installation: &Installation, json: bool) -> Result<String, Fa
 pub async fn drop_old(installation: &Installation, json: bool) -> Result<String, Failure> {
     let data_dir = installation.secrets_dir()?;
     let store = installation.store(MissingDatabase::Refuse).await?;
-    let version = installation.sealer()?.current_version();
+    let version = installation.sealer().await?.current_version();
     let left = count_other_versions(&store, version).await?;
     if left > 0 {
         return Err(Failure::Data(format!(

@@ -10,7 +10,7 @@ use crate::installation::{Installation, MissingDatabase};
 pub async fn sealing_store(installation: &Installation, missing: MissingDatabase) -> Result<Store, Failure> {
     // The store first: a missing database is reported before a missing key.
     let store = installation.store(missing).await?;
-    Ok(store.bound_by(installation.sealer()?))
+    Ok(store.bound_by(installation.sealer().await?))
 }
 
 /// Opens the database for writes that seal rows only if `ENCRYPTION_KEY` is available.

@@ -25,7 +25,7 @@ pub async fn add(args: AddServerArgs, installation: &Installation, json: bool) -
     let rules = rules(args.allow_private);
     let server = ServerDefinition::read(&value, None, &rules)
         .map_err(|errors| Failure::Usage(join_errors(&errors)))?;
-    let (sealer, store) = (installation.sealer()?, installation.store(MissingDatabase::Create).await?);
+    let (sealer, store) = (installation.sealer().await?, installation.store(MissingDatabase::Create).await?);
     let row = store.bound_by(sealer).insert_server(new_id(), server.to_spec(), actor::audit()).await;
     let row = row.map_err(|error| match error {
         StoreError::Exists { .. } => Failure::Data(format!("there is already a server {:?}", args.name)),
@@ -144,7 +144,7 @@ pub async fn import(
     let (sealer, store) = if args.dry_run {
         (installation.sealer_for_dry_run()?, installation.existing_store().await?)
     } else {
-        (installation.sealer()?, installation.store(MissingDatabase::Create).await?)
+        (installation.sealer().await?, installation.store(MissingDatabase::Create).await?)
     };
     let importer = Importer { args: &args, store: store.bound_by(sealer.clone()), sealer };
     let mut items = Vec::with_capacity(entries.len());

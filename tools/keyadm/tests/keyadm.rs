@@ -212,7 +212,8 @@ fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
     place.run(&["keys", "list"]).check(69, "not available");
     place.run(&["keys", "create", "--name", "x"]).check(65, "openssl rand");
     assert_eq!(with("", &["keys", "list"]).code, 0);
-    std::fs::write(place.path().join(".env"), "DATABASE_URL=mysql://hunter2\nnot a line\n").unwrap();
+    std::fs::write(place.path().join(".env"), "DATABASE_URL=mysql://hunter2\nENCRYPTION_KEY=not a line\n")
+        .unwrap();
     let wrong = place.run(&["keys", "list"]);
     wrong.check(64, "DATABASE_URL");
     assert!(wrong.err.contains("is not NAME=value") && !wrong.err.contains("hunter2"), "{}", wrong.err);
@@ -264,7 +265,7 @@ fn keys_are_kept_in_postgresql_when_an_address_says_so() {
     let made = run(&["keys", "create", "--name", "ci", "--json"]).json();
     let id = made["id"].as_str().unwrap();
     let told = run(&["keys", "inactivate", id]).err;
-    assert!(told.contains("/postgres (DATABASE_URL)") && !told.contains("postgres:"), "{told}");
+    assert!(told.contains("/postgres (environment: DATABASE_URL)") && !told.contains("postgres:"), "{told}");
     assert_eq!(run(&["keys", "activate", id, "--json"]).json()["changed"], true);
     assert_eq!(run(&["keys", "inactivate", id, "--json"]).json()["changed"], true);
     let all = run(&["keys", "list", "--include-inactive", "--json"]).json();
@@ -299,6 +300,18 @@ fn files_that_cannot_be_used_are_refused_with_what_to_do() {
     std::fs::write(place.data_dir().join("metamcp.sqlite-wal"), "").unwrap();
     std::fs::write(place.data_dir().join("metamcp.sqlite"), "no database".repeat(1000)).unwrap();
     place.run(&["keys", "list"]).check(69, "restore it from a backup");
+}
+
+/// Another secret than that of the keys would make all of them look altered.
+#[test]
+fn no_secret_is_made_beside_keys() {
+    let place = Place::new();
+    place.key("laptop");
+    let secrets = place.data_dir().join("secrets.toml");
+    std::fs::remove_file(&secrets).unwrap();
+    place.run(&["keys", "create", "--name", "x"]).check(69, "secrets.toml is missing");
+    assert!(!secrets.exists());
+    assert_eq!(place.run(&["keys", "list"]).code, 0);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 pub struct McpJsonFile {
     /// Errors that concern the file as a whole.
     pub errors: Vec<Diagnostic>,
+    /// Parts of the file that have no effect.
+    pub notices: Vec<Diagnostic>,
     /// The servers, in the order of the file.
     pub entries: Vec<McpJsonEntry>,
 }
@@ -44,9 +46,31 @@ pub enum EntryKind {
     /// A server reached over HTTP. Variable references are not expanded yet.
     Http { url: String, headers: Vec<(String, String)>, transport: HttpTransport },
     /// A program. `command` is the program alone, without arguments.
-    Stdio { command: String, args: Vec<String>, env: Vec<(String, String)>, cwd: Option<String> },
+    Stdio {
+        command: String,
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+        /// A file with further variables, `NAME=value` in each line. Those of `env` take precedence.
+        env_file: Option<String>,
+        cwd: Option<String>,
+    },
     /// Nothing, for this reason.
     Skip(&'static str),
+}
+
+impl EntryKind {
+    /// All values in which variables may be referred to.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let (one, list, map) = match self {
+            Self::Http { url, headers, .. } => ([Some(url), None, None], &[][..], &headers[..]),
+            Self::Stdio { command, args, env, env_file, cwd } => {
+                ([Some(command), env_file.as_ref(), cwd.as_ref()], &args[..], &env[..])
+            }
+            Self::Skip(_) => ([None; 3], &[][..], &[][..]),
+        };
+        let one = one.into_iter().flatten().chain(list);
+        one.chain(map.iter().map(|(_, value)| value)).map(String::as_str)
+    }
 }
 
 /// The transport of a server reached over HTTP.

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::entry::{Diagnostic, EntryKind, HttpTransport};
+use crate::mistakes::quote;
+use crate::suggest::nearest;
 
 pub(super) type JsonObject = serde_json::Map<String, Value>;
 
@@ -40,11 +42,13 @@ pub(super) fn read_entry_kind(fields: &JsonObject, path: &[&str]) -> Result<Entr
     }
 }
 
-/// Reports members that clients support and the gateway does not, and values that are taken as strings.
+/// Reports members that have no effect, and values that are taken as strings.
 pub(super) fn collect_notices(fields: &JsonObject, path: &[&str]) -> Vec<Diagnostic> {
     let mut notices = Vec::new();
-    if fields.get("envFile").is_some_and(|file| !file.is_null()) {
-        notices.push(Diagnostic::new(&[path, &["envFile"]].concat(), ENV_FILE_IGNORED));
+    for name in fields.keys() {
+        if let Some(text) = without_effect(name) {
+            notices.push(Diagnostic::new(&[path, &[name]].concat(), &text));
+        }
     }
     let is_scalar = |value: &Value| value.is_number() || value.is_boolean();
     if fields.get("args").and_then(Value::as_array).is_some_and(|args| args.iter().any(is_scalar)) {
@@ -58,6 +62,19 @@ pub(super) fn collect_notices(fields: &JsonObject, path: &[&str]) -> Vec<Diagnos
     notices
 }
 
+/// Why a member has no effect. `None` if it has one.
+fn without_effect(name: &str) -> Option<String> {
+    if MEMBERS.contains(&name) {
+        return None;
+    }
+    if let Some((_, instead)) = CLIENT_MEMBERS.iter().find(|(member, _)| *member == name) {
+        return Some(format!("is a setting of the client, and has no effect here{instead}"));
+    }
+    let hint =
+        nearest(name, MEMBERS).map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
+    Some(format!("is unknown, and has no effect{hint}"))
+}
+
 fn read_program(fields: &JsonObject, path: &[&str]) -> Result<EntryKind, Vec<Diagnostic>> {
     let mut errors = Vec::new();
     let mut text = |key: &str| match fields.get(key) {
@@ -68,7 +85,7 @@ fn read_program(fields: &JsonObject, path: &[&str]) -> Result<EntryKind, Vec<Dia
             None
         }
     };
-    let (command, cwd) = (text("command"), text("cwd"));
+    let (command, cwd, env_file) = (text("command"), text("cwd"), text("envFile"));
     let args = match fields.get("args") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(items)) if items.iter().all(|item| scalar_text(item).is_some()) => {
@@ -88,7 +105,7 @@ fn read_program(fields: &JsonObject, path: &[&str]) -> Result<EntryKind, Vec<Dia
         return Err(errors);
     }
     match command {
-        Some(command) => Ok(EntryKind::Stdio { command, args, env, cwd }),
+        Some(command) => Ok(EntryKind::Stdio { command, args, env, env_file, cwd }),
         None => fail(path, "has no command; write \"command\": \"npx\""),
     }
 }
@@ -160,8 +177,54 @@ pub(super) fn fail<T>(path: &[&str], text: &str) -> Result<T, Vec<Diagnostic>> {
 
 const DUPLICATE_HEADER: &str = "is a duplicate: header names are case-insensitive; leave one of them out";
 
-const ENV_FILE_IGNORED: &str =
-    "is ignored; write its variables into env, or set them in the environment of metamcp";
+/// The members of an entry that have an effect.
+const MEMBERS: [&str; 14] = [
+    "args",
+    "command",
+    "cwd",
+    "disabled",
+    "enabled",
+    "env",
+    "envFile",
+    "headers",
+    "httpUrl",
+    "serverUrl",
+    "transport",
+    "type",
+    "url",
+    "name",
+];
+
+/// Members that clients read, each with what to write for metamcp instead.
+const CLIENT_MEMBERS: [(&str, &str); 21] = [
+    ("alwaysAllow", TOOLS),
+    ("auth", HEADERS),
+    ("authProviderType", HEADERS),
+    ("autoApprove", TOOLS),
+    ("description", ""),
+    ("dev", ""),
+    ("disabledTools", TOOLS),
+    ("enabledTools", TOOLS),
+    ("excludeTools", TOOLS),
+    ("gallery", ""),
+    ("includeTools", TOOLS),
+    ("initTimeout", TIMEOUTS),
+    ("oauth", HEADERS),
+    ("sandbox", "; write confine of the server in metamcp.toml"),
+    ("startup_timeout_sec", TIMEOUTS),
+    ("timeout", TIMEOUTS),
+    ("tool_timeout_sec", TIMEOUTS),
+    ("toolTimeout", TIMEOUTS),
+    ("tools", TOOLS),
+    ("trust", ""),
+    ("version", ""),
+];
+
+const TOOLS: &str = "; write which tools an endpoint shows into metamcp.toml";
+
+const HEADERS: &str = "; write the credential into headers";
+
+const TIMEOUTS: &str = "; write call_timeout or start_timeout of the server into metamcp.toml";
 
 const NOT_A_STRING: &str = "is not a string";
 

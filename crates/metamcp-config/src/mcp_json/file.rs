@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use super::entry::{Diagnostic, McpJsonEntry, McpJsonFile};
 use super::entry_reader::{collect_notices, fail, read_entry_kind};
 use super::jsonc::strip_comments;
+use crate::mistakes::{printable, quote};
 use crate::strict_json::{self, StrictJsonError};
+use crate::suggest::nearest;
 
 /// The members of an object in the order of the file, including duplicates. A map would silently drop one of two
 /// servers with the same name.
@@ -23,10 +25,7 @@ pub fn parse(text: &str) -> McpJsonFile {
     let members = match serde_json::from_str::<OrderedMembers>(&text) {
         Ok(OrderedMembers(members)) => members,
         Err(error) => {
-            let line = Some(error.line()).filter(|line| *line > 0);
-            // The text of the parse error is left out, because it quotes the file.
-            let text = "is not a JSON object: {\"mcpServers\": {...}}".into();
-            file.errors.push(Diagnostic { line, path: Vec::new(), text });
+            file.errors.push(syntax_error(&error));
             return file;
         }
     };
@@ -44,7 +43,14 @@ pub fn parse(text: &str) -> McpJsonFile {
                     file.read_servers(value, &["mcp", "servers"]);
                 }
             }
-            _ => {}
+            // VS Code asks for the values of `inputs`.
+            "inputs" | "$schema" => {}
+            _ => {
+                let hint = nearest(key, ["mcpServers", "servers"])
+                    .map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
+                let text = format!("is unknown, and has no effect{hint}");
+                file.notices.push(Diagnostic::new(&[key], &text));
+            }
         }
     }
     if !found {
@@ -53,6 +59,19 @@ pub fn parse(text: &str) -> McpJsonFile {
         file.errors.push(Diagnostic::new(&[], text));
     }
     file
+}
+
+/// The error of a file that is not JSON, or not an object. The parser's text is given only where it quotes nothing of the file.
+fn syntax_error(error: &serde_json::Error) -> Diagnostic {
+    let line = Some(error.line()).filter(|line| *line > 0);
+    let text = if error.is_syntax() || error.is_eof() {
+        let text = error.to_string();
+        let reason = text.split(" at line ").next().unwrap_or_default();
+        format!("is not JSON at column {}: {}", error.column(), printable(reason))
+    } else {
+        "is not a JSON object: {\"mcpServers\": {...}}".to_owned()
+    };
+    Diagnostic { line, path: Vec::new(), text }
 }
 
 impl McpJsonFile {

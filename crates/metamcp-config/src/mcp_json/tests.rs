@@ -8,7 +8,7 @@ fn check(text: &str, expected: &[&str]) {
             let suffix = if *transport == HttpTransport::Sse { " sse" } else { "" };
             Some(format!("{} {url} {}{suffix}", entry.name, headers.len()))
         }
-        EntryKind::Stdio { command, args, env, cwd } => {
+        EntryKind::Stdio { command, args, env, cwd, .. } => {
             Some(format!("{} {command} {} {} {}", entry.name, args.join(","), env.len(), cwd.is_some()))
         }
         EntryKind::Skip(reason) => Some(format!("{} skip: {reason}", entry.name)),
@@ -79,8 +79,12 @@ fn accepts_every_name_of_a_transport() {
 
 #[test]
 fn reports_every_error() {
-    check("", &[":1: is not a JSON object"]);
-    check("{\n\n\"a\": }", &[":3: is not"]);
+    check("", &[":1: is not JSON at column 0: EOF"]);
+    check("{\n\n\"a\": }", &[":3: is not JSON at column 6: expected value"]);
+    check(
+        "{\"mcpServers\": {\n\"a\": {}\n\"b\": {}}}",
+        &[":3: is not JSON at column 1: expected `,` or `}`"],
+    );
     check("[]", &["is not a JSON object"]);
     check("{}", &["neither mcpServers nor servers"]);
     check(r#"{"mcpServers": "hunter2"}"#, &["mcpServers: is not an object"]);

@@ -24,7 +24,7 @@ pub enum ImportAction {
 
 /// Reads the entries of a file. Fails on errors that concern the file as a whole.
 pub fn read_entries(text: &str) -> Result<Vec<McpJsonEntry>, FieldErrors> {
-    let McpJsonFile { errors, mut entries } = mcp_json::parse(text);
+    let McpJsonFile { errors, mut entries, .. } = mcp_json::parse(text);
     if entries.len() > ENTRIES_MAX {
         let detail = format!("has more than {ENTRIES_MAX} servers; split the file");
         return Err(vec![FieldError::new("", detail)]);
@@ -49,7 +49,11 @@ pub fn plan_import(entry: &McpJsonEntry) -> ImportAction {
     match &entry.kind {
         Err(errors) => ImportAction::Reject(errors.iter().cloned().map(field_error).collect()),
         Ok(EntryKind::Skip(reason)) => ImportAction::Skip(reason),
-        Ok(EntryKind::Stdio { command, args, env, cwd }) => {
+        Ok(EntryKind::Stdio { env_file: Some(_), .. }) => {
+            let detail = "names a file, which is not read here; write its variables into env";
+            ImportAction::Reject(vec![FieldError::new(format!("{pointer}/envFile"), detail)])
+        }
+        Ok(EntryKind::Stdio { command, args, env, env_file: None, cwd }) => {
             let mut texts = vec![("command".to_owned(), command)];
             texts.extend(args.iter().enumerate().map(|(at, arg)| (format!("args/{at}"), arg)));
             texts.extend(env.iter().map(|(name, value)| (child_pointer("env", name), value)));

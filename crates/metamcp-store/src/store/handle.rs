@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::epochs::{self, Epochs};
 use super::error::StoreError;
-use super::postgres::Postgres;
+use super::postgres::{ForeignTables, Postgres};
 use super::row_sealer::{OptionalSealer, RowSealer};
-use super::sqlite::Sqlite;
+use super::sqlite::{self, Sqlite};
 use super::transaction::AccessMode;
 
 /// A handle to the store. Cheap to clone; the engine stops when the last handle is dropped.
@@ -66,6 +66,17 @@ impl Store {
         Ok(Self::with_engine(Engine::Postgres(Postgres::new(url)?)))
     }
 
+    /// Changes what happens at the first start in a PostgreSQL database that has tables of other programs.
+    #[must_use]
+    pub fn with_foreign_tables(self, foreign_tables: ForeignTables) -> Self {
+        match self.engine {
+            Engine::Sqlite(_) => self,
+            Engine::Postgres(engine) => {
+                Self { engine: Engine::Postgres(engine.with_foreign_tables(foreign_tables)), ..self }
+            }
+        }
+    }
+
     /// Connects to the database and migrates its schema. Costs nothing once that is done.
     ///
     /// Cancel safe.
@@ -90,6 +101,11 @@ impl Store {
     fn with_engine(engine: Engine) -> Self {
         Self { engine, binding: OptionalSealer::default() }
     }
+}
+
+/// Whether the SQLite file at `path` has keys. Changes nothing, and migrates no schema.
+pub fn sqlite_has_keys(path: &Path) -> Result<bool, StoreError> {
+    sqlite::has_keys(path)
 }
 
 /// Whether the PostgreSQL database at `url` has none of our migrations. Changes nothing, and creates no schema.

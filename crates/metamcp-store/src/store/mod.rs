@@ -42,7 +42,7 @@ pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
 pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
 pub use epochs::Epochs;
 pub use error::StoreError;
-pub use handle::{Store, is_new_postgres};
+pub use handle::{Store, is_new_postgres, sqlite_has_keys};
 pub use id::new_id;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};
@@ -50,6 +50,7 @@ pub use metamcp::{
     MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool,
 };
 pub use page::{PAGE_ITEMS_MAX, PagedRows};
+pub use postgres::ForeignTables;
 pub use reseal::{ResealedBatch, SealedKind};
 pub use retention::PruneReport;
 pub use row_sealer::{RowSealer, SealedRow};

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::connector::{Connector, PoolConnector};
-use super::migrate;
+use super::migrate::{self, ForeignTables};
 use super::tls::Tls;
 use super::transaction::{PgTransaction, discard};
 use super::url::Settings;
@@ -25,6 +25,7 @@ pub struct Postgres {
     pool: Pool,
     pub(super) connector: Arc<Connector>,
     schema: Arc<Schema>,
+    foreign_tables: ForeignTables,
 }
 
 /// Whether the schema is migrated.
@@ -57,7 +58,12 @@ impl Postgres {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok(Self { pool, connector, schema: Arc::default() })
+        Ok(Self { pool, connector, schema: Arc::default(), foreign_tables: ForeignTables::default() })
+    }
+
+    /// Changes what happens in a database that has tables of other programs.
+    pub fn with_foreign_tables(self, foreign_tables: ForeignTables) -> Self {
+        Self { foreign_tables, ..self }
     }
 
     /// Connects and migrates the schema. Costs nothing once that is done.
@@ -91,7 +97,7 @@ impl Postgres {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let client = self.pool.get().await?;
-        match timeout(MIGRATION_TIMEOUT, migrate::migrate(&client)).await {
+        match timeout(MIGRATION_TIMEOUT, migrate::migrate(&client, self.foreign_tables)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 discard(client);

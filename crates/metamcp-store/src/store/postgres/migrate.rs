@@ -5,6 +5,16 @@ use deadpool_postgres::ClientWrapper;
 use crate::store::error::StoreError;
 use metamcp_core::base::unix_seconds;
 
+/// What happens at the first start in a database that has tables of other programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignTables {
+    /// No table is created.
+    #[default]
+    Refuse,
+    /// The tables of metamcp are created beside the others.
+    Accept,
+}
+
 /// In order. The table `metamcp_migrations` records which of them were applied. New ones may only be appended.
 pub const MIGRATIONS: [&str; 3] = [
     include_str!("../../../../../sql/postgres/0001_control_plane.sql"),
@@ -13,7 +23,7 @@ pub const MIGRATIONS: [&str; 3] = [
 ];
 
 /// Applies the missing migrations in one transaction, under a lock that other processes wait for.
-pub async fn migrate(client: &ClientWrapper) -> Result<(), StoreError> {
+pub async fn migrate(client: &ClientWrapper, foreign_tables: ForeignTables) -> Result<(), StoreError> {
     let release: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
     if release.parse::<u32>().is_ok_and(|release| release < SERVER_VERSION_MIN) {
         let text = format!("it is PostgreSQL {}; metamcp needs 14 or newer", &release[..release.len() - 4]);
@@ -21,8 +31,12 @@ pub async fn migrate(client: &ClientWrapper) -> Result<(), StoreError> {
     }
     // Takes no lock when there is nothing to do: a start works during a long migration of another process, and with a user
     // that may not change tables.
-    if missing(version(client).await?)?.is_empty() {
+    let version = version(client).await?;
+    if missing(version)?.is_empty() {
         return Ok(());
+    }
+    if version == 0 && foreign_tables == ForeignTables::Refuse {
+        refuse_foreign_tables(client).await?;
     }
     client.batch_execute("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
     let applied = apply(client).await;
@@ -44,6 +58,29 @@ async fn apply(client: &ClientWrapper) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+/// Fails if the schema in which tables would be created has others. Most likely `DATABASE_URL` was meant for another program.
+async fn refuse_foreign_tables(client: &ClientWrapper) -> Result<(), StoreError> {
+    let rows = client.query(FOREIGN_TABLES, &[&TABLES_NAMED_MAX]).await?;
+    let names = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "it has tables of another program ({}), so metamcp creates none of its own: name a database of its own in \
+         DATABASE_URL, or, if it shall share this one, set METAMCP_SHARED_DATABASE=true for the first start",
+        names.join(", ")
+    )))
+}
+
+/// Tables of the current schema that no extension made.
+const FOREIGN_TABLES: &str = "SELECT relname::text FROM pg_class \
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') \
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e') \
+    ORDER BY relname LIMIT $1";
+
+/// Enough to recognise the program that they belong to.
+const TABLES_NAMED_MAX: i64 = 3;
 
 /// The version of the schema; 0 without our migrations.
 async fn version(client: &ClientWrapper) -> Result<i64, StoreError> {

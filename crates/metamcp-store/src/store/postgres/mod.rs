@@ -18,3 +18,4 @@ mod url;
 mod value;
 
 pub use engine::Postgres;
+pub use migrate::ForeignTables;

@@ -24,6 +24,17 @@ pub struct Sqlite {
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
+/// Whether the database file has keys. Migrates nothing.
+pub fn has_keys(path: &Path) -> Result<bool, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    let has_table = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'api_keys')";
+    if !connection.query_row(has_table, [], |row| row.get::<_, bool>(0))? {
+        return Ok(false);
+    }
+    Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM api_keys)", [], |row| row.get(0))?)
+}
+
 impl Sqlite {
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let (jobs, inbox) = mpsc::channel(QUEUE_MAX);

@@ -9,5 +9,5 @@ mod error;
 pub mod migrate;
 mod transaction;
 
-pub use engine::Sqlite;
+pub use engine::{Sqlite, has_keys};
 pub(super) use transaction::resolve_now;

@@ -1,0 +1,232 @@
+//! What the program says when it starts, and what it refuses to start with.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Client, Database, Keys, PATIENCE, Setup, clear_environment, modern, sql};
+
+/// How a run of the program ended. `code` is `None` if it served, and was killed.
+struct Run {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs the program in a directory with these files, to its end. It is killed if it serves instead.
+fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
+    let mut setup = Setup::new();
+    for (name, text) in files {
+        setup = setup.file(name, text);
+    }
+    let place = setup.place();
+    let child = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
+        .args(arguments)
+        .args(["--port", "0", "--data-dir", "data"])
+        .envs(variables.iter().copied())
+        .current_dir(place.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&child);
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    let ended = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).unwrap();
+        ended.recv().unwrap()
+    });
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Run { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
+}
+
+/// Names and texts of files, or names and values of variables.
+type Texts<'a> = &'a [(&'a str, &'a str)];
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const TLS: &str = "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n";
+
+/// `metamcp check` refuses what a start refuses, in the same words.
+#[test]
+fn what_cannot_start_does_not_pass_the_check() {
+    let key = "x".repeat(40);
+    let rows: [(Texts<'_>, Texts<'_>, &str); 5] = [
+        (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
+        (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
+        (&[], &[("ENCRYPTION_KEY", "hunter2")], "ENCRYPTION_KEY"),
+        (&[], &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)], "ENCRYPTION_KEY"),
+        (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml"),
+    ];
+    for (files, variables, expected) in rows {
+        let (checked, started) = (run(files, &["check"], variables), run(files, &[], variables));
+        for (what, ended) in [("check", &checked), ("start", &started)] {
+            let Run { code, err, .. } = ended;
+            assert!(code.is_some_and(|code| code != 0), "{what} of {files:?}: {code:?} {err}");
+            assert!(err.contains(expected) && !err.contains("hunter2"), "{what} of {files:?}: {err}");
+        }
+        // Each run has a directory of its own.
+        let last =
+            |text: &str| text.lines().last().and_then(|line| line.rsplit('/').next()).map(str::to_owned);
+        assert_eq!(last(&checked.err), last(&started.err), "{files:?}");
+    }
+}
+
+/// What the check describes is what a start serves: the demonstration server, too.
+#[test]
+fn the_check_names_the_demonstration_server() {
+    let checked = run(&[], &["check"], &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    assert!(checked.out.contains("endpoint   /mcp (prefix always): demo\n"), "{}", checked.out);
+    assert!(checked.out.contains("demonstration server"), "{}", checked.out);
+    let server = ("mcp.json", r#"{"mcpServers": {"a": {"url": "http://127.0.0.1:1/mcp"}}}"#);
+    let checked = run(&[server], &["check"], &[]);
+    assert!(!checked.out.contains("demo"), "{}", checked.out);
+}
+
+/// Secrets are made at the first start only: beside keys that others have sealed, new ones would make every key look altered.
+#[test]
+fn no_secrets_are_made_beside_keys() {
+    let mut gateway = Setup::new().keys().start();
+    let (path, secrets) = (gateway.path().to_owned(), "data/secrets.toml");
+    gateway.kill();
+    fs::rename(path.join(secrets), path.join("away")).unwrap();
+    for arguments in [&["check"][..], &[]] {
+        let ended = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
+            .args(arguments)
+            .args(["--port", "0", "--data-dir", "data"])
+            .current_dir(&path)
+            .output()
+            .unwrap();
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success() && err.contains("secrets.toml is missing"), "{arguments:?}: {err}");
+        assert!(!path.join(secrets).exists(), "{arguments:?}");
+    }
+    fs::rename(path.join("away"), path.join(secrets)).unwrap();
+    gateway.start_again();
+}
+
+/// A `.env` of another program takes nothing from the gateway, and its database gets no tables.
+#[test]
+fn the_env_file_of_another_program_does_no_harm() {
+    let others = (".env", "not a line\nHOME=/nonexistent\nPATH=/nonexistent\nNODE_ENV=production\n");
+    let checked = run(&[others], &["check"], &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    assert!(checked.out.contains(".env:1: is not NAME=value, and is skipped"), "{}", checked.out);
+    let own = run(&[(".env", "SERVER_PORT=1 2\n")], &["check"], &[]);
+    assert!(own.code == Some(64) && own.err.contains(".env:1: is not NAME=value; quote"), "{}", own.err);
+
+    let Some(database) = Database::new() else { return };
+    sql(database.url(), "CREATE TABLE users (id INT); CREATE TABLE posts (id INT)");
+    let text = format!("DATABASE_URL={}\n", database.url());
+    let ended = run(&[(".env", &text)], &[], &[]);
+    assert!(ended.code.is_some_and(|code| code != 0), "{}", ended.err);
+    assert!(ended.err.contains("another program (posts, users)"), "{}", ended.err);
+    assert!(ended.err.contains(".env: DATABASE_URL"), "{}", ended.err);
+    // None of the gateway's own was made.
+    sql(database.url(), "CREATE TABLE api_keys (theirs INT); DROP TABLE api_keys");
+    let gateway = database.gateway().variable("METAMCP_SHARED_DATABASE", "true").start();
+    assert!(gateway.log().contains(".env: DATABASE_URL"), "{}", gateway.log());
+}
+
+/// Who starts a second gateway on a data directory learns which process has it.
+#[test]
+fn a_data_directory_in_use_names_its_process() {
+    let gateway = Setup::new().start();
+    let second = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
+        .args(["--port", "0", "--data-dir", "data", "--no-auth"])
+        .current_dir(gateway.path())
+        .output()
+        .unwrap();
+    let err = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success(), "{err}");
+    assert!(err.contains(&format!("is used by process {}", gateway.pid())), "{err}");
+    assert!(err.contains("data directory"), "{err}");
+}
+
+/// A path that names nothing says so, and a slash at its end makes no difference.
+#[test]
+fn a_path_is_named_in_its_error() {
+    let gateway = Setup::new().start();
+    for (path, name) in
+        [("/mcp/tema", "`tema`"), ("/servers/x/mcp", "`servers/x`"), ("/mcp/a%0ab", "`a%0ab`")]
+    {
+        let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
+        assert_eq!(response.status, 404, "{path}");
+        assert!(response.text().contains(name), "{path}: {}", response.text());
+    }
+    for path in ["/mcp", "/mcp/", "/mcp/default/", "/servers/demo/mcp/"] {
+        let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
+        assert_eq!(response.status, 200, "{path}: {}", response.text());
+    }
+}
+
+/// Runs a gateway in a directory until it has printed its greeting, and returns that.
+fn greeting(place: &Path, arguments: &[&str]) -> String {
+    let mut child = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
+        .args(["--port", "0", "--data-dir", "data"])
+        .args(arguments)
+        .current_dir(place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut first = [0; 1];
+    out.read_exact(&mut first).unwrap();
+    // It ends in good order, after all that it has to say.
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    String::from_utf8_lossy(&first).into_owned() + &rest
+}
+
+/// In full at the first start, and in a line or two later.
+#[test]
+fn the_greeting_is_said_in_full_once() {
+    let place = Setup::new().place();
+    let first = greeting(place.path(), &[]);
+    let key_file = place.path().join("data/first-key");
+    let key = fs::read_to_string(&key_file).unwrap();
+    assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
+    // Standard output is no terminal here, and may be a log.
+    assert!(key.starts_with("mcp_") && !first.contains(key.trim()), "{first}");
+    for expected in [
+        " listens on http://127.0.0.1:",
+        "server demo",
+        "database: SQLite",
+        "data/first-key",
+        "'Mcp-Method: tools/list'",
+        "claude mcp add --transport http metamcp http://",
+        "\"Authorization: Bearer $METAMCP_KEY\"",
+        "demonstration server",
+    ] {
+        assert!(first.contains(expected), "{expected:?} is not in {first}");
+    }
+    let later = greeting(place.path(), &[]);
+    assert_eq!(later.lines().count(), 2, "{later}");
+    assert!(later.contains(" listens on ") && later.contains("demonstration server"), "{later}");
+
+    switch_keys_off(place.path());
+    let later = greeting(place.path(), &[]);
+    assert!(later.contains("No API key is active") && later.contains("keyadm keys create"), "{later}");
+    let open = greeting(place.path(), &["--no-auth"]);
+    assert!(open.contains("No key is required") && !open.contains("No API key"), "{open}");
+}
+
+fn switch_keys_off(place: &Path) {
+    let keys = Keys::at(place.join("data"));
+    let rows = keys.run(async |store| store.keys().await.unwrap().rows);
+    assert_eq!(rows.len(), 1);
+    for row in rows {
+        keys.revoke(&row.key_id);
+    }
+}
