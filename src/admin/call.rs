@@ -11,18 +11,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
-    UpstreamSessionSlot, refuse, send_buffered,
+    UpstreamSessionSlot, notify_server, refusal_of, send_buffered,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
 use metamcp_core::protocol::header_param::parse_header_params;
-use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header, is_answer_to};
+use metamcp_core::protocol::{AnswerMatch, ClientCapabilities, Era, McpMethod, Revision, header};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -55,8 +55,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls a tool. With a Legacy server, the call has a session of its own, so that it does not share state
 /// with any client.
 ///
-/// Not cancel safe: if dropped, the call is cancelled by closing the connection, and a session by a
-/// notification. The session is terminated then.
+/// Cancel safe: if dropped, the call is cancelled by closing the connection, and a session by a notification. The session is
+/// terminated then.
 pub async fn call_tool(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
     match era {
         Era::Modern => {
@@ -67,20 +67,20 @@ pub async fn call_tool(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Resu
             send(&pool, None, request, call.notifications).await
         }
         Era::Legacy => {
-            let mut visit = Visit::open(pool).await?;
+            let mut session = ToolCallSession::open(pool).await?;
             let mut request = build_message(&call, None);
-            visit.ready.write_headers(&mut request);
-            visit.is_calling = true;
-            let outcome = send(&visit.pool, Some(&visit.ready), request, call.notifications).await;
-            visit.is_calling = false;
-            visit.end().await;
+            session.ready.write_headers(&mut request);
+            session.is_calling = true;
+            let outcome = send(&session.pool, Some(&session.ready), request, call.notifications).await;
+            session.is_calling = false;
+            session.end().await;
             outcome
         }
     }
 }
 
 /// A session for one call, terminated on drop.
-struct Visit {
+struct ToolCallSession {
     pool: Rc<UpstreamPool>,
     ready: Arc<UpstreamSession>,
     /// Whether the call is in flight.
@@ -88,7 +88,7 @@ struct Visit {
     ended: bool,
 }
 
-impl Visit {
+impl ToolCallSession {
     /// Opens a session. If the future is dropped before it completes, the session is terminated as soon as it
     /// is open.
     async fn open(pool: Rc<UpstreamPool>) -> Result<Self, Fault> {
@@ -111,7 +111,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ToolCallSession {
     fn drop(&mut self) {
         if self.ended {
             return;
@@ -158,7 +158,7 @@ async fn send(
     let message = read.map_err(|error| error.into_fault(server))?;
     let is_answer = Scanner::new()
         .scan(&message)
-        .is_ok_and(|envelope| is_answer_to(CALL_ID.as_bytes(), &message, &envelope));
+        .is_ok_and(|envelope| AnswerMatch::of_envelope(&message, &envelope, CALL_ID.as_bytes()).is_answer());
     if is_answer {
         return Ok(Outcome { message, failed: !status.is_success() });
     }
@@ -179,6 +179,7 @@ async fn read_events(
 ) -> Result<Bytes, UpstreamError> {
     let mut again = session.map(|session| UpstreamReconnect::new(Rc::clone(pool), Arc::clone(session)));
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
+    let mut refusals = RefusalQueue::default();
     answer.limit_messages();
     loop {
         while let Some(event) = reader.next()? {
@@ -190,11 +191,18 @@ async fn read_events(
             answer.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &notifications, session) {
-                _ if is_answer_to(CALL_ID.as_bytes(), &data, &envelope) => return Ok(data),
+                _ if AnswerMatch::of_envelope(&data, &envelope, CALL_ID.as_bytes()).is_answer() => {
+                    refusals.0.detach_all();
+                    return Ok(data);
+                }
                 // The receiver is gone, and will drop this future as well.
                 (FrameKind::Notification, Some(notifications), _) => drop(notifications.send(data).await),
                 (FrameKind::Request, _, Some(session)) => {
-                    refuse(pool, session, &data, &envelope, "the caller cannot be asked over REST").await;
+                    if let Some(refusal) =
+                        refusal_of(&data, &envelope, "the caller cannot be asked over REST")
+                    {
+                        refusals.send(pool, session, refusal.into()).await;
+                    }
                 }
                 _ => {}
             }
@@ -217,6 +225,28 @@ async fn read_events(
         }
         // The server sends an interrupted event again from its start.
         reader = EventReader::new();
+    }
+}
+
+/// Answers to requests of a server that are being sent. A server that does not take one can still answer the call.
+#[derive(Default)]
+struct RefusalQueue(JoinSet<()>);
+
+/// Answers to requests of a server that are sent at the same time. No server asks so much during a call; one that does
+/// waits for its answers, of which each is given up in time.
+const REFUSALS_MAX: usize = 8;
+
+impl RefusalQueue {
+    /// Starts to send an answer. Waits while there are too many. Cancel safe.
+    async fn send(&mut self, pool: &Rc<UpstreamPool>, session: &Arc<UpstreamSession>, refusal: Bytes) {
+        while self.0.try_join_next().is_some() {}
+        if self.0.len() >= REFUSALS_MAX {
+            self.0.join_next().await;
+        }
+        let (pool, session) = (Rc::clone(pool), Arc::clone(session));
+        self.0.spawn_local(async move {
+            notify_server(&pool, &session, McpMethod::Ping, refusal).await;
+        });
     }
 }
 

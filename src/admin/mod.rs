@@ -13,6 +13,7 @@ mod authentication;
 mod authenticated_request;
 mod body;
 mod problem;
+mod member_names;
 mod request;
 mod entity_tag;
 mod store_status;

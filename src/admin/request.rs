@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use url::form_urlencoded;
 
 use super::entity_tag::EntityTag;
+use super::member_names::{RefusedName, check_member_names};
 use super::problem::Problem;
 use metamcp_config::strict_json::{self, StrictJsonError};
 use metamcp_core::frame::Scanner;
@@ -128,23 +129,41 @@ fn unreadable_json(error: StrictJsonError) -> Problem {
             StatusCode::BAD_REQUEST,
             format!("the body is not valid JSON: line {line}, column {column}"),
         ),
-        StrictJsonError::DuplicateMember(path) => {
-            let pointer = path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
-            let detail = "is a duplicate; leave one of them out";
-            Problem::fields(StatusCode::BAD_REQUEST, vec![FieldError::new(pointer, detail)])
-        }
+        StrictJsonError::DuplicateMember(path) => refused_member(&path, DUPLICATE),
     }
 }
 
+const DUPLICATE: &str = "is a duplicate; leave one of them out";
+
+/// The problem with the member at this path.
+fn refused_member(path: &[String], detail: &str) -> Problem {
+    let pointer = path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
+    Problem::fields(StatusCode::BAD_REQUEST, vec![FieldError::new(pointer, detail)])
+}
+
 /// Returns the body as JSON text, to be passed on as the `arguments` of a call, without the white space around it. The content
-/// type must be JSON. Escaped surrogates without a partner and numbers of any size are accepted, as in messages of MCP.
+/// type must be JSON. Escaped surrogates without a partner, except in names, and numbers of any size are accepted, as in
+/// messages of MCP.
 pub fn arguments_body(headers: &HeaderMap, body: &Bytes) -> Result<Bytes, Problem> {
     check_media(headers)?;
     match strict_json::parse(body) {
-        Err(StrictJsonError::Malformed { .. }) if is_json_of_mcp(body) => {}
+        Err(StrictJsonError::Malformed { .. }) if is_json_of_mcp(body) => check_names(body)?,
         parsed => drop(parsed.map_err(unreadable_json)?),
     }
     Ok(body.slice_ref(body.trim_ascii()))
+}
+
+/// Refuses duplicate members, and names that cannot be compared.
+fn check_names(body: &[u8]) -> Result<(), Problem> {
+    let Ok(text) = std::str::from_utf8(body) else {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"));
+    };
+    check_member_names(text).map_err(|refused| match refused {
+        RefusedName::Duplicate(path) => refused_member(&path, DUPLICATE),
+        RefusedName::Unreadable(path) => {
+            refused_member(&path, "has a member whose name has half of a surrogate pair")
+        }
+    })
 }
 
 /// Whether a text is one JSON value that a message may contain.

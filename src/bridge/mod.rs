@@ -11,7 +11,6 @@
 //! Does not know: HTTP towards clients, endpoints, or how tools are named there.
 
 mod legacy_adapter;
-mod level;
 mod modern_adapter;
 
 pub use legacy_adapter::LegacyAdapter;

@@ -6,7 +6,7 @@
 //! Does not know: what a request asks for, or which upstream it goes to.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -28,6 +28,8 @@ pub struct Limits {
 pub struct KeyUsage {
     in_flight: CachePadded<AtomicUsize>,
     event_streams: CachePadded<AtomicUsize>,
+    /// Whether the log says that the key has too many event streams. The client cannot raise the limit.
+    has_warned_of_streams: AtomicBool,
     config: LimitsConfig,
     /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
     burst_restored_us: CachePadded<AtomicU64>,
@@ -39,7 +41,7 @@ pub struct KeyUsage {
 pub enum AdmissionError {
     #[error("this key has too many requests in flight; wait for some to complete")]
     TooManyInFlight,
-    #[error("this key has too many event streams open; close some, or raise limits.key_event_streams_max")]
+    #[error("this key has too many event streams open; close some")]
     TooManyEventStreams,
     #[error("this key exceeds its request rate; retry later")]
     RateExceeded,
@@ -48,9 +50,10 @@ pub enum AdmissionError {
 /// What a permit is for. The two have limits of their own, so that silent streams do not displace calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitKind {
-    /// A request that ends with its response.
+    /// A request that ends with its response. Bounded by `limits.key_in_flight_max` and the key's own concurrency.
     Call,
-    /// A response that stays open until a side ends it: a GET stream, `subscriptions/listen`, a framed stream.
+    /// A response that stays open until a side ends it: a GET stream, `subscriptions/listen`, a framed stream. Bounded
+    /// by `limits.key_event_streams_max` alone: a key that may run one call at a time still listens meanwhile.
     EventStream,
 }
 
@@ -85,6 +88,7 @@ impl KeyUsage {
         Self {
             in_flight: CachePadded::new(AtomicUsize::new(0)),
             event_streams: CachePadded::new(AtomicUsize::new(0)),
+            has_warned_of_streams: AtomicBool::new(false),
             config,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
             start: Instant::now(),
@@ -114,7 +118,22 @@ impl KeyUsage {
         };
         // Made first, so that a refusal releases the slot too.
         let permit = Permit { usage: Arc::clone(self), kind };
-        if slots.fetch_add(1, Ordering::Relaxed) >= max { Err(refusal) } else { Ok(permit) }
+        if slots.fetch_add(1, Ordering::Relaxed) < max {
+            return Ok(permit);
+        }
+        if refusal == AdmissionError::TooManyEventStreams {
+            self.warn_of_streams(identity);
+        }
+        Err(refusal)
+    }
+
+    /// Warns once: a client may try again without end.
+    #[cold]
+    fn warn_of_streams(&self, identity: &Identity) {
+        if !self.has_warned_of_streams.swap(true, Ordering::Relaxed) {
+            let (key, open) = (identity.key_id(), self.config.key_event_streams_max);
+            tracing::warn!(%key, open, "a key has too many event streams open; consider a greater limits.key_event_streams_max");
+        }
     }
 
     /// How many requests can be admitted at once, if none is in flight and none was sent for long.
@@ -209,6 +228,15 @@ mod tests {
             // No stream takes the slot of a call.
             let (calls, refusal) = fill(&usage, PermitKind::Call);
             assert_eq!((calls.len(), refusal), (2, AdmissionError::TooManyInFlight));
+        }
+    }
+
+    #[test]
+    fn clients_are_told_of_no_setting() {
+        use AdmissionError::{RateExceeded, TooManyEventStreams, TooManyInFlight};
+        for refusal in [TooManyInFlight, TooManyEventStreams, RateExceeded] {
+            let text = refusal.to_string();
+            assert!(text.starts_with("this key") && !text.contains("limits."), "{text}");
         }
     }
 

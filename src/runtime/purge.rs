@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 /// Counts of what takes memory, such as open connections and sessions.
 pub type ResourceCounts = [usize; 3];
@@ -103,12 +104,16 @@ impl Default for MemoryPurger {
     }
 }
 
-/// Runs `work` on a blocking thread, which then returns free memory if any thread has requested collections since. The
-/// allocator gives a new thread what an ended one has left: a blocking thread may so get the memory of large messages, and
-/// would keep it for as long as regular jobs keep the thread.
-pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    spawn_blocking(move || {
-        let outcome = work();
+/// Runs `work` on a blocking thread, which delivers its result, and then returns free memory if any thread has requested
+/// collections since. The allocator gives a new thread what an ended one has left: a blocking thread may so get the memory of
+/// large messages, and would keep it for as long as regular jobs keep the thread. Fails if `work` panics, or never runs
+/// because the runtime ends.
+pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (sender, receiver) = oneshot::channel();
+    // Not waited for: a caller has the result before the memory is returned, which takes a while.
+    drop(spawn_blocking(move || {
+        // Nobody may wait for it any more.
+        drop(sender.send(work()));
         BLOCKING_THREAD.with(|(seen, purger)| {
             let requests = REQUESTS.load(Ordering::Relaxed);
             if seen.replace(requests) != requests {
@@ -116,8 +121,8 @@ pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
             }
             purger.collect_if_due();
         });
-        outcome
-    })
+    }));
+    receiver
 }
 
 /// Returns the free memory of this thread's heap to the system.

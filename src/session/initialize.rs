@@ -7,15 +7,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::buffered::{BufferedRequest, BufferedResponse, RequestContext, send_buffered, send_buffered_for};
+use super::buffered::{
+    BufferedRequest, BufferedResponse, RequestContext, notify_server, send_buffered, send_buffered_for,
+};
 use super::client_handshake::ClientHandshake;
 use super::features::{ServerCapabilities, ServerFeatures};
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind, RecentInterner, ServerName};
-use metamcp_core::protocol::{Era, McpMethod, Revision};
+use metamcp_core::protocol::{Era, LogLevel, McpMethod, Revision};
 
 /// How much of a server's error text goes into the fault.
 const ERROR_CHARS_MAX: usize = 300;
@@ -167,42 +170,31 @@ pub(super) async fn send_initialized(
     session: &UpstreamSession,
 ) -> Result<(), Fault> {
     const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-    send_message(pool, session, McpMethod::Initialized, Bytes::from_static(MESSAGE)).await
-}
-
-/// Sends `logging/setLevel`. `level` is raw JSON.
-pub(super) async fn send_log_level(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    level: &Bytes,
-) -> Result<(), Fault> {
-    let level = String::from_utf8_lossy(level);
-    let message =
-        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":{level}}}}}"#);
-    send_message(pool, session, McpMethod::SetLevel, message.into()).await
-}
-
-/// Sends `resources/subscribe`. `uri` is raw JSON.
-pub(super) async fn send_subscription(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    uri: &Bytes,
-) -> Result<(), Fault> {
-    let uri = String::from_utf8_lossy(uri);
-    let message =
-        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{{"uri":{uri}}}}}"#);
-    send_message(pool, session, McpMethod::Subscribe, message.into()).await
-}
-
-async fn send_message(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    method: McpMethod,
-    message: Bytes,
-) -> Result<(), Fault> {
-    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
+    let request = BufferedRequest {
+        method: McpMethod::Initialized,
+        message: Bytes::from_static(MESSAGE),
+        session: Some(session),
+        modern_headers: None,
+    };
     send_buffered(pool, request).await.map_err(|error| error.into_fault(pool.upstream().name()))?;
     Ok(())
+}
+
+/// Sends `logging/setLevel`. Waits for the answer for at most five seconds.
+pub(super) async fn send_log_level(pool: &Rc<UpstreamPool>, session: &UpstreamSession, level: LogLevel) {
+    let level = level.name();
+    let message =
+        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#);
+    // The session works without it.
+    notify_server(pool, session, McpMethod::SetLevel, message.into()).await;
+}
+
+/// Sends `resources/subscribe`. Waits for the answer for at most five seconds.
+pub(super) async fn send_subscription(pool: &Rc<UpstreamPool>, session: &UpstreamSession, uri: &str) {
+    let params = json!({ "uri": uri });
+    let message = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{params}}}"#);
+    // The others may be accepted.
+    notify_server(pool, session, McpMethod::Subscribe, message.into()).await;
 }
 
 #[derive(Deserialize)]

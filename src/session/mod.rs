@@ -10,11 +10,13 @@
 mod buffered;
 mod claims;
 mod client_handshake;
+mod client_settings;
 mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod initialize;
 mod refusal;
+mod replay;
 mod state;
 mod stream;
 mod table;
@@ -32,6 +34,7 @@ pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
 pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
 pub use refusal::{is_ping, refusal_of, refuse};
+pub use replay::replay_subscriptions;
 pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
 pub use stream::{
     EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams,

@@ -8,12 +8,13 @@ use bytes::Bytes;
 
 use super::claims::{SessionClaims, SessionKey};
 use super::client_handshake::ClientHandshake;
+use super::client_settings::ClientSettings;
 use super::stream::{EventId, ResumableStream};
 use super::upstream_slot::UpstreamSessionSlot;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use metamcp_core::base::KeyId;
-use metamcp_core::protocol::{ClientCapabilities, Revision, is_same_id};
+use metamcp_core::protocol::{ClientCapabilities, LogLevel, Revision, is_same_id};
 
 /// One client's session with one version of its endpoint. Shared by all workers, and rebuilt from its id when lost.
 /// When the endpoint changes, a new version replaces it ([`Session::with_endpoint`]); in-flight calls keep this one.
@@ -76,8 +77,7 @@ struct StreamRefs(Vec<Weak<ResumableStream>>);
 struct RareState {
     /// Earlier versions of the session that have calls in flight.
     former_versions: Vec<Weak<Session>>,
-    /// The log level that the client set, as raw JSON.
-    log_level: Option<Bytes>,
+    settings: ClientSettings,
     /// The permit of the request that the session is for.
     _permit: Option<Permit>,
 }
@@ -154,6 +154,9 @@ impl Session {
             former.push(Arc::downgrade(self));
         }
         let has_upstream = |upstream: u32| endpoint.servers.iter().any(|server| server.upstream == upstream);
+        if let Some(rare) = &mut lock(&self.core.state).rare {
+            rare.settings.retain_upstreams(has_upstream);
+        }
         let mut detached = self.detached_upstream_sessions();
         detached.retain(|detached| !has_upstream(detached.upstream));
         let upstream_slots = endpoint
@@ -232,13 +235,41 @@ impl Session {
         state.rare.iter().flat_map(|rare| &rare.former_versions).filter_map(Weak::upgrade).collect()
     }
 
-    /// The log level that the client set last, as raw JSON. Upstream sessions that open later get it too.
-    pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.core.state).rare.as_ref()?.log_level.clone()
+    /// The log level that the client set last. Upstream sessions that open later get it too.
+    pub fn log_level(&self) -> Option<LogLevel> {
+        lock(&self.core.state).rare.as_ref()?.settings.log_level()
     }
 
-    pub fn set_log_level(&self, level: Bytes) {
-        lock(&self.core.state).rare().log_level = Some(level);
+    pub fn set_log_level(&self, level: LogLevel) {
+        lock(&self.core.state).rare().settings.set_log_level(level);
+    }
+
+    /// Records that the client subscribed to a resource of the server at `server_index`.
+    pub fn note_subscribed(&self, server_index: usize, uri: &str) {
+        let upstream = self.endpoint.servers[server_index].upstream;
+        lock(&self.core.state).rare().settings.subscribe(upstream, uri);
+    }
+
+    /// Records that the client wants to end a subscription.
+    pub fn note_unsubscribed(&self, server_index: usize, uri: &str) {
+        let upstream = self.endpoint.servers[server_index].upstream;
+        if let Some(rare) = &mut lock(&self.core.state).rare {
+            rare.settings.unsubscribe(upstream, uri);
+        }
+    }
+
+    /// The URIs that the client has subscribed to at the server at `server_index`.
+    pub fn subscriptions(&self, server_index: usize) -> Vec<Box<str>> {
+        let upstream = self.endpoint.servers[server_index].upstream;
+        let state = lock(&self.core.state);
+        state.rare.as_ref().map_or_else(Vec::new, |rare| rare.settings.subscriptions(upstream))
+    }
+
+    /// Whether the client has subscribed to this resource of the server at `server_index`.
+    pub fn is_subscribed(&self, server_index: usize, uri: &str) -> bool {
+        let upstream = self.endpoint.servers[server_index].upstream;
+        let state = lock(&self.core.state);
+        state.rare.as_ref().is_some_and(|rare| rare.settings.is_subscribed(upstream, uri))
     }
 
     /// Makes a new event stream of the client the current one, which ends the previous one. Returns its generation.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use super::upstream_session::UpstreamSession;
@@ -24,27 +24,35 @@ pub struct UpstreamReconnect {
     ready: Arc<UpstreamSession>,
     /// The server's own id of the last complete event.
     last_event_id: Option<HeaderValue>,
-    pace: ReconnectPace,
-    /// Whether the gateway has reconnected, and no event with a new id has arrived since.
-    is_spent: bool,
-    asking: Option<ReconnectAttempt>,
-}
-
-/// When to reconnect, and how often.
-struct ReconnectPace {
     /// The server's `retry`, within bounds: the least delay before reconnecting.
     retry: Duration,
-    /// Connections in a row that broke early.
-    early_breaks: u32,
-    /// When the newest connection was requested.
-    connected_at: Instant,
+    /// Whether the attempts have ended, and no event with a new id has arrived since.
+    is_spent: bool,
+    asking: Option<ReconnectAttempts>,
 }
 
-struct ReconnectAttempt {
+/// Attempts to resume a stream, until one succeeds.
+struct ReconnectAttempts {
     /// Resolves to `None` if the server does not resume the stream.
     answer: Pin<Box<dyn Future<Output = Option<UpstreamBody>>>>,
     /// The error that broke the stream, reported if the server does not resume it.
     why: UpstreamError,
+}
+
+/// The outcome of one attempt.
+enum AttemptOutcome<B> {
+    Resumed(B),
+    /// The server cannot be reached, or not now. It may be starting again.
+    Unavailable,
+    /// The server does not resume this stream.
+    Refused,
+}
+
+/// When to attempt it again, and until when.
+struct AttemptSchedule {
+    retry: Duration,
+    began_at: Instant,
+    attempts: u32,
 }
 
 /// The delay if the server names none. It is not zero, because the server may be about to listen again.
@@ -54,35 +62,49 @@ const WAIT: Duration = Duration::from_millis(100);
 const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A connection that breaks sooner breaks early: the next delay doubles. Servers that close their streams to be polled
-/// name a `retry`, from which the delay then grows.
-const STEADY_AFTER: Duration = Duration::from_secs(10);
+/// How long after the stream broke an attempt may begin. A server restarts in less; after it, the call fails.
+const OUTAGE_MAX: Duration = Duration::from_mins(4);
 
-/// Early breaks in a row before the call fails. The delays add up to more than three minutes, in which a server restarts.
-const EARLY_BREAKS_MAX: u32 = 16;
+/// The delay does not double more often. Even from the least delay, it has reached the greatest by then.
+const DOUBLINGS_MAX: u32 = 10;
 
-impl ReconnectPace {
-    fn new() -> Self {
-        Self { retry: WAIT, early_breaks: 0, connected_at: Instant::now() }
+const _: () = assert!(WAIT_MIN.as_millis() << DOUBLINGS_MAX >= WAIT_MAX.as_millis());
+
+impl AttemptSchedule {
+    fn new(retry: Duration) -> Self {
+        Self { retry, began_at: Instant::now(), attempts: 0 }
     }
 
-    /// The delay before the next connection. `None` if too many broke early.
+    /// The delay before the next attempt. `None` if it would begin too late.
     fn next_wait(&mut self) -> Option<Duration> {
-        let is_early = self.connected_at.elapsed() < STEADY_AFTER;
-        let before = if is_early { self.early_breaks } else { 0 };
-        if before >= EARLY_BREAKS_MAX {
-            return None;
-        }
-        let wait = self.retry.saturating_mul(1 << before).min(WAIT_MAX);
-        (self.early_breaks, self.connected_at) = (before + 1, Instant::now() + wait);
-        Some(wait)
+        let wait = self.retry.saturating_mul(1 << self.attempts.min(DOUBLINGS_MAX)).min(WAIT_MAX);
+        self.attempts += 1;
+        (self.began_at.elapsed() + wait <= OUTAGE_MAX).then_some(wait)
     }
+}
+
+/// Attempts it with `ask` until the server resumes the stream or refuses to, or until the schedule ends.
+async fn resume<B>(retry: Duration, mut ask: impl AsyncFnMut() -> AttemptOutcome<B>) -> Option<B> {
+    let mut schedule = AttemptSchedule::new(retry);
+    loop {
+        sleep(schedule.next_wait()?).await;
+        match ask().await {
+            AttemptOutcome::Resumed(body) => return Some(body),
+            AttemptOutcome::Unavailable => {}
+            AttemptOutcome::Refused => return None,
+        }
+    }
+}
+
+/// Whether the server, or what stands in front of it, may resume the stream later.
+fn is_transient(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502..=504)
 }
 
 impl UpstreamReconnect {
     /// For a call in session `ready`, before any of its response has arrived.
     pub fn new(pool: Rc<UpstreamPool>, ready: Arc<UpstreamSession>) -> Self {
-        Self { pool, ready, last_event_id: None, pace: ReconnectPace::new(), is_spent: false, asking: None }
+        Self { pool, ready, last_event_id: None, retry: WAIT, is_spent: false, asking: None }
     }
 
     /// Notes the id of a complete event. An empty id resets it (WHATWG HTML, 9.2.6).
@@ -95,24 +117,28 @@ impl UpstreamReconnect {
 
     /// Notes the delay that the server asks for.
     pub fn note_retry(&mut self, retry_ms: u64) {
-        self.pace.retry = Duration::from_millis(retry_ms).clamp(WAIT_MIN, WAIT_MAX);
+        self.retry = Duration::from_millis(retry_ms).clamp(WAIT_MIN, WAIT_MAX);
     }
 
     /// Requests the rest of a broken stream. Returns the error if the stream cannot be resumed.
     pub fn reconnect(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
-        let Some(wait) = self.pace.next_wait() else { return Err(why) };
-        self.is_spent = true;
         let mut request = UpstreamRequest::get();
         self.ready.write_headers(&mut request);
         request.set_header(&header::LAST_EVENT_ID, &id);
         let pool = Rc::clone(&self.pool);
-        let answer = Box::pin(async move {
-            sleep(wait).await;
-            let UpstreamResponse { head, body } = *pool.send(&request, RequestKind::Call).await.ok()?;
-            (head.status.is_success() && head.is_event_stream()).then_some(body)
-        });
-        self.asking = Some(ReconnectAttempt { answer, why });
+        let ask = async move || match pool.send(&request, RequestKind::Call).await {
+            Err(_) => AttemptOutcome::Unavailable,
+            Ok(response) => {
+                let UpstreamResponse { head, body } = *response;
+                match head.status {
+                    status if status.is_success() && head.is_event_stream() => AttemptOutcome::Resumed(body),
+                    status if is_transient(status) => AttemptOutcome::Unavailable,
+                    _ => AttemptOutcome::Refused,
+                }
+            }
+        };
+        self.asking = Some(ReconnectAttempts { answer: Box::pin(resume(self.retry, ask)), why });
         Ok(())
     }
 
@@ -128,7 +154,10 @@ impl UpstreamReconnect {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         if let Some(mut asking) = self.asking.take() {
-            match asking.answer.as_mut().poll(cx) {
+            let attempted = asking.answer.as_mut().poll(cx);
+            // Even if it was refused: the error that is returned is not resumed from again.
+            self.is_spent |= attempted.is_ready();
+            match attempted {
                 Poll::Pending => {
                     self.asking = Some(asking);
                     return Poll::Pending;
@@ -147,35 +176,67 @@ impl UpstreamReconnect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use AttemptOutcome::{Refused, Resumed, Unavailable};
 
-    /// Checks the delays before connections of which each lasts as long as given, in milliseconds.
-    async fn check(retry: Duration, lasts_ms: &[u64], expected_ms: &[Option<u128>]) {
-        let mut pace = ReconnectPace { retry, ..ReconnectPace::new() };
-        let mut waits = Vec::new();
-        for lasts_ms in lasts_ms {
-            tokio::time::advance(Duration::from_millis(*lasts_ms)).await;
-            let wait = pace.next_wait();
-            tokio::time::advance(wait.unwrap_or_default()).await;
-            waits.push(wait.map(|wait| wait.as_millis()));
+    /// Checks when attempts begin, in milliseconds after the stream broke, if their outcomes are these, and whether
+    /// the stream is resumed. The last outcome is repeated. Each attempt lasts a tenth of a second.
+    async fn check(
+        retry: Duration,
+        outcomes: &[AttemptOutcome<()>],
+        first_ms: &[u128],
+        (attempts, last_ms): (usize, u128),
+        is_resumed: bool,
+    ) {
+        let (began_at, mut begun) = (Instant::now(), Vec::new());
+        let resumed = resume(retry, async || {
+            let next = begun.len().min(outcomes.len() - 1);
+            begun.push(began_at.elapsed().as_millis());
+            sleep(Duration::from_millis(100)).await;
+            match &outcomes[next] {
+                Resumed(()) => Resumed(()),
+                Unavailable => Unavailable,
+                Refused => Refused,
+            }
+        });
+        assert_eq!(resumed.await.is_some(), is_resumed);
+        assert!(begun.starts_with(first_ms), "{begun:?}");
+        assert_eq!((begun.len(), begun.last()), (attempts, Some(&last_ms)), "{begun:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unavailable_server_is_asked_again() {
+        let down = || [Unavailable, Unavailable, Unavailable, Resumed(())];
+        check(WAIT, &[Resumed(())], &[], (1, 100), true).await;
+        check(WAIT, &down(), &[100, 400, 900], (4, 1800), true).await;
+        check(Duration::from_secs(2), &down(), &[2000, 6100, 14_200], (4, 30_300), true).await;
+        check(WAIT_MAX, &down(), &[30_000, 60_100], (4, 120_300), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_the_attempts() {
+        check(WAIT, &[Refused], &[], (1, 100), false).await;
+        check(WAIT, &[Unavailable, Refused], &[100], (2, 400), false).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_end_in_time() {
+        check(WAIT_MIN, &[Unavailable], &[50, 250, 550, 1050], (16, 232_650), false).await;
+        check(WAIT_MAX, &[Unavailable], &[30_000], (7, 210_600), false).await;
+    }
+
+    #[test]
+    fn transient_statuses() {
+        for (status, expected) in [
+            (408, true),
+            (429, true),
+            (500, true),
+            (503, true),
+            (400, false),
+            (404, false),
+            (405, false),
+            (501, false),
+        ] {
+            assert_eq!(StatusCode::from_u16(status).map(is_transient).ok(), Some(expected), "{status}");
         }
-        assert_eq!(waits, expected_ms);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn delays_double_while_connections_break_early() {
-        check(WAIT, &[0, 5, 9999, 0], &[Some(100), Some(200), Some(400), Some(800)]).await;
-        check(WAIT, &[0, 0, 10_000, 0], &[Some(100), Some(200), Some(100), Some(200)]).await;
-        check(WAIT_MAX, &[0, 0], &[Some(30_000), Some(30_000)]).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_always_breaks_early_is_given_up() {
-        let mut pace = ReconnectPace::new();
-        let waits: Vec<_> = std::iter::from_fn(|| pace.next_wait()).collect();
-        assert_eq!(waits.len(), EARLY_BREAKS_MAX as usize);
-        assert!(waits.is_sorted() && waits.last() == Some(&WAIT_MAX));
-        assert!(waits.iter().sum::<Duration>() > Duration::from_mins(3), "a server may restart meanwhile");
-        tokio::time::advance(WAIT_MAX + STEADY_AFTER).await;
-        assert_eq!(pace.next_wait(), Some(WAIT), "a steady connection begins anew");
     }
 }

@@ -1,19 +1,19 @@
-//! The slot of one upstream session: opens the session on first use, and again when the upstream loses it. A session that is
-//! opened again is told what the client has subscribed to.
+//! The slot of one upstream session: opens the session on first use, and again when the upstream loses it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::task::spawn_local;
 
 use super::client_handshake::ClientHandshake;
-use super::initialize::{initialize, send_initialized, send_log_level, send_subscription};
+use super::initialize::{initialize, send_initialized, send_log_level};
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::Fault;
+use metamcp_core::protocol::LogLevel;
 
 /// Holds the session with one upstream on behalf of one client.
 pub struct UpstreamSessionSlot {
@@ -22,15 +22,7 @@ pub struct UpstreamSessionSlot {
     current: ArcSwapOption<UpstreamSession>,
     /// Serializes opening, so that a burst of first calls opens one session.
     opening: tokio::sync::Mutex<()>,
-    /// The URIs, as raw JSON, that the client has subscribed to. Most clients subscribe to none.
-    subscriptions: Mutex<Vec<Bytes>>,
 }
-
-/// Subscriptions that are repeated when the session is opened again. Each takes a request, while a call waits.
-const SUBSCRIPTIONS_MAX: usize = 256;
-
-/// Longer URIs are not repeated, so that one client keeps at most half a MiB.
-const URI_BYTES_MAX: usize = 2048;
 
 /// The number of the next slot.
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -38,12 +30,7 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 impl Default for UpstreamSessionSlot {
     fn default() -> Self {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self {
-            number,
-            current: ArcSwapOption::default(),
-            opening: tokio::sync::Mutex::default(),
-            subscriptions: Mutex::default(),
-        }
+        Self { number, current: ArcSwapOption::default(), opening: tokio::sync::Mutex::default() }
     }
 }
 
@@ -58,7 +45,7 @@ impl UpstreamSessionSlot {
         &self,
         pool: &Rc<UpstreamPool>,
         handshake: &ClientHandshake,
-        log_level: Option<Bytes>,
+        log_level: Option<LogLevel>,
     ) -> Result<Arc<UpstreamSession>, Fault> {
         self.open_with_result(pool, handshake, log_level, |_| {}).await
     }
@@ -68,7 +55,7 @@ impl UpstreamSessionSlot {
         &self,
         pool: &Rc<UpstreamPool>,
         handshake: &ClientHandshake,
-        log_level: Option<Bytes>,
+        log_level: Option<LogLevel>,
         on_result: impl FnOnce(Bytes),
     ) -> Result<Arc<UpstreamSession>, Fault> {
         if let Some(session) = self.current() {
@@ -81,9 +68,8 @@ impl UpstreamSessionSlot {
         let (session, message) = initialize(pool, handshake, self.number).await?;
         on_result(message);
         let level = log_level.filter(|_| session.features.logging);
-        let subscriptions = self.subscriptions().clone();
         let opened = OpenedSession { session: Some(session), pool };
-        opened.finish_handshake(level, &subscriptions).await?;
+        opened.finish_handshake(level).await?;
         Ok(opened.publish(self))
     }
 
@@ -98,27 +84,6 @@ impl UpstreamSessionSlot {
         let (session, message) = initialize(pool, handshake, self.number).await?;
         self.publish(session);
         Ok(message)
-    }
-
-    /// Records that the client subscribed to a resource. `uri` is raw JSON.
-    pub fn note_subscribed(&self, uri: &[u8]) {
-        let mut uris = self.subscriptions();
-        if uri.len() <= URI_BYTES_MAX
-            && uris.len() < SUBSCRIPTIONS_MAX
-            && !uris.iter().any(|known| known == uri)
-        {
-            uris.push(Bytes::copy_from_slice(uri));
-        }
-    }
-
-    /// Records that the client ended a subscription. `uri` is raw JSON.
-    pub fn note_unsubscribed(&self, uri: &[u8]) {
-        self.subscriptions().retain(|known| known != uri);
-    }
-
-    /// A panic inside these short critical sections leaves the value intact, so poisoning is ignored.
-    fn subscriptions(&self) -> MutexGuard<'_, Vec<Bytes>> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Discards a session that the upstream has lost. Does nothing if a newer session has replaced it.
@@ -146,14 +111,11 @@ struct OpenedSession<'a> {
 
 impl OpenedSession<'_> {
     /// Sends what follows the response to `initialize`.
-    async fn finish_handshake(&self, log_level: Option<Bytes>, subscriptions: &[Bytes]) -> Result<(), Fault> {
+    async fn finish_handshake(&self, log_level: Option<LogLevel>) -> Result<(), Fault> {
         let Some(session) = &self.session else { return Ok(()) };
         send_initialized(self.pool, session).await?;
         if let Some(level) = log_level {
-            send_log_level(self.pool, session, &level).await?;
-        }
-        for uri in subscriptions {
-            send_subscription(self.pool, session, uri).await?;
+            send_log_level(self.pool, session, level).await;
         }
         Ok(())
     }

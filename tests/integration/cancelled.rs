@@ -40,6 +40,12 @@ fn cancel(gateway: &Gateway, peer: &Peer, path: (&str, &str), before: &[u8], aft
 fn a_cancelled_call_gets_no_response() {
     let progress = r#"data: {"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
     let begun = [events(), chunk(": begun\n\n")].concat();
+    let late = result("\"a\"", "late");
+    let refused = r#"{"jsonrpc":"2.0","id":"a","error":{"code":-32603,"message":"late"}}"#;
+    let long = result("\"a\"", &"late".repeat(100_000));
+    let late_events = [chunk(&format!("data: {late}\n\n")), chunk("")].concat();
+    let late_error = [chunk(&format!("id: 1\ndata: {refused}\n\n")), chunk("")].concat();
+    let late_long = [chunk(&format!("data: {long}\n\n")), chunk("")].concat();
     for path in PATHS {
         for (what, before, after) in [
             ("the stream ends", begun.clone(), vec![Step::Send(chunk("")), Step::Close]),
@@ -47,6 +53,19 @@ fn a_cancelled_call_gets_no_response() {
             ("in an event", begun.clone(), vec![Step::Send(chunk("data: {\"half")), Step::Close]),
             ("no head", Vec::new(), vec![Step::Close]),
             ("a head, and no event", events(), vec![Step::Close]),
+            ("a late answer", Vec::new(), vec![Step::Send(answer("200 OK", &late))]),
+            ("a late error", Vec::new(), vec![Step::Send(answer("200 OK", refused))]),
+            ("a late refusal", Vec::new(), vec![Step::Send(answer("400 Bad Request", refused))]),
+            ("a late bad status", Vec::new(), vec![Step::Send(answer("500 Broken", "late"))]),
+            ("a late long answer", Vec::new(), vec![Step::Send(answer("200 OK", &long))]),
+            ("a late event", begun.clone(), vec![Step::Send(late_events.clone())]),
+            ("a late error event", begun.clone(), vec![Step::Send(late_error.clone())]),
+            ("a late long event", begun.clone(), vec![Step::Send(late_long.clone())]),
+            (
+                "a late event, with its head",
+                Vec::new(),
+                vec![Step::Send([&events()[..], &late_events].concat())],
+            ),
         ] {
             let peer = Peer::script([]);
             let gateway = Gateway::open(&[("a", peer.address)]);
@@ -61,10 +80,12 @@ fn a_cancelled_call_gets_no_response() {
         let sent = [Step::Send(chunk(&format!("{progress}\n\n"))), Step::Close];
         let response = cancel(&gateway, &peer, path, &begun, &sent);
         assert_eq!(response.events().len(), 1, "{path:?}: {}", response.text());
-        let late = [Step::Send(answer("200 OK", &result("\"a\"", "late")))];
+        // But not the answer behind it.
         let peer = Peer::script([]);
         let gateway = Gateway::open(&[("a", peer.address)]);
-        let response = cancel(&gateway, &peer, path, b"", &late);
-        assert_eq!(response.json()["id"], "a", "the server was faster: {}", response.text());
+        let sent = chunk(&format!("{progress}\n\ndata: {late}\n\n"));
+        let response = cancel(&gateway, &peer, path, &begun, &[Step::Send(sent), Step::Hold]);
+        assert_eq!(response.events().len(), 1, "{path:?}: {}", response.text());
+        assert!(!response.text().contains("late"), "{path:?}: {}", response.text());
     }
 }

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Form, Gateway, HyperClient, PATIENCE, Peer, Request, Setup, Step, Transport, call, chunk, convert,
-    events, initialize, legacy, legacy_call, modern, modern_call, notification, until_within,
+    Client, Form, Gateway, HyperClient, PATIENCE, Peer, Request, Setup, Step, Transport, call, chunk,
+    convert, events, initialize, legacy, legacy_call, modern, modern_call, notification, until_within,
     with_certificate, within,
 };
 use metamcp_store::auth::generate_jwt_key;
@@ -28,6 +28,9 @@ const SINGLE: &str = "/servers/a/mcp";
 const AGGREGATED: &str = "/mcp";
 
 const EVENT: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":1}}\n\n";
+
+/// The start of a message that does not say yet what it answers.
+const BEGUN: &str = r#"{"jsonrpc":"2.0","#;
 
 /// How a credential comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,6 +143,12 @@ fn long() -> Vec<Step> {
     vec![Step::Send(events()), Step::Send(chunk(EVENT)), Step::Hold]
 }
 
+/// A server that begins a body, longer than what is read before any of it is passed on, and then sends nothing more.
+fn begun() -> Vec<Step> {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n";
+    vec![Step::Send(format!("{head}{BEGUN}").into_bytes()), Step::Hold]
+}
+
 fn with_credential(request: Request, credential: &str) -> Request {
     request.with("Authorization", format!("Bearer {credential}"))
 }
@@ -162,13 +171,15 @@ enum Served {
     Nothing,
     /// The server began an event stream.
     Stream,
+    /// The server began a JSON body of known length.
+    Body,
     /// The server has not answered.
     Silence,
 }
 
 /// One request of each kind that stays open: its name, the request, and whether its own body stays open.
 fn open_requests(house: &House, credential: &str) -> Vec<(&'static str, Request, Served, bool)> {
-    use Served::{Nothing, Silence, Stream};
+    use Served::{Body, Nothing, Silence, Stream};
     let (together, alone) =
         (open_session(house, AGGREGATED, credential), open_session(house, SINGLE, credential));
     let item = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a__echo"}}"#;
@@ -183,6 +194,9 @@ fn open_requests(house: &House, credential: &str) -> Vec<(&'static str, Request,
         ("event stream of a session", get.with("Mcp-Session-Id", together.clone()), Nothing, false),
         ("subscription", listen, Nothing, false),
         ("call", modern_call(SINGLE, "echo", "{}"), Silence, false),
+        ("body", modern_call(SINGLE, "echo", "{}"), Body, false),
+        ("body, aggregated", modern_call(AGGREGATED, "a__echo", "{}"), Body, false),
+        ("body of a session", legacy_call(SINGLE, &alone, "4", "echo", "{}"), Body, false),
         ("call, aggregated", legacy_call(AGGREGATED, &together, "1", "a__echo", "{}"), Silence, false),
         ("stream", modern_call(SINGLE, "echo", "{}"), Stream, false),
         ("stream, aggregated", modern_call(AGGREGATED, "a__echo", "{}"), Stream, false),
@@ -197,7 +211,13 @@ fn open_requests(house: &House, credential: &str) -> Vec<(&'static str, Request,
 
 #[track_caller]
 fn check(end: End, transport: Transport) {
-    let house = House::new(transport, "[server]\nkeep_alive = \"1s\"");
+    check_with(end, transport, "");
+}
+
+/// With these further settings of the server.
+#[track_caller]
+fn check_with(end: End, transport: Transport, settings: &str) {
+    let house = House::new(transport, &format!("[server]\nkeep_alive = \"1s\"\n{settings}"));
     let credential = house.credential(end);
     let mut opened = Vec::new();
     for (what, request, served, stays_open) in open_requests(&house, &credential) {
@@ -205,6 +225,7 @@ fn check(end: End, transport: Transport) {
         house.peer.push(match served {
             Served::Nothing => None,
             Served::Stream => Some(long()),
+            Served::Body => Some(begun()),
             Served::Silence => Some(vec![Step::Hold]),
         });
         let response = house.client.open(&with_credential(request, &credential), stays_open);
@@ -223,6 +244,9 @@ fn check(end: End, transport: Transport) {
     for (what, response) in opened {
         let ended = response.end();
         assert!(!ended.contains("\"result\""), "{what} {transport:?}: {ended}");
+        if what.starts_with("body") {
+            assert_eq!(ended, BEGUN, "{what} {transport:?}");
+        }
         if what == "framed stream" {
             let last: Value = serde_json::from_str(ended.lines().last().unwrap()).unwrap();
             assert!(last["error"].is_object(), "{transport:?}: {last}");
@@ -236,6 +260,11 @@ fn check(end: End, transport: Transport) {
 #[test]
 fn what_a_revoked_key_has_open_ends() {
     check(End::KeyRevoked, Transport::Http1);
+}
+
+#[test]
+fn what_a_revoked_key_has_open_without_the_fast_lane_ends() {
+    check_with(End::KeyRevoked, Transport::Http1, "fast_lane = false");
 }
 
 #[test]
@@ -328,4 +357,35 @@ fn a_client_that_gives_no_window_loses_its_places() {
 fn a_revoked_key_gives_back_places_whose_client_gives_no_window() {
     let lines = "[server]\nidle_timeout = \"6s\"";
     check_stalled(lines, |house| house.gateway.keys().revoke(&house.key_id), ENDED_MAX);
+}
+
+/// A server that floods, and a client of HTTP/1.1 that reads nothing: its key is revoked when no more can be sent.
+#[track_caller]
+fn check_unread(fast_lane: bool, begin: &[u8], flood: Vec<u8>) {
+    let lines = format!("[server]\nidle_timeout = \"1m\"\nfast_lane = {fast_lane}");
+    let house = House::new(Transport::Http1, &lines);
+    house.peer.push([vec![Step::Send(begin.to_vec()), Step::Flood(flood, usize::MAX)]]);
+    let mut client = Client::connect(house.gateway.address);
+    client.send(&with_credential(modern_call(SINGLE, "echo", "{}"), &house.key).bytes());
+    let mut before = 0;
+    until_within("nothing more can be sent", PATIENCE, || {
+        let sent = house.peer.sent();
+        std::mem::replace(&mut before, sent) == sent && sent > 1 << 20
+    });
+    assert_eq!(house.in_flight(), 1);
+    house.gateway.keys().revoke(&house.key_id);
+    until_within("the place of the server", within(ENDED_MAX), || house.in_flight() == 0);
+    house.peer.wait_closed(house.peer.calls()[0].connection);
+}
+
+#[test]
+fn a_revoked_key_gives_back_the_place_of_a_client_that_does_not_read() {
+    let body = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BEGUN}\"result\":\"",
+        1_u64 << 40
+    );
+    for fast_lane in [true, false] {
+        check_unread(fast_lane, &events(), chunk(&EVENT.repeat(100)));
+        check_unread(fast_lane, body.as_bytes(), vec![b'x'; 16 << 10]);
+    }
 }

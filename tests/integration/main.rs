@@ -7,6 +7,7 @@
 mod support;
 
 mod admin;
+mod answer_ids;
 mod asking;
 mod batches;
 mod bound;

@@ -153,3 +153,29 @@ fn new_work_is_refused_while_memory_is_short() {
         assert_eq!(Client::once(gateway.address, request).status, 200);
     }
 }
+
+#[test]
+fn announced_bodies_take_no_memory_before_they_arrive() {
+    // All of them would take twelve times the bound.
+    const CLIENTS: usize = 64;
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let gateway = setup.with("[limits]\nmemory_max = \"16MiB\"").start();
+    let session = open_session(&gateway, PATH, None);
+    let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(3 * MIB));
+    let large = legacy_call(PATH, &session, "1", "echo", &arguments);
+    let begun = &large.bytes()[..64 << 10];
+    let waiting: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = Client::connect(gateway.address);
+            assert!(client.send(begun));
+            client
+        })
+        .collect();
+    until("all bodies have begun", || charged(&gateway) >= CLIENTS * (32 << 10));
+    assert!(charged(&gateway) <= CLIENTS * (128 << 10), "{} bytes are charged", charged(&gateway));
+    assert_eq!(Client::once(gateway.address, &large).status, 200);
+    assert_eq!(refusals(&gateway), 0);
+    drop(waiting);
+    until("nothing is held", || charged(&gateway) == 0);
+}

@@ -1,9 +1,10 @@
 //! Tools over REST: what is counted, what bounds it, and what becomes of a call whose caller goes away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, modern_call, result,
+    within,
 };
 use metamcp_store::store::{Grants, Rate, Role, UsageCounts};
 use serde_json::{Value, json};
@@ -361,7 +362,20 @@ fn arguments_and_results_are_passed_as_they_are_written() {
         }
     }
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
-    for bad in [r#"{"a":1}}"#, r#"{"a":1},"b":{}"#, r#"{"a":"\ud800","a":}"#, "{\"a\":\"\n\"}", &deep] {
+    let names = [
+        r#"{"a":1,"a":2,"n":1e400}"#,
+        r#"{"a":1,"\u0061":"\ud800"}"#,
+        r#"{"x":[{"a":{},"a":"\ud800"}]}"#,
+        r#"{"\ud800":1}"#,
+        r#"{"a":1,"a":2,"\ud800":3}"#,
+    ];
+    for bad in names.into_iter().chain([
+        r#"{"a":1}}"#,
+        r#"{"a":1},"b":{}"#,
+        r#"{"a":"\ud800","a":}"#,
+        "{\"a\":\"\n\"}",
+        &deep,
+    ]) {
         let response = Client::once(gateway.address, &execute("application/json").body(bad));
         assert_eq!(response.status, 400, "{bad}: {}", response.text());
     }
@@ -395,6 +409,30 @@ fn a_call_over_rest_answers_its_server_and_is_resumed() {
     assert!(answered("p")["result"].is_object(), "{answers:?}");
     assert_eq!(answered("r")["error"]["code"], -32601, "{answers:?}");
     assert_eq!(peer.count("tools/call"), 1);
+}
+
+/// A server that does not take the refusals of its requests can answer the call nevertheless.
+#[test]
+fn refusals_do_not_hold_up_a_call_over_rest() {
+    let peer = Peer::script([]);
+    let ask = |number: usize| {
+        Step::Send(chunk(&format!(
+            "data: {{\"jsonrpc\":\"2.0\",\"id\":{number},\"method\":\"roots/list\"}}\n\n"
+        )))
+    };
+    let done = [Step::Send(chunk(&format!("data: {}\n\n", result("1", "done")))), Step::Send(chunk(""))];
+    let call = std::iter::once(Step::Send(events())).chain((0..5).map(ask)).chain(done).collect();
+    let gate = Gate::default();
+    let refusal = || vec![Step::Wait(gate.clone()), Step::Send(answer("202 Accepted", ""))];
+    peer.push(std::iter::once(call).chain((0..5).map(|_| refusal())));
+    let gateway = Setup::new().server_with("a", peer.address, "era = \"legacy\"").start();
+    let began = Instant::now();
+    let response = Client::once(gateway.address, &execute("application/json"));
+    assert_eq!((response.status, response.json()["content"][0]["text"].as_str()), (200, Some("done")));
+    assert!(began.elapsed() < within(Duration::from_secs(5)), "{:?}", began.elapsed());
+    // They are sent all the same.
+    peer.wait_calls(6);
+    gate.open();
 }
 
 /// What a list hides is not to be had another way.

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    AGGREGATED, Client, Gate, Gateway, PATIENCE, Peer, Request, Response, SINGLE, Setup, Step, chunk, error,
-    events, initialize, is_long, legacy_call, notification, open_session, result,
+    AGGREGATED, Client, Gate, Gateway, PATIENCE, Peer, Request, Response, SINGLE, Setup, Step, answer, chunk,
+    error, events, initialize, is_long, legacy_call, notification, open_session, result,
 };
 use metamcp::session::{ReadOutcome, ResumableStreams, ResumeError, SessionClaims, SessionKey, StreamReader};
 use metamcp_config::sections::StreamsConfig;
@@ -671,6 +671,12 @@ fn a_broken_server_stream_is_resumed_at_the_server() {
         peer.push_resumptions([rest(11)]);
         ask().check_all(EVENTS as u64);
         assert_eq!(last_asked().as_deref(), Some("own-x"));
+        // It cannot be reached for a while, and something in front of it says so.
+        peer.push([some(1, 10, broken(Step::Reset))]);
+        let unavailable = vec![Step::Send(answer("503 Service Unavailable", "")), Step::Close];
+        peer.push_resumptions([vec![Step::Close], vec![Step::Reset], unavailable, rest(11)]);
+        ask().check_all(EVENTS as u64);
+        assert_eq!(last_asked().as_deref(), Some("own-10"));
         // It goes on, and breaks before anything comes: once is enough.
         peer.push([some(1, 10, broken(Step::Reset))]);
         peer.push_resumptions([some(11, 10, broken(Step::Reset))]);

@@ -123,7 +123,11 @@ fn progress_and_requests_of_the_server_come_with_the_call() {
     assert_eq!(events.len(), 4, "{events:?}");
     assert!(events[..3].iter().all(|event| event["params"]["progressToken"] == "mine"), "{events:?}");
     assert_eq!(events[3]["id"], "p");
+    // A client that cannot be asked is not: the program is refused.
+    let refused = tool_text(&call(&gateway, &session, "ask", "{}"));
+    assert!(refused.contains("-32601"), "{refused}");
     // It asks during the call; the answer comes in a request of its own.
+    let session = process_of(&gateway, r#"{"roots":{}}"#).0;
     let mut asking = Client::connect(gateway.address);
     asking.send(&legacy_call(PATH, &session, "7", "ask", "{}").bytes());
     assert_eq!(asking.head().status, 200);

@@ -80,7 +80,7 @@ fn swap(from: &str, to: &str) -> Vec<u8> {
     text.replacen(from, to, 1).into_bytes()
 }
 
-const HEADS: [(&str, &str, &str); 51] = [
+const HEADS: [(&str, &str, &str); 61] = [
     ("a bare line feed after the request line", " HTTP/1.1\r\n", " HTTP/1.1\n"),
     ("a bare line feed after a field", "Host: localhost\r\n", "Host: localhost\n"),
     ("a bare line feed after the last field", "\r\n\r\n", "\n\r\n"),
@@ -128,6 +128,16 @@ const HEADS: [(&str, &str, &str); 51] = [
     ("a NUL in a name", "Host:", "X\0: a\r\nHost:"),
     ("two Hosts", "Host:", "Host: localhost\r\nHost:"),
     ("no Host", "Host:", "X-Host:"),
+    ("an empty Host", "Host: localhost", "Host:"),
+    ("a blank Host", "Host: localhost", "Host: \t"),
+    ("a Host with a blank", "Host: localhost", "Host: local host"),
+    ("a list of Hosts", "Host: localhost", "Host: localhost,localhost"),
+    ("a Host with a user", "Host: localhost", "Host: user@localhost"),
+    ("a Host with a path", "Host: localhost", "Host: localhost/"),
+    ("a Host whose port is a name", "Host: localhost", "Host: localhost:http"),
+    ("Host_", "Host:", "Host_: evil\r\nHost:"),
+    ("_host", "Host:", "_host: evil\r\nHost:"),
+    ("a fragment in the target", "/servers/a/mcp", "/servers/a/mcp#x"),
     ("two blanks in the request line", "POST ", "POST  "),
     ("a tab in the request line", "POST ", "POST\t"),
     ("another version", " HTTP/1.1", " HTTP/2.0"),

@@ -124,6 +124,42 @@ fn malformed_chunks_end_the_connection() {
     }
 }
 
+/// Heads that two parsers could read differently are refused, and so is what follows them.
+#[test]
+fn ambiguous_heads_end_the_connection() {
+    let body = result("1", "good");
+    let length = format!("Content-Length: {}\r\n", body.len());
+    let (sized, chunks) = (body.clone(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
+    let coded = "Transfer-Encoding: chunked\r\n";
+    let rows = [
+        (format!("200 OK\r\n{length}{coded}\r\n"), &chunks),
+        (format!("200 OK\r\n{coded}{length}\r\n"), &chunks),
+        (format!("200 OK\r\n{coded}{coded}\r\n"), &chunks),
+        (format!("200 OK\r\n{length}Transfer_Encoding: chunked\r\n\r\n"), &sized),
+        (format!("200 OK\r\n{length}TRANSFER_ENCODING: x\r\n\r\n"), &sized),
+        (format!("200 OK\r\n{coded}Content_Length: 5\r\n\r\n"), &chunks),
+        (format!("200 OK\r\n{length}Content-Length: 5\r\n\r\n"), &sized),
+        (format!("200 OK\r\nContent-Length: 5\r\n{length}\r\n"), &sized),
+        (format!("200 OK\r\nContent-Length: 5, {}\r\n\r\n", body.len()), &sized),
+        (format!("200 OK\n{length}\r\n"), &sized),
+        (format!("200 OK\r\nX: 1\n{length}\r\n"), &sized),
+        (format!("200 OK\r\n{length}\n"), &sized),
+        (format!("200 OK\n{}\n", length.replace('\r', "")), &sized),
+        (format!("200 OK\r\n{length} folded\r\n\r\n"), &sized),
+        (format!("103 Early Hints\n\nHTTP/1.1 200 OK\r\n{length}\r\n"), &sized),
+    ];
+    for side in Side::all() {
+        for (head, body) in &rows {
+            let head = head.replacen("200 OK\r\n", "200 OK\r\nContent-Type: application/json\r\n", 1);
+            let whole = format!("HTTP/1.1 {head}{body}");
+            side.check(&format!("{head:?}"), vec![Step::Send(whole.into_bytes())], false);
+        }
+        // The same length twice is one length (RFC 9110, section 8.6).
+        let twice = format!("HTTP/1.1 200 OK\r\n{length}{length}Connection: close\r\n\r\n{sized}");
+        side.check("the same length twice", vec![Step::Send(twice.into_bytes()), Step::Close], true);
+    }
+}
+
 /// Interim responses are bounded by their bytes, not only by the time that a response may take.
 #[test]
 fn a_flood_of_interim_responses_ends() {

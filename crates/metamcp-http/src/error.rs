@@ -282,13 +282,18 @@ impl From<OutOfMemory> for UpstreamError {
     }
 }
 
+impl From<SseError> for FailureStage {
+    fn from(error: SseError) -> Self {
+        match error {
+            SseError::TooLong => Self::ResponseTooLarge,
+            SseError::OutOfMemory(_) => Self::OutOfMemory,
+        }
+    }
+}
+
 impl From<SseError> for UpstreamError {
     #[cold]
     fn from(error: SseError) -> Self {
-        let stage = match error {
-            SseError::TooLong => FailureStage::InvalidResponse,
-            SseError::OutOfMemory(_) => FailureStage::OutOfMemory,
-        };
-        Self::new(stage, error)
+        Self::new(error.into(), error)
     }
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use metamcp_core::frame::{MessageKind, Scanner};
-use metamcp_core::protocol::{Era, McpMethod, code};
+use metamcp_core::protocol::{Era, LogLevel, McpMethod, code};
 use tokio::time::timeout;
 
-use super::super::level::LogLevel;
 use super::call::{self, CallContext};
 use super::handshake::initialize;
 use super::listen::Subscriptions;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use metamcp_core::frame::{Envelope, EventReader, MessageKind, Scanner, write_event};
-use metamcp_core::protocol::{Era, McpMethod, code, is_answer_to};
+use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -197,7 +197,7 @@ impl Exchange {
 
     /// Whether it is a response to the last request.
     fn answers_sent_id(&self, message: &Bytes, envelope: &Envelope) -> bool {
-        is_answer_to(&self.sent_id.borrow(), message, envelope)
+        AnswerMatch::of_envelope(message, envelope, &self.sent_id.borrow()).is_answer()
     }
 
     fn interpret(&self, message: &Bytes, envelope: &Envelope) -> CallOutcome {

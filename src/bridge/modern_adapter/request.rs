@@ -10,10 +10,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::super::level::LogLevel;
 use metamcp_core::base::{Fault, KeyId, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span, json_string, splice};
-use metamcp_core::protocol::{ClientCapabilities, McpMethod, code};
+use metamcp_core::protocol::{ClientCapabilities, LogLevel, McpMethod, code};
 use metamcp_http::multiplex::LocalResponse;
 use metamcp_http::{TraceFields, UpstreamRequest};
 

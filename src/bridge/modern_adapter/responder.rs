@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::super::level::LogLevel;
 use super::request::ModernRequest;
 use metamcp_core::frame::write_event;
+use metamcp_core::protocol::LogLevel;
 use metamcp_http::UpstreamError;
 use metamcp_http::multiplex::{
     CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity,

@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -18,14 +16,15 @@ use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::mcp::call::{self, Call};
 use crate::server::mcp::relay::{COMMENT, credential_ended, gateway_stops};
-use crate::server::reply::body::{BodyError, ResponseBody};
+use crate::server::mcp::whole_answer;
+use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::{SessionCache, Worker};
 use crate::session::MESSAGE_BYTES_MAX;
 use crate::telemetry::metrics::LabelId;
-use metamcp_core::base::{ChargedBuffer, Fault, FaultKind, MEMORY, ShutdownPhase, charge_bytes};
-use metamcp_core::frame::{Event, EventReader, MessageKind as FrameKind, write_event};
-use metamcp_core::protocol::{McpMethod, Revision, code, header, is_same_id};
+use metamcp_core::base::{Fault, FaultKind, MEMORY, ShutdownPhase, charge_bytes};
+use metamcp_core::frame::{Event, EventReader, write_event};
+use metamcp_core::protocol::{AnswerMatch, McpMethod, Revision, code, header};
 use metamcp_store::auth::Identity;
 
 /// Chunks that wait for the client to read them.
@@ -136,17 +135,6 @@ fn read(
         });
     }
     Ok(calls)
-}
-
-/// What an event of the response to one message is.
-#[derive(PartialEq)]
-enum EventKind {
-    /// The answer to the message.
-    Answer,
-    /// A notification, a request, or nothing that a client dispatches.
-    Other,
-    /// No message, or the answer to another one.
-    Invalid,
 }
 
 /// The messages of a batch while they are answered, one after the other.
@@ -269,98 +257,82 @@ impl BatchRun {
             }
         };
         let is_stream = response.content_type.as_ref().is_some_and(|value| value == header::EVENT_STREAM);
-        let is_answered = if is_stream {
-            self.pass_events(response.body, id.as_ref()).await?
-        } else {
-            self.pass_message(response.body, id.is_some()).await?
+        let failure = match id {
+            None => return self.pass_unawaited(response.body).await,
+            Some(ref id) if is_stream => self.pass_events(response.body, id).await?,
+            Some(ref id) => self.pass_message(response.body, id).await?,
         };
-        if is_answered {
-            return Ok(());
-        }
-        let text = "the answer broke off, is invalid or too long for a batch, or finds no memory; the call may have run";
-        let fault = Fault::upstream(FaultKind::ConnectionLost, text).with_id(id);
+        let Err(fault) = failure else { return Ok(()) };
+        let fault = fault.with_id(id);
         self.worker.metering.note_fault(&fault);
         self.send(reply::terminal_event(&fault)).await
     }
 
+    /// Reads the response to a notification, which has nothing for the client.
+    async fn pass_unawaited(&self, mut body: ResponseBody) -> Result<(), ClientGone> {
+        while let Ok(Some(_)) = whole_answer::next_bytes(&mut body).await {}
+        Ok(())
+    }
+
     /// Forwards an event stream, each event as a whole: what a broken one would leave behind is no event, and the
-    /// next answer would become part of it. Returns whether the message needs no other answer.
-    async fn pass_events(&self, mut body: ResponseBody, id: Option<&Bytes>) -> Result<bool, ClientGone> {
+    /// next answer would become part of it. Fails if the message needs another answer.
+    async fn pass_events(&self, mut body: ResponseBody, id: &Bytes) -> Result<Result<(), Fault>, ClientGone> {
         let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
-        let mut is_answered = id.is_none();
-        let mut is_valid = true;
-        while let Some(bytes) = next_bytes(&mut body).await {
-            let Ok(bytes) = bytes else { return Ok(is_answered) };
-            reader.push(bytes);
-            loop {
-                match reader.next() {
-                    Ok(Some(event)) => match self.kind_of(&event, id) {
-                        EventKind::Invalid => is_valid = false,
-                        kind => {
-                            is_answered |= kind == EventKind::Answer;
-                            self.send(event.raw).await?;
+        let (mut is_answered, mut is_valid) = (false, true);
+        loop {
+            let end = match reader.next() {
+                Ok(Some(event)) => {
+                    match self.match_event(&event, id) {
+                        AnswerMatch::ThisCall if !is_answered => is_answered = true,
+                        AnswerMatch::NotAnswer => {}
+                        // In a batch, the client could not tell whose answer it is.
+                        _ => {
+                            is_valid = false;
+                            continue;
                         }
-                    },
-                    Ok(None) => break,
-                    Err(_) => return Ok(is_answered),
-                }
-            }
-        }
-        // A response that breaks off ends with an error. In good order and without an answer, it is that of a call which
-        // the client cancelled, unless the server answered something else.
-        Ok(is_answered || is_valid)
-    }
-
-    /// Forwards a message as one event. Returns whether the message needs no other answer.
-    async fn pass_message(&self, mut body: ResponseBody, is_awaited: bool) -> Result<bool, ClientGone> {
-        let mut message = ChargedBuffer::default();
-        while let Some(bytes) = next_bytes(&mut body).await {
-            match bytes {
-                Ok(bytes) if message.len() + bytes.len() <= MESSAGE_BYTES_MAX => {
-                    if message.extend(&bytes).is_err() {
-                        return Ok(!is_awaited);
                     }
+                    self.send(event.raw).await?;
+                    continue;
                 }
-                _ => return Ok(!is_awaited),
+                Ok(None) => whole_answer::next_bytes(&mut body).await,
+                Err(error) => Err(whole_answer::unreadable(error)),
+            };
+            match end {
+                Ok(Some(bytes)) => reader.push(bytes),
+                Err(fault) if !is_answered => return Ok(Err(fault)),
+                // In good order and without an answer, it is the response to a call that the client cancelled, unless the
+                // server answered something else.
+                Ok(None) if !is_answered && !is_valid => return Ok(Err(whole_answer::not_an_answer())),
+                Ok(None) | Err(_) => return Ok(Ok(())),
             }
-        }
-        if !is_awaited {
-            return Ok(true);
-        }
-        let message = message.freeze();
-        // Without an id the client could not tell whose answer another text is.
-        let is_message = self.worker.scanner.borrow_mut().scan(&message).is_ok();
-        match charge_bytes(write_event(&message)) {
-            Ok(event) if is_message => {
-                // Not held while the event waits for its client.
-                drop(message);
-                self.send(event).await?;
-                Ok(true)
-            }
-            _ => Ok(false),
         }
     }
 
-    /// What an event of the response to the message with this id is. An answer must have the id: in a batch, the client could
-    /// not tell whose answer another one is.
-    fn kind_of(&self, event: &Event, id: Option<&Bytes>) -> EventKind {
-        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else { return EventKind::Other };
-        let Ok(envelope) = self.worker.scanner.borrow_mut().scan(data) else { return EventKind::Invalid };
-        if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
-            return EventKind::Other;
+    /// Forwards a message as one event. Fails if the message needs another answer.
+    async fn pass_message(&self, body: ResponseBody, id: &Bytes) -> Result<Result<(), Fault>, ClientGone> {
+        let read = async {
+            let message = whole_answer::collect(body).await?;
+            let answer = whole_answer::check_answer(&self.worker.scanner, message, id)?;
+            charge_bytes(write_event(&answer)).map_err(whole_answer::no_memory)
+        };
+        match read.await {
+            Ok(event) => self.send(event).await.map(Ok),
+            Err(fault) => Ok(Err(fault)),
         }
-        let ids = envelope.id.zip(id);
-        let is_same = ids.is_some_and(|(found, id)| is_same_id(found.span.slice(data), id));
-        if is_same { EventKind::Answer } else { EventKind::Invalid }
+    }
+
+    /// What an event is to the message with this id.
+    fn match_event(&self, event: &Event, id: &Bytes) -> AnswerMatch {
+        let Some(data) = event.data.as_ref().filter(|data| !data.is_empty()) else {
+            return AnswerMatch::NotAnswer;
+        };
+        match self.worker.scanner.borrow_mut().scan(data) {
+            Ok(envelope) => AnswerMatch::of_envelope(data, &envelope, id),
+            Err(_) => AnswerMatch::Unreadable,
+        }
     }
 
     async fn send(&self, event: Bytes) -> Result<(), ClientGone> {
         self.sender.send(event).await.map_err(|_| ClientGone)
     }
-}
-
-/// The next bytes of a body; `None` at its end.
-async fn next_bytes(body: &mut ResponseBody) -> Option<Result<Bytes, BodyError>> {
-    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
-    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }

@@ -17,7 +17,7 @@ use crate::server::worker::Worker;
 use crate::session::{BufferedRequest, Session, send_buffered};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{IdSpan, Span};
-use metamcp_core::protocol::McpMethod;
+use metamcp_core::protocol::{LogLevel, McpMethod};
 
 /// Timeout for a server to accept such a message. The client waits while servers receive it in turn.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,12 +25,10 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sets the log level of every server with logging: those with an open session now, the others when they open
 /// one.
 pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> Result<Reply, Fault> {
-    let level = call
-        .envelope
-        .params
-        .level
-        .ok_or_else(|| Fault::client(FaultKind::MalformedParams, "params.level is missing"))?;
-    session.set_log_level(Bytes::copy_from_slice(level.span.slice(&call.body)));
+    let malformed = |text| Fault::client(FaultKind::MalformedParams, text);
+    let level = call.envelope.params.level.ok_or_else(|| malformed("params.level is missing"))?;
+    let level = LogLevel::parse(&level.decode(&call.body));
+    session.set_log_level(level.ok_or_else(|| malformed("params.level is no log level"))?);
     for (place, upstream_session) in session.upstream_slots() {
         let Some(ready) = upstream_session.current().filter(|ready| ready.features.logging) else { continue };
         let server = &call.endpoint.servers[place];
@@ -63,12 +61,14 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
         Some(McpMethod::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.find_call(id.span.slice(&call.body)));
             if let Some((session, place)) = holder {
-                forward(worker, &call, &session, place, &[]).await;
+                note_failure(worker, forward(worker, &call, &session, place, &[]).await);
             }
             Vec::new()
         }
         Some(McpMethod::Progress) => {
-            forward_by_prefix(worker, &call, &session, params.progress_token).await;
+            // Progress that a server cannot take now is out of date later.
+            let forwarded = forward_by_prefix(worker, &call, &session, params.progress_token).await;
+            note_failure(worker, forwarded);
             Vec::new()
         }
         Some(McpMethod::RootsListChanged) => {
@@ -80,21 +80,27 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
         // known server is accepted and dropped, as a server does with a notification that it does not know.
         _ => Vec::new(),
     };
-    let Some((last, others)) = targets.split_last() else { return Ok(reply::accepted()) };
-    for place in others {
-        forward(worker, &call, &session, *place, &[]).await;
+    for place in targets {
+        note_failure(worker, forward(worker, &call, &session, place, &[]).await);
     }
-    forward(worker, &call, &session, *last, &[]).await;
     Ok(reply::accepted())
 }
 
-/// Forwards a client's answer to the server that its id names.
+/// Counts a notification that was not forwarded. Its client is not told: some end their session on an error.
+fn note_failure<T>(worker: &Worker, forwarded: Result<T, Fault>) {
+    if let Err(fault) = forwarded {
+        drop(worker.metering.note_fault(&fault));
+    }
+}
+
+/// Forwards a client's answer to the server that its id names. A server that is too busy to take it waits on, and the
+/// client is told to send it again.
 pub async fn client_response(
     worker: &Worker,
     call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Reply, Fault> {
-    if !forward_by_prefix(worker, &call, &session, call.envelope.id).await {
+    if !forward_by_prefix(worker, &call, &session, call.envelope.id).await? {
         return Err(Fault::client(FaultKind::InvalidRequest, "this response answers no request of a server"));
     }
     // Accepted even if the server no longer waits for it, as the transport requires of a well-formed message
@@ -107,8 +113,16 @@ pub async fn client_response(
 /// Forwards a message to the server that a prefixed id names. Returns false if it names none. While a call is
 /// in flight at a changed or removed server, that version may have sent the request, so it gets the message
 /// too; the version that does not know the id ignores it.
-async fn forward_by_prefix(worker: &Worker, call: &Call, session: &Arc<Session>, id: Option<IdSpan>) -> bool {
-    let mut is_known = false;
+///
+/// # Errors
+/// A server is too busy to take the message: the client can send it again.
+async fn forward_by_prefix(
+    worker: &Worker,
+    call: &Call,
+    session: &Arc<Session>,
+    id: Option<IdSpan>,
+) -> Result<bool, Fault> {
+    let (mut is_known, mut busy) = (false, Ok(()));
     let mut former = session.former_versions();
     former.retain(|former| former.endpoint.id != session.endpoint.id);
     for session in former.iter().chain([session]) {
@@ -125,11 +139,11 @@ async fn forward_by_prefix(worker: &Worker, call: &Call, session: &Arc<Session>,
                 edits.extend(ids.related(call));
                 edits.sort_by_key(|(span, _)| span.start);
             }
-            forward(worker, call, session, place, &edits).await;
+            busy = busy.and(forward(worker, call, session, place, &edits).await);
             is_known = true;
         }
     }
-    is_known
+    busy.map(|()| is_known)
 }
 
 /// The server that a prefixed id names, and the edit that restores the server's own id.
@@ -141,8 +155,17 @@ fn find_prefixed(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option
 }
 
 /// Forwards a message without an answer. No session is opened for it.
-async fn forward(worker: &Worker, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
-    let Some(ready) = session.upstream_slot(place).current() else { return };
+///
+/// # Errors
+/// The server is too busy to take it. All other failures are counted and logged: the message would fail again.
+async fn forward(
+    worker: &Worker,
+    call: &Call,
+    session: &Session,
+    place: usize,
+    edits: &[(Span, Bytes)],
+) -> Result<(), Fault> {
+    let Some(ready) = session.upstream_slot(place).current() else { return Ok(()) };
     let server = &session.endpoint.servers[place];
     let sending = async {
         let pool = worker.topology.pool(server)?;
@@ -150,9 +173,11 @@ async fn forward(worker: &Worker, call: &Call, session: &Session, place: usize, 
     };
     match timeout(FORWARD_TIMEOUT, sending).await {
         Ok(Ok(_taken)) => {}
+        Ok(Err(fault)) if fault.kind == FaultKind::Overloaded => return Err(fault),
         Ok(Err(fault)) => drop(worker.metering.note_fault(&fault)),
         Err(_elapsed) => {
             tracing::warn!(server = %server.name, "a message without an answer was not taken in time");
         }
     }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client_messages;
+use super::client_setting::{PendingSetting, observe_answer};
 use super::initialize::initialize;
 use super::legacy_delivery::{DeliveryOutcome, ask_server};
 use crate::catalog::View;
@@ -147,7 +148,8 @@ async fn forward(
     (place, rename): Target,
 ) -> Result<Reply, Fault> {
     let edit = target::edit(rename.as_ref());
-    let (pool, delivered, in_flight, meter) = {
+    let setting = PendingSetting::of(&call, &session, place);
+    let (pool, delivered, in_flight, mut meter) = {
         let asking = pin!(async {
             let pool = worker.topology.pool(&call.endpoint.servers[place])?;
             let delivered = ask_server(&pool, &call, &session, place, edit.as_slice()).await?;
@@ -170,13 +172,14 @@ async fn forward(
         (pool, delivered, in_flight, meter)
     };
     let response = match delivered {
-        DeliveryOutcome::Answered(response) => {
-            note_setting(&call, &session, place);
-            response
+        DeliveryOutcome::Answered(response) => response,
+        DeliveryOutcome::Refused(..) if in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {
+            return Ok(send::cancelled(meter.as_mut()));
         }
         DeliveryOutcome::Refused(status, body) => {
-            let passed =
-                send::relay_refusal(&worker.scanner, &call.endpoint.servers[place].name, status, body);
+            let server = &call.endpoint.servers[place].name;
+            let id = call.is_request().then(|| call.id());
+            let passed = send::relay_refusal(&worker.scanner, server, status, body, id.as_deref());
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             if let Some(mut meter) = meter {
                 meter.fail(kind);
@@ -201,34 +204,19 @@ async fn forward(
     };
     let relayed = send::relay(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
     let relay = match relayed {
-        RelayedResponse::Reply(reply) => return Ok(reply),
+        RelayedResponse::Reply(reply) => return Ok(observe_answer(worker, setting, false, reply)),
         RelayedResponse::Events(relay) => relay,
     };
     let may_resume = !call.shares_response && session.has_id();
     let streams = worker.shared.streams.as_ref().filter(|_| may_resume);
-    let Some(streams) = streams else { return Ok(relay.into_reply()) };
     let id = call.envelope.id.map(|id| Bytes::copy_from_slice(id.span.slice(&call.body)));
-    Ok(match id.zip(resume_mode(&call.fields, &session)) {
-        Some((id, mode)) => ResumableCall { id, session, place, pool, mode }.into_resumable(streams, relay),
+    let reply = match streams.zip(id.zip(resume_mode(&call.fields, &session))) {
+        Some((streams, (id, mode))) => {
+            ResumableCall { id, session, place, pool, mode }.into_resumable(streams, relay)
+        }
         None => relay.into_reply(),
-    })
-}
-
-/// Records what the client has set at a server, which is set again when the server has lost the session.
-fn note_setting(call: &Call, session: &Session, place: usize) {
-    let params = &call.envelope.params;
-    match (call.method, params.level, params.uri) {
-        (Some(McpMethod::SetLevel), Some(level), _) => {
-            session.set_log_level(Bytes::copy_from_slice(level.span.slice(&call.body)));
-        }
-        (Some(McpMethod::Subscribe), _, Some(uri)) => {
-            session.upstream_slot(place).note_subscribed(uri.span.slice(&call.body));
-        }
-        (Some(McpMethod::Unsubscribe), _, Some(uri)) => {
-            session.upstream_slot(place).note_unsubscribed(uri.span.slice(&call.body));
-        }
-        _ => {}
-    }
+    };
+    Ok(observe_answer(worker, setting, true, reply))
 }
 
 /// Records a call. Its id must not be in use by another call of the session.

@@ -15,7 +15,7 @@ use crate::route::RoutedServer;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::relay::gateway_stops;
 use crate::server::mcp::send;
-use crate::session::{Session, UpstreamSession, is_session_lost};
+use crate::session::{Session, UpstreamSession, is_session_lost, replay_subscriptions};
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::Span;
@@ -53,7 +53,14 @@ async fn open(
     if !session.has_id() {
         return open_for_one_request(pool, session, place).await;
     }
-    let ready = upstream_session.open(pool, &session.handshake, session.log_level()).await?;
+    let mut is_opened = false;
+    let opening = upstream_session
+        .open_with_result(pool, &session.handshake, session.log_level(), |_| is_opened = true);
+    let ready = opening.await?;
+    if is_opened && !session.subscriptions(place).is_empty() {
+        let (pool, session, ready) = (Rc::clone(pool), Arc::clone(session), Arc::clone(&ready));
+        spawn_local(async move { replay_subscriptions(&pool, &session, place, &ready).await });
+    }
     session.notify_stream();
     if session.has_stream() {
         // Some servers send the client a request on their event stream as soon as the session is open, and do

@@ -10,7 +10,7 @@ use crate::server::mcp::trace;
 use crate::server::reply::reply;
 use crate::server::reply::reply::Reply;
 use crate::server::worker::Worker;
-use crate::server::worker::pending_calls::CredentialEnded;
+use crate::server::worker::revocable_calls::CredentialEnded;
 use crate::telemetry::metrics::Operation;
 use metamcp_core::base::{Fault, MEMORY};
 use metamcp_core::protocol::{Era, McpMethod};
@@ -40,7 +40,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
             Era::Legacy => legacy::answer(worker, call).await,
         }
     });
-    let answered = worker.pending_calls.until_revoked(identity, answering).await;
+    let answered = worker.revocable_calls.until_revoked(identity, answering).await;
     let mut answered =
         answered.unwrap_or_else(|CredentialEnded| Err(credential_ended("the call may have run")));
     if let Some(operation) = operation {

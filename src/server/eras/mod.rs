@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod client_messages;
+mod client_setting;
 pub mod initialize;
 pub mod legacy;
 pub mod legacy_delivery;

@@ -15,7 +15,7 @@ use super::request::EndpointRequest;
 use crate::route::RouteTable;
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::frame::Span;
-use metamcp_core::http1::is_misspelt_framing_field;
+use metamcp_core::http1::{is_misspelt_framing_field, is_valid_host};
 use metamcp_core::protocol::header;
 
 /// Header fields of a request. Clients send about a dozen.
@@ -131,11 +131,10 @@ fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unsupporte
                 return Err(UnsupportedFraming);
             }
             17 if is("transfer-encoding") => return Err(UnsupportedFraming),
-            10 | 14 | 16 | 17 if is_misspelt_framing_field(line.name.as_bytes()) => {
-                return Err(UnsupportedFraming);
-            }
             7 if is("upgrade") => return Err(UnsupportedFraming),
             6 if is("expect") => return Err(UnsupportedFraming),
+            4 if is("host") && !is_valid_host(line.value) => return Err(UnsupportedFraming),
+            _ if is_misspelt_framing_field(line.name.as_bytes()) => return Err(UnsupportedFraming),
             _ => {}
         }
     }
@@ -231,7 +230,7 @@ mod tests {
             ("POST /", "POST  /"),
             ("/mcp", "http://localhost/mcp"),
             ("/mcp", "/mcp?x=1"),
-            ("/mcp", "/mcp/"),
+            ("/mcp", "/mcp//"),
             ("/mcp", "/nope"),
             ("HTTP/1.1", "HTTP/1.0"),
             ("HTTP/1.1", "HTTP/2.0"),
@@ -246,6 +245,12 @@ mod tests {
             ("Host:", "Keep_Alive: 5\r\nHost:"),
             ("Host:", "Proxy_Connection: close\r\nHost:"),
             ("Host:", "HTTP2_Settings: x\r\nHost:"),
+            ("Host:", "Host_: a\r\nHost:"),
+            ("Host:", "_Connection: close\r\nHost:"),
+            ("Host: localhost", "Host:"),
+            ("Host: localhost", "Host: a b"),
+            ("Host: localhost", "Host: a,b"),
+            ("/mcp", "/mcp#x"),
             ("Host:", "Host :"),
             ("Host: ", "Host: \u{0}"),
             ("Host: localhost", "Host: localhost\r\n folded"),

@@ -9,6 +9,8 @@ use std::io;
 use bytes::Bytes;
 use memmap2::MmapMut;
 
+use metamcp_core::base::{MemoryCharge, OutOfMemory};
+
 /// Larger maps are not kept. Four times the default bound of a body, per worker.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
@@ -27,36 +29,62 @@ struct Spare {
     is_worker: bool,
 }
 
-/// A body that is being filled.
+/// A body that is being filled, and is charged for as its bytes arrive: a client that announces a long body and sends
+/// nothing takes no memory from others.
+///
+/// Invariant: `filled <= charged_for <= bytes_max`.
+#[derive(Debug)]
 pub struct MappedBuffer {
     /// `Some` until it is dropped.
     map: Option<MmapMut>,
-    room: usize,
+    /// The announced length of the body.
+    bytes_max: usize,
     filled: usize,
+    /// How many bytes are charged for, at most twice as many as have arrived.
+    charged_for: usize,
+    charge: MemoryCharge,
+}
+
+/// Why bytes were not appended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// They exceed the announced length.
+    TooLong,
+    OutOfMemory(OutOfMemory),
 }
 
 impl MappedBuffer {
-    /// Provides `bytes` bytes of capacity.
-    pub fn with_room(bytes: usize) -> io::Result<Self> {
+    /// Creates a buffer for `bytes` bytes, charged to `charge`, which is of nothing yet.
+    pub fn with_capacity(bytes: usize, charge: MemoryCharge) -> io::Result<Self> {
         let spare = SPARE.with_borrow_mut(|spare| spare.map.take_if(|map| map.len() >= bytes));
         let map = match spare {
             Some(map) => map,
             None => MmapMut::map_anon(bytes.checked_next_multiple_of(STEP_BYTES).unwrap_or(bytes))?,
         };
-        Ok(Self { map: Some(map), room: bytes, filled: 0 })
+        Ok(Self { map: Some(map), bytes_max: bytes, filled: 0, charged_for: 0, charge })
     }
 
-    /// Appends bytes. Returns false if they exceed the capacity.
-    #[must_use]
-    pub fn put(&mut self, bytes: &[u8]) -> bool {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing is appended.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let end = self.filled.saturating_add(bytes.len());
-        let Some(room) = self.map.as_mut().filter(|_| end <= self.room) else { return false };
-        room[self.filled..end].copy_from_slice(bytes);
+        let Some(map) = self.map.as_mut().filter(|_| end <= self.bytes_max) else {
+            return Err(AppendError::TooLong);
+        };
+        if end > self.charged_for {
+            // Doubled, so that a body of many reads seldom touches the counter that all threads share.
+            let charged_for = end.saturating_mul(2).min(self.bytes_max);
+            self.charge.resize(charged_for).map_err(AppendError::OutOfMemory)?;
+            self.charged_for = charged_for;
+        }
+        map[self.filled..end].copy_from_slice(bytes);
         self.filled = end;
-        true
+        Ok(())
     }
 
-    /// Returns the appended bytes only: the map may contain an earlier body after them.
+    /// Returns the appended bytes only: the map may contain an earlier body after them. They hold the charge.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -95,16 +123,28 @@ pub fn sweep() {
 
 #[cfg(test)]
 mod tests {
+    use metamcp_core::base::MemoryAccount;
+
     use super::*;
 
     fn kept_bytes() -> usize {
         SPARE.with_borrow(|spare| spare.map.as_ref().map_or(0, |map| map.len()))
     }
 
+    fn buffer(bytes: usize) -> MappedBuffer {
+        MappedBuffer::with_capacity(bytes, account(usize::MAX).charge()).expect("there is memory")
+    }
+
+    fn account(bytes_max: usize) -> &'static MemoryAccount {
+        let account = Box::leak(Box::new(MemoryAccount::new()));
+        account.set_bytes_max(bytes_max);
+        account
+    }
+
     fn body(bytes: usize, with: u8) -> Bytes {
-        let mut mapped = MappedBuffer::with_room(bytes).expect("there is memory");
-        assert!(mapped.put(&vec![with; bytes]));
-        assert!(!mapped.put(b"x"), "there is no room for more than was said");
+        let mut mapped = buffer(bytes);
+        assert_eq!(mapped.append(&vec![with; bytes]), Ok(()));
+        assert_eq!(mapped.append(b"x"), Err(AppendError::TooLong));
         mapped.freeze()
     }
 
@@ -113,8 +153,10 @@ mod tests {
         for bytes in [0, 1, STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1] {
             assert!(body(bytes, b'a') == vec![b'a'; bytes], "{bytes}");
         }
-        let mut begun = MappedBuffer::with_room(8).expect("there is memory");
-        assert!(begun.put(b"ab") && begun.put(b"cd") && !begun.put(b"efghi"));
+        let mut begun = buffer(8);
+        assert!(
+            begun.append(b"ab").is_ok() && begun.append(b"cd").is_ok() && begun.append(b"efghi").is_err()
+        );
         assert_eq!(begun.freeze(), "abcd");
     }
 
@@ -123,9 +165,9 @@ mod tests {
         sweep();
         drop(body(STEP_BYTES, b'a'));
         assert_eq!(kept_bytes(), STEP_BYTES);
-        let mut second = MappedBuffer::with_room(8).expect("there is memory");
+        let mut second = buffer(8);
         assert_eq!(kept_bytes(), 0, "it was taken");
-        assert!(second.put(b"b"));
+        assert_eq!(second.append(b"b"), Ok(()));
         assert_eq!(second.freeze(), "b");
     }
 
@@ -143,5 +185,32 @@ mod tests {
         assert_eq!(kept_bytes(), 0);
         drop(body(KEPT_BYTES_MAX + 1, b'a'));
         assert_eq!(kept_bytes(), 0, "too large");
+    }
+
+    /// Appends parts of 64 KiB to a body of `announced` of them. `expected` are the bytes charged after each, in the same
+    /// unit; `None` for a refusal.
+    #[track_caller]
+    fn check_charged(bytes_max: usize, announced: usize, expected: &[Option<usize>]) {
+        const PART: usize = 64 << 10;
+        let account = account(bytes_max);
+        let mut buffer =
+            MappedBuffer::with_capacity(announced * PART, account.charge()).expect("there is memory");
+        assert_eq!(account.charged_bytes(), 0, "nothing has arrived");
+        for (number, expected) in expected.iter().enumerate() {
+            let outcome = buffer.append(&vec![b'x'; PART]).map(|()| account.charged_bytes() / PART);
+            let expected = expected.ok_or(AppendError::OutOfMemory(OutOfMemory));
+            assert_eq!(outcome, expected, "{number} of {announced}");
+        }
+        drop(buffer.freeze());
+        assert_eq!(account.charged_bytes(), 0);
+    }
+
+    #[test]
+    fn bytes_are_charged_as_they_arrive() {
+        check_charged(usize::MAX, 64, &[Some(2), Some(2), Some(6), Some(6), Some(6), Some(6), Some(14)]);
+        check_charged(usize::MAX, 3, &[Some(2), Some(2), Some(3)]);
+        // 1 MiB: 7/8 of it is for large bodies.
+        check_charged(1 << 20, 64, &[Some(2), Some(2), Some(6), Some(6), Some(6), Some(6), Some(14)]);
+        check_charged(256 << 10, 64, &[Some(2), Some(2), None, None]);
     }
 }

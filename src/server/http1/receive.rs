@@ -9,7 +9,7 @@ use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::fields::{Field, Fields};
-use super::mapped::MappedBuffer;
+use super::mapped::{AppendError, MappedBuffer};
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::{ChargedBuffer, Fault, FaultKind, MemoryCharge, OutOfMemory, charge_bytes};
 use metamcp_core::protocol::header;
@@ -119,20 +119,21 @@ async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -
 /// Collects into a memory map of the announced length. hyper returns no byte more, and fails if there are
 /// fewer.
 async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
-    // Its whole length at once, so that no body is refused halfway.
-    let mut charge = MemoryCharge::new();
-    charge.resize(length).map_err(refused)?;
+    let charge = MemoryCharge::new();
+    // A body for which there is no memory now is not received in vain.
+    charge.check(length).map_err(refused)?;
     let full =
         |error| Fault::gateway(FaultKind::Overloaded, "no memory for a body of this size").with_source(error);
-    let mut mapped = MappedBuffer::with_room(length).map_err(full)?;
+    let mut mapped = MappedBuffer::with_capacity(length, charge).map_err(full)?;
     let mut next = Some(first);
     while let Some(bytes) = next {
-        if !mapped.put(&bytes) {
-            return Err(broken("longer than its Content-Length"));
-        }
+        mapped.append(&bytes).map_err(|error| match error {
+            AppendError::TooLong => broken("longer than its Content-Length"),
+            AppendError::OutOfMemory(error) => refused(error),
+        })?;
         next = chunk(body).await?;
     }
-    Ok(charge.attach(mapped.freeze()))
+    Ok(mapped.freeze())
 }
 
 async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {

@@ -13,7 +13,7 @@ use crate::route::Endpoint;
 use crate::session::refusal_of;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, Event, MessageKind, Scanner, Span, splice, write_event};
-use metamcp_core::protocol::{McpMethod, is_same_id};
+use metamcp_core::protocol::{AnswerMatch, McpMethod, answer_id_edit};
 
 /// Separates the server's name from the encoded id. It cannot occur in a server's name.
 const MARK: char = '~';
@@ -83,10 +83,15 @@ pub fn rewrite_event(
 ) -> ForwardedEvent {
     let Some(data) = event.data.filter(|data| !data.is_empty()) else { return ForwardedEvent::Dropped };
     let Ok(envelope) = scanner.scan(&data) else { return ForwardedEvent::Dropped };
-    if matches!(envelope.kind, MessageKind::Response | MessageKind::Error)
-        && !take_awaited(&envelope, &data, awaited)
-    {
-        return ForwardedEvent::Dropped;
+    let mut id_edit = None;
+    if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {
+        let Some(call) = &*awaited else { return ForwardedEvent::Dropped };
+        match AnswerMatch::of_envelope(&data, &envelope, call) {
+            AnswerMatch::ThisCall => {}
+            AnswerMatch::ErrorWithoutId => id_edit = answer_id_edit(&data, &envelope, call),
+            _ => return ForwardedEvent::Dropped,
+        }
+        *awaited = None;
     }
     let method = envelope.method.map(|method| method.decode_bytes(&data));
     let method = method.as_deref().and_then(McpMethod::parse);
@@ -104,8 +109,9 @@ pub fn rewrite_event(
     let Some(mut edits) = edits(&envelope, method, &data, server) else { return ForwardedEvent::Dropped };
     if let Some(tasks) = tasks {
         edits.extend(tasks.edits(server, &data));
-        edits.sort_by_key(|(span, _)| span.start);
     }
+    edits.extend(id_edit);
+    edits.sort_by_key(|(span, _)| span.start);
     let is_written = !edits.is_empty() || event.id.is_some() || event.retry.is_some();
     let bytes = if edits.is_empty() {
         if is_written { write_event(&data) } else { complete_line_end(event.raw) }
@@ -120,20 +126,6 @@ pub fn rewrite_event(
         (false, true) => ForwardedEvent::Rewritten(bytes),
         (false, false) => ForwardedEvent::Untouched(bytes),
     }
-}
-
-/// Whether a message is the awaited answer. If so, `awaited` is cleared.
-fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -> bool {
-    let is_it = match (&awaited, envelope.id) {
-        (Some(awaited), Some(id)) => is_same_id(awaited, id.span.slice(data)),
-        // An error without an id answers a message that the server could not read.
-        (Some(_), None) => true,
-        (None, _) => false,
-    };
-    if is_it {
-        *awaited = None;
-    }
-    is_it
 }
 
 /// The spans to replace. `None` if an id is too long to be prefixed.
@@ -245,6 +237,14 @@ mod tests {
         check_awaiting("\"1\"", answer, None);
         let text = "data: {\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{}}\n\n";
         check_awaiting("\"\\u0061\"", text, Some(text));
+        for id in ["", "\"id\":null,"] {
+            check(
+                &format!("data: {{{id}\"jsonrpc\":\"2.0\",\"error\":{{\"code\":1,\"message\":\"m\"}}}}\n\n"),
+                Some(
+                    "event: message\ndata: {\"id\":1,\"jsonrpc\":\"2.0\",\"error\":{\"code\":1,\"message\":\"m\"}}\n\n",
+                ),
+            );
+        }
         check("id: 1\ndata:\n\n", None);
         check(": comment\n\n", None);
         check("data: no json\n\n", None);

@@ -5,7 +5,6 @@
 //!
 //! Does not know: eras beyond what a call carries, sessions' event streams, or HTTP connections.
 
-pub mod answer_id;
 pub mod call;
 pub mod candidates;
 pub mod dispatch;
@@ -20,3 +19,4 @@ pub mod task_list;
 pub mod tasks;
 pub mod trace;
 pub mod trace_position;
+pub mod whole_answer;

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::answer_id::{LongAnswerCheck, is_answer};
 use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Relay, RequestResources};
@@ -19,7 +18,7 @@ use crate::telemetry::metrics::OperationOutcome;
 use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{MessageKind as FrameKind, Scanner, Span, splice};
-use metamcp_core::protocol::header;
+use metamcp_core::protocol::{AnswerMatch, AnswerReader, add_answer_id, header};
 use metamcp_http::{
     FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -91,17 +90,20 @@ pub async fn relay(
     // cancellation.
     let mut held = held;
     let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
-    let begun = match read_start(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
+    let begun = read_start(&place.name, &head, &mut answer, id.is_some(), is_changed).await;
+    let is_events = matches!(begun, Ok(ResponseStart::Events));
+    // In an event stream, what comes before the answer is passed on.
+    if !is_events && held.in_flight.as_ref().is_some_and(CallGuard::is_cancelled) {
+        return Ok(RelayedResponse::Reply(cancelled(held.meter.as_mut())));
+    }
+    let begun = match begun {
         Ok(begun) => begun,
-        Err(_) if held.in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {
-            return Ok(RelayedResponse::Reply(cancelled(held.meter.as_mut())));
-        }
         Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
     };
     match begun {
         ResponseStart::Accepted => Ok(RelayedResponse::Reply(reply::accepted())),
-        ResponseStart::Refused(said) => {
-            let passed = relay_refusal(&worker.scanner, &place.name, head.status, said);
+        ResponseStart::Refused(response) => {
+            let passed = relay_refusal(&worker.scanner, &place.name, head.status, response, id.as_deref());
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             held.meter.iter_mut().for_each(|meter| meter.fail(kind));
             passed.map(RelayedResponse::Reply)
@@ -118,12 +120,12 @@ pub async fn relay(
             };
             Ok(RelayedResponse::Events(Box::new(relay)))
         }
-        ResponseStart::Whole(bytes)
-            if id.as_deref().is_some_and(|id| !is_answer(&worker.scanner, &bytes, id)) =>
-        {
-            Err(failed(held.meter.as_mut(), foreign_answer(&place.name)))
-        }
         ResponseStart::Whole(bytes) => {
+            let bytes = match id {
+                None => bytes,
+                Some(id) => check_answer(worker, &place.name, bytes, &id)
+                    .map_err(|fault| failed(held.meter.as_mut(), fault))?,
+            };
             let bytes = match held.tasks.take().filter(|_| is_changed) {
                 Some(tasks) => tasks.message(&place.name, bytes),
                 None => bytes,
@@ -131,12 +133,12 @@ pub async fn relay(
             Ok(RelayedResponse::Reply(whole(&head, bytes, held)))
         }
         ResponseStart::Partial(first) => {
-            let mut check = id.map(|id| Box::new(LongAnswerCheck::new(id)));
+            let mut check = id.map(|id| Box::new(AnswerReader::new(id)));
             if let Some(check) = &mut check {
-                if check.is_foreign_at_start(&first) {
-                    return Err(failed(held.meter.as_mut(), foreign_answer(&place.name)));
-                }
                 check.push(&first);
+                if check.so_far() == AnswerMatch::OtherCall {
+                    return Err(failed(held.meter.as_mut(), other_answer(&place.name)));
+                }
             }
             held.meter.iter_mut().for_each(Meter::start);
             let relay = Box::new(Relay::bytes(first, answer, held, check));
@@ -200,10 +202,33 @@ async fn read_start(
     Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partial(first) })
 }
 
+/// The message, if it is the answer to the call with the raw id `id`. An error without an id gets this one.
+fn check_answer(worker: &Worker, server: &ServerName, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
+    match AnswerMatch::of_text(&message, id) {
+        AnswerMatch::ThisCall => Ok(message),
+        AnswerMatch::ErrorWithoutId => {
+            let scanned = worker.scanner.borrow_mut().scan(&message);
+            let answer = scanned.ok().and_then(|envelope| add_answer_id(&message, &envelope, id));
+            answer.ok_or_else(|| no_answer(server))
+        }
+        AnswerMatch::OtherCall => Err(other_answer(server)),
+        AnswerMatch::NotAnswer | AnswerMatch::Unidentified | AnswerMatch::Unreadable => {
+            Err(no_answer(server))
+        }
+    }
+}
+
 /// The fault of a call whose answer has the id of another call.
 #[cold]
-fn foreign_answer(server: &ServerName) -> Fault {
+fn other_answer(server: &ServerName) -> Fault {
     let text = format!("server `{server}` answered under the id of another call; the call may have run");
+    Fault::upstream(FaultKind::InvalidResponse, text)
+}
+
+/// The fault of a call whose response has no answer.
+#[cold]
+fn no_answer(server: &ServerName) -> Fault {
+    let text = format!("server `{server}` answered what is no JSON-RPC answer; the call may have run");
     Fault::upstream(FaultKind::InvalidResponse, text)
 }
 
@@ -271,18 +296,24 @@ async fn read_error(
     answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))
 }
 
-/// Passes on the server's rejection if it is a JSON-RPC error.
+/// Passes on the server's rejection if it is a JSON-RPC error, and not under the id of another call. Many servers write
+/// `null` instead of the id.
 pub fn relay_refusal(
     scanner: &RefCell<Scanner>,
     server: &ServerName,
     status: StatusCode,
-    said: Bytes,
+    response: Bytes,
+    id: Option<&[u8]>,
 ) -> Result<Reply, Fault> {
-    let scanned = scanner.borrow_mut().scan(&said);
-    if !scanned.is_ok_and(|envelope| envelope.kind == FrameKind::Error) {
+    let scanned = scanner.borrow_mut().scan(&response);
+    let is_error = scanned.is_ok_and(|envelope| {
+        let is_answer = id.is_none_or(|id| AnswerMatch::of_envelope(&response, &envelope, id).is_answer());
+        envelope.kind == FrameKind::Error && is_answer
+    });
+    if !is_error {
         return Err(bad_status(server, status));
     }
-    Ok(Reply { status, ..reply::message(said) })
+    Ok(Reply { status, ..reply::message(response) })
 }
 
 /// The fault for a status that MCP does not define as an answer.

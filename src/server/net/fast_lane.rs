@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::handover::{ConnectionHandover, DetachedStream};
 use crate::runtime::yield_once;
@@ -22,7 +22,11 @@ use crate::server::http1::request::EndpointRequest;
 use crate::server::path::handler;
 use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
+use crate::server::worker::revocable_calls::CredentialEnded;
 use metamcp_http::io::with_scratch;
+
+/// For the last events of a stream whose credential has ended. A client that reads takes them at once.
+const LAST_EVENTS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the fast lane ended.
 pub enum FastLaneExit {
@@ -233,15 +237,46 @@ impl FastLane<'_> {
         if writing.is_stream() {
             return RequestOutcome::Stream(writing);
         }
-        if self.write(&mut writing).await { RequestOutcome::KeepAlive } else { RequestOutcome::Gone }
+        if self.write_owned(&mut writing).await { RequestOutcome::KeepAlive } else { RequestOutcome::Gone }
     }
 
     /// Writes an event stream until it ends or becomes silent.
     async fn write_stream(&mut self, detached: Box<DetachedStream>) -> ReadOutcome {
         let DetachedStream { mut writing, active } = *detached;
         self.activity.note_stream(true);
+        let pause = self.write_owned_events(&mut writing).await;
+        self.activity.note_stream(false);
+        drop(active);
+        pause.unwrap_or_else(|| ReadOutcome::SilentStream(Box::new(writing)))
+    }
+
+    /// Writes events as [`Self::write_events`] does, as long as the credential that the stream needs is valid.
+    async fn write_owned_events(&mut self, writing: &mut ResponseWriter) -> Option<ReadOutcome> {
+        if let Some(owner) = writing.owner().cloned() {
+            let worker = self.worker;
+            let written = {
+                let events = pin!(self.write_events(writing));
+                worker.revocable_calls.until_revoked(owner, events).await
+            };
+            match written {
+                Ok(pause) => return pause,
+                // It ends by itself, and says why. A client that does not read does not learn of it.
+                Err(CredentialEnded) => {
+                    match timeout(LAST_EVENTS_TIMEOUT, self.write_events(writing)).await {
+                        Ok(pause) => return pause,
+                        Err(_elapsed) if !writing.is_silent() => return Some(ReadOutcome::Gone),
+                        Err(_elapsed) => {}
+                    }
+                }
+            }
+        }
+        self.write_events(writing).await
+    }
+
+    /// Writes events until the stream ends, or until it can be parked: then `None`.
+    async fn write_events(&mut self, writing: &mut ResponseWriter) -> Option<ReadOutcome> {
         let can_be_parked = self.link.socket.can_be_parked();
-        let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
+        poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
             Poll::Ready(true) => Poll::Ready(Some(ReadOutcome::Rest)),
             Poll::Ready(false) => Poll::Ready(Some(ReadOutcome::Gone)),
             Poll::Pending if self.is_over(cx) => Poll::Ready(Some(ReadOutcome::Gone)),
@@ -255,10 +290,25 @@ impl FastLane<'_> {
                 }
             }
         })
-        .await;
-        self.activity.note_stream(false);
-        drop(active);
-        pause.unwrap_or_else(|| ReadOutcome::SilentStream(Box::new(writing)))
+        .await
+    }
+
+    /// Writes a response, as long as the credential that it needs is valid. Returns whether another request may follow.
+    async fn write_owned(&mut self, writing: &mut ResponseWriter) -> bool {
+        let Some(owner) = writing.owner().cloned() else { return self.write(writing).await };
+        let worker = self.worker;
+        let written = {
+            let writing = pin!(self.write(writing));
+            worker.revocable_calls.until_revoked(owner, writing).await
+        };
+        match written {
+            Ok(may_follow) => may_follow,
+            Err(CredentialEnded) if writing.ends_with_credential() => {
+                timeout(LAST_EVENTS_TIMEOUT, self.write(writing)).await.unwrap_or(false)
+            }
+            // Without its end, the connection closes.
+            Err(CredentialEnded) => false,
+        }
     }
 
     async fn write(&mut self, writing: &mut ResponseWriter) -> bool {

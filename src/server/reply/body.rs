@@ -102,6 +102,12 @@ struct HoldingSource<R> {
     resource: Option<R>,
 }
 
+/// A body whose bytes are shown to `observe` before they are passed on.
+struct ObservedSource<O> {
+    source: Box<dyn BodySource>,
+    observe: O,
+}
+
 /// The size of a part. A connection reads a few parts ahead of its client, which is little compared with the
 /// largest response; each part has a cost, so it is not smaller.
 const PART_BYTES: usize = 64 << 10;
@@ -135,6 +141,11 @@ impl ResponseBody {
     /// Whether it may be silent for long before it ends.
     pub fn is_stream(&self) -> bool {
         matches!(&self.kind, Kind::Source(source) if source.is_event_stream())
+    }
+
+    /// Whether its sender ends it with a last event when the credential ends.
+    pub fn ends_with_credential(&self) -> bool {
+        matches!(self.kind, Kind::Events(_))
     }
 
     /// Whether it has its bytes, and holds nothing but them.
@@ -183,6 +194,18 @@ impl ResponseBody {
         self
     }
 
+    /// Shows the bytes to `observe` as they are produced: a whole body at once, a source piece by piece. The other kinds
+    /// are not shown.
+    #[must_use]
+    pub fn observed(mut self, mut observe: impl FnMut(&Bytes) + 'static) -> Self {
+        match self.kind {
+            Kind::Whole(ref bytes) => observe(bytes),
+            Kind::Source(source) => self.kind = Kind::Source(Box::new(ObservedSource { source, observe })),
+            Kind::Held(_) | Kind::Pieces(_) | Kind::Events(_) | Kind::Control(_) => {}
+        }
+        self
+    }
+
     /// A body of the control plane.
     pub fn control(body: ControlBody) -> Self {
         match body {
@@ -207,6 +230,36 @@ impl<R> BodySource for HoldingSource<R> {
         let next = self.source.poll_bytes(cx);
         if self.source.is_ended() || matches!(next, Poll::Ready(None | Some(Err(_)))) {
             self.resource = None;
+        }
+        next
+    }
+
+    fn is_ended(&self) -> bool {
+        self.source.is_ended()
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.source.length()
+    }
+
+    fn is_event_stream(&self) -> bool {
+        self.source.is_event_stream()
+    }
+
+    fn owner(&self) -> Option<&Identity> {
+        self.source.owner()
+    }
+
+    fn count(&mut self, operation: Operation) {
+        self.source.count(operation);
+    }
+}
+
+impl<O: FnMut(&Bytes)> BodySource for ObservedSource<O> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let next = self.source.poll_bytes(cx);
+        if let Poll::Ready(Some(Ok(bytes))) = &next {
+            (self.observe)(bytes);
         }
         next
     }

@@ -15,6 +15,7 @@ use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::date::Date;
 use crate::server::http1::socket::ResponseSink;
 use metamcp_core::base::{ShutdownPhase, write_decimal};
+use metamcp_store::auth::Identity;
 
 /// A response that is being written.
 pub struct ResponseWriter {
@@ -111,6 +112,16 @@ impl ResponseWriter {
     /// Whether it is an event stream.
     pub fn is_stream(&self) -> bool {
         self.body.is_stream()
+    }
+
+    /// Whose credential the rest of the body needs, if it ends with it.
+    pub fn owner(&self) -> Option<&Identity> {
+        self.body.owner()
+    }
+
+    /// Whether the body's sender ends it with a last event when the credential ends.
+    pub fn ends_with_credential(&self) -> bool {
+        self.body.ends_with_credential()
     }
 
     /// Whether everything received is written, and an unknown amount follows.
@@ -292,7 +303,6 @@ mod tests {
     use super::super::body::{BodyError, BodySource};
     use super::*;
     use crate::telemetry::metrics::Operation;
-    use metamcp_store::auth::Identity;
 
     /// Sizes around each bound.
     const SIZES: [usize; 6] =

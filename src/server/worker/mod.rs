@@ -8,7 +8,7 @@ pub mod clock;
 pub mod credential_cache;
 pub mod metering;
 pub mod parking;
-pub mod pending_calls;
+pub mod revocable_calls;
 pub mod session_cache;
 pub mod shared;
 pub mod topology_follower;

@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::credential_cache::CredentialCache;
 use super::metering::Metering;
 use super::parking::Parking;
-use super::pending_calls::PendingCalls;
+use super::revocable_calls::RevocableCalls;
 use super::session_cache::SessionCache;
 use super::shared::SharedState;
 use super::topology_follower::TopologyFollower;
@@ -41,7 +41,7 @@ pub struct Worker {
     pub connections: ConnectionRegistry,
     pub stream_wakeups: Rc<StreamWakeups>,
     /// The calls that wait for an answer.
-    pub pending_calls: PendingCalls,
+    pub revocable_calls: RevocableCalls,
     /// The bodies that hyper sends.
     pub bodies: Rc<TransportBodies>,
     /// The connections without a task.
@@ -84,7 +84,7 @@ impl Worker {
             // One more, because the thread that sweeps sessions also terminates sessions at servers.
             terminator: SessionTerminator::new(shared.config.workers + 1),
             connections: ConnectionRegistry::default(),
-            pending_calls: PendingCalls::default(),
+            revocable_calls: RevocableCalls::default(),
             bodies: Rc::default(),
             stream_wakeups: StreamWakeups::new(shared.config.keep_alive),
             parking,
@@ -120,7 +120,7 @@ impl Worker {
                 self.stream_wakeups.tick();
             }
             self.connections.sweep(config);
-            self.pending_calls.sweep(|owner| self.shared.auth.is_still_valid(owner));
+            self.revocable_calls.sweep(|owner| self.shared.auth.is_still_valid(owner));
             self.sweep_bodies();
             self.parking.sweep(config.idle_timeout);
             self.clock.tick();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::open_stream::ENDPOINT_EVENT;
 use super::session::{CallKind, SseSession};
-use metamcp_core::frame::{Envelope, Event, EventReader, IdSpan, MessageKind, ScanError, SseError};
+use metamcp_core::frame::{Envelope, Event, EventReader, IdSpan, MessageKind, ScanError};
 use metamcp_core::protocol::{McpMethod, RESOURCE_UPDATED};
 use metamcp_http::UpstreamBody;
 use metamcp_http::multiplex::{
@@ -28,10 +28,7 @@ impl SseSession {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%server, %error, "invalid event stream");
-                    break match error {
-                        SseError::TooLong => FailureStage::ResponseTooLarge,
-                        SseError::OutOfMemory(_) => FailureStage::OutOfMemory,
-                    };
+                    break error.into();
                 }
             }
             let chunk = tokio::select! {

@@ -170,6 +170,17 @@ fn can_be_asked(capabilities: ClientCapabilities) -> [bool; 3] {
     [elicitation, has(ClientCapabilities::SAMPLING), has(ClientCapabilities::ROOTS)]
 }
 
+/// Whether a client declared that it can be sent requests of this method. Those of no known capability may be of an extension.
+pub fn declares(capabilities: ClientCapabilities, method: &str) -> bool {
+    let [elicitation, sampling, roots] = can_be_asked(capabilities);
+    match method {
+        "elicitation/create" => elicitation,
+        "sampling/createMessage" => sampling,
+        "roots/list" => roots,
+        _ => true,
+    }
+}
+
 /// Identifies a program in the file: the name of the server, and a digest of what is run, so that another
 /// program under the same name is observed anew.
 pub fn behavior_key(name: &ServerName, program: &Program) -> String {

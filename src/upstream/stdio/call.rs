@@ -1,9 +1,10 @@
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 
 use super::health::StdioHealth;
 use metamcp_core::base::KeyId;
 use metamcp_http::multiplex::{CallOutcome, HttpOperation, LocalResponse};
+use metamcp_http::{FailureStage, UpstreamError};
 
 /// A message to the task that supervises a server.
 pub enum SupervisorMessage {
@@ -39,5 +40,11 @@ impl StdioCall {
     /// Sends the response to the worker, which may be gone.
     pub fn respond(self, response: LocalResponse) {
         let _ = self.reply.send(Ok(response));
+    }
+
+    /// Reports to the worker whether the process takes a message that has no response.
+    pub fn respond_accepted(self, sent: Result<(), FailureStage>) {
+        let accepted = || LocalResponse::from_status(StatusCode::ACCEPTED);
+        let _ = self.reply.send(sent.map(|()| accepted()).map_err(UpstreamError::from_stage));
     }
 }

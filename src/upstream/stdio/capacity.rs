@@ -1,4 +1,4 @@
-//! Room for one more process: how many may run, which one makes room, and how long a session waits for it.
+//! Capacity for one more process: how many may run, which one ends for it, and how long a session waits for it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::connection::ProcessConnection;
 use super::supervisor::Supervisor;
 use metamcp_http::{FailureStage, UpstreamError};
 
-/// Room for one process. Dropped when the process has taken it.
+/// The place of one process among those that may run. Dropped when the process has taken it.
 pub struct ProcessReservation(Rc<Supervisor>);
 
 /// A process without a call for this long makes room even if its client listens: the client's own event
@@ -21,17 +21,17 @@ const LISTENER_IDLE: Duration = Duration::from_mins(1);
 /// last resort: the client may have left while its event stream is kept for resumption, which the process cannot know.
 const CALLER_IDLE: Duration = Duration::from_secs(2);
 
-/// How often a session that waits for room looks for it. The end of a call or a stream is not announced.
+/// How often a session that waits for capacity looks for it. The end of a call or a stream is not announced.
 const CAPACITY_POLL: Duration = Duration::from_millis(50);
 
 impl Supervisor {
-    /// Reserves room for a process. If as many run as may, the one that was idle for longest ends; if none is
+    /// Reserves the place of a process. If as many run as may, the one that was idle for longest ends; if none is
     /// idle, waits for up to `queue_timeout`, in the order of arrival. Cancel safe.
     pub async fn reserve_process(self: &Rc<Self>) -> Result<ProcessReservation, UpstreamError> {
         if let Ok(_first) = self.reservation_queue.try_lock()
-            && let Some(room) = self.try_reserve_process()
+            && let Some(reservation) = self.try_reserve_process()
         {
-            return Ok(room);
+            return Ok(reservation);
         }
         let deadline = Instant::now() + self.queue_timeout;
         let waiting = async {
@@ -40,8 +40,8 @@ impl Supervisor {
                 let ended = self.context.process_ended.notified();
                 tokio::pin!(ended);
                 ended.as_mut().enable();
-                if let Some(room) = self.try_reserve_process() {
-                    return room;
+                if let Some(reservation) = self.try_reserve_process() {
+                    return reservation;
                 }
                 drop(timeout_at(Instant::now() + CAPACITY_POLL, ended).await);
             }
@@ -91,7 +91,7 @@ impl Supervisor {
     /// Whether a process may be started for a call that could use a shared one. Half of the processes are
     /// left to clients that cannot share. A shared process that is idle takes no room, and neither does a spare or
     /// an ending one: it is used, makes room or is gone before the limit is reached.
-    pub fn has_room_for_exclusive(&self) -> bool {
+    pub fn can_start_exclusive(&self) -> bool {
         let now = Instant::now();
         let connections = self.context.connections.borrow();
         let in_use = connections.iter().filter(|connection| {
@@ -103,6 +103,9 @@ impl Supervisor {
 
 impl Drop for ProcessReservation {
     fn drop(&mut self) {
-        self.0.reserved.set(self.0.reserved.get().saturating_sub(1));
+        // Each reservation was counted once, when it was made.
+        let reserved = self.0.reserved.get();
+        debug_assert!(reserved > 0, "more reservations are dropped than were made");
+        self.0.reserved.set(reserved.saturating_sub(1));
     }
 }

@@ -258,7 +258,7 @@ impl SessionOrigin {
             owner: Some(KeyId::ANONYMOUS),
             client_session: None,
             params: Bytes::new(),
-            capabilities: ClientCapabilities::default(),
+            capabilities: ClientCapabilities::ALL,
             is_additional: false,
         }
     }

@@ -17,6 +17,7 @@ use super::client_slots::{ClientSlot, ClientSlotId, ClientSlots};
 use super::exit::ExitReport;
 use super::lines::write_line;
 use super::process_stats::ProcessCounters;
+use super::request_ids::RequestIds;
 use crate::runtime::LargeMessage;
 use metamcp_config::server::Program;
 use metamcp_core::base::{KeyId, MemoryCharge, ServerName};
@@ -75,6 +76,8 @@ pub enum CallLocation {
 #[derive(Default)]
 struct StdioOutbox {
     bytes: BytesMut,
+    /// How many of them are control messages, which are not charged for.
+    control_bytes: usize,
     charge: MemoryCharge,
 }
 
@@ -97,6 +100,8 @@ pub struct ProcessConnection {
     pub has_answered: Cell<bool>,
     /// Notified when the process has answered, or is closed.
     pub settled: Notify,
+    /// Whether the process was started before a session needed it.
+    pub is_spare: Cell<bool>,
     /// Whether the process was started for one session and ends with it.
     pub is_exclusive: Cell<bool>,
     /// Whether the session that the process was started for is still being opened.
@@ -104,6 +109,8 @@ pub struct ProcessConnection {
     is_closed: Cell<bool>,
     /// Whose calls a process without sessions has received.
     callers: Cell<Callers>,
+    /// The ids under which clients see its requests.
+    pub request_ids: RequestIds,
     /// Set when the process failed.
     exit_report: RefCell<Option<ExitReport>>,
     last_used: Cell<Instant>,
@@ -166,6 +173,10 @@ pub enum Recipient {
 /// Bytes that wait to be written to one process: a few large messages. With more, the process does not read.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
+/// Control messages that wait to be written to one process: some hundred, each of about a hundred bytes. Only a process
+/// that reads nothing and is sent more, mostly because it pings, is not sent the rest.
+const CONTROL_BYTES_MAX: usize = 64 << 10;
+
 /// The `params` of `logging/setLevel`: a word, and what clients put into `_meta`.
 const LOG_LEVEL_BYTES_MAX: usize = 4 << 10;
 
@@ -224,8 +235,10 @@ impl ProcessConnection {
             outbox_ready: Notify::new(),
             end_requested: Notify::new(),
             backoff,
+            request_ids: RequestIds::new(),
             has_answered: Cell::new(false),
             settled: Notify::new(),
+            is_spare: Cell::new(false),
             is_exclusive: Cell::new(false),
             is_opening: Cell::new(false),
             is_closed: Cell::new(false),
@@ -240,11 +253,6 @@ impl ProcessConnection {
     /// Whether messages can be sent.
     pub fn is_alive(&self) -> bool {
         !self.is_closed.get()
-    }
-
-    /// Removes a request of the process if this client was asked it. Returns whether it was.
-    pub fn take_server_request(&self, client: ClientSlotId, id: &[u8]) -> bool {
-        self.state.borrow_mut().server_requests.remove_if(id, |origin| origin.client == client).is_some()
     }
 
     /// Closes the connection: fails every call, once, and forgets the sessions.
@@ -314,6 +322,7 @@ impl ProcessConnection {
         } else {
             outbox.bytes.split()
         };
+        outbox.control_bytes = 0;
         // Until it is written.
         std::mem::take(&mut outbox.charge).attach(bytes.freeze())
     }
@@ -387,13 +396,35 @@ impl ProcessConnection {
         self.last_used.set(Instant::now());
     }
 
-    /// Whether the outbox has room and memory for a message. An empty one has room for a message of any size.
-    pub fn has_room(&self, bytes: usize) -> bool {
+    /// Charges for a message that is queued next. False if the outbox is full, or if there is no memory. An empty outbox
+    /// takes a message of any size.
+    #[must_use]
+    pub fn try_charge(&self, bytes: usize) -> bool {
         let mut outbox = self.outbox.borrow_mut();
-        let waiting = outbox.bytes.len();
+        let waiting = outbox.bytes.len() - outbox.control_bytes;
         self.is_alive()
             && (waiting == 0 || waiting + bytes <= OUTBOX_BYTES_MAX)
             && outbox.charge.resize(waiting + bytes).is_ok()
+    }
+
+    /// Why a message was not taken.
+    pub fn refusal_stage(&self) -> FailureStage {
+        if self.is_alive() { FailureStage::QueueFull } else { FailureStage::NotSent }
+    }
+
+    /// Queues a short message of the gateway that the process depends on: a cancellation, a refusal, a pong. It needs
+    /// no memory of those for messages, so that a full gateway frees what it can. Returns whether it was queued.
+    pub fn queue_control(&self, message: &[u8]) -> bool {
+        let mut outbox = self.outbox.borrow_mut();
+        let before = outbox.bytes.len();
+        if !self.is_alive() || outbox.control_bytes + message.len() >= CONTROL_BYTES_MAX {
+            return false;
+        }
+        write_line(message, &[], &mut outbox.bytes);
+        outbox.control_bytes += outbox.bytes.len() - before;
+        drop(outbox);
+        self.outbox_ready.notify_one();
+        true
     }
 
     /// Queues a message, with parts replaced.

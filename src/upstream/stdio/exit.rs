@@ -20,8 +20,6 @@ pub enum ExitCause {
     StdinStalled,
     /// It sent a line over the limit.
     LineTooLong,
-    /// There was no memory for a line that it sent.
-    OutOfMemory,
     /// It sent nothing but lines that are not messages.
     InvalidOutput,
 }
@@ -59,10 +57,6 @@ impl ExitCause {
             Self::StdinClosed => "its program closed its standard input".to_owned(),
             Self::StdinStalled => "its program does not read its standard input".to_owned(),
             Self::LineTooLong => "its program sent a message over line_bytes_max".to_owned(),
-            Self::OutOfMemory => {
-                "its program sent a message for which the gateway has no memory (limits.memory_max)"
-                    .to_owned()
-            }
             Self::InvalidOutput => "its program prints lines that are not MCP messages".to_owned(),
             Self::Requested => "its program was asked to end".to_owned(),
         }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::behavior::declares;
 use super::connection::{
     CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
 };
@@ -29,6 +30,9 @@ const AMBIGUOUS_CLIENT: &str = "there is no one client to ask; run this server w
 /// The same with `sharing = "auto"`, where it happens once.
 const FIRST_REQUEST: &str =
     "there is no one client to ask; ask again in the next call, which gets a process of its own";
+
+/// The error text for a request that its client does not support.
+const UNDECLARED: &str = "the client declared no capability for this request";
 
 impl ProcessConnection {
     /// Takes a line of standard output.
@@ -139,10 +143,10 @@ impl ProcessConnection {
     /// Passes a request of the process on to a client. The process waits for a response, so it gets one in
     /// any case, if only a refusal.
     fn receive_request(&self, message: &Bytes, envelope: &Envelope) -> bool {
-        let Some(id) = envelope.id else { return false };
-        let id = id.span.slice(message);
+        let Some(IdSpan { span, .. }) = envelope.id else { return false };
+        let id = span.slice(message);
         if known_method(message, envelope) == Some(McpMethod::Ping) {
-            return self.send_message(&encode_pong(id));
+            return self.queue_control(&encode_pong(id));
         }
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
         self.context.behavior.update(|behavior| behavior.note_request(&method));
@@ -150,9 +154,13 @@ impl ProcessConnection {
         let is_full = state.server_requests.is_full();
         let is_short = id.len() <= REQUEST_ID_BYTES_MAX;
         let client = state.only_recipient().filter(|_| self.era == Era::Legacy && !is_full && is_short);
-        let is_sent = client.is_some_and(|client| {
+        // A program may ask whatever its client declared, in particular one that all clients of a key share.
+        let capabilities = client.and_then(|client| Some(state.clients.get_mut(client)?.origin.capabilities));
+        let is_undeclared = capabilities.is_some_and(|capabilities| !declares(capabilities, &method));
+        let is_sent = client.filter(|_| !is_undeclared).is_some_and(|client| {
             let during = state.newest_call(client);
-            let is_sent = state.send_to_client(client, splice_event(message, &[]));
+            let client_id = self.request_ids.to_client(id);
+            let is_sent = state.send_to_client(client, splice_event(message, &[(span, &client_id)]));
             if is_sent {
                 let origin = RequestOrigin { client, during };
                 state.server_requests.insert_or_replace(Bytes::copy_from_slice(id), origin);
@@ -166,11 +174,17 @@ impl ProcessConnection {
             let is_auto = self.context.program.settings.sharing == Sharing::Auto;
             let text = match (is_full, is_auto && clients > 1) {
                 (true, _) => TOO_MANY_REQUESTS,
+                _ if is_undeclared => UNDECLARED,
                 (false, true) => FIRST_REQUEST,
                 (false, false) => AMBIGUOUS_CLIENT,
             };
             // Without a client there is nobody to ask, and nothing to configure.
-            if !is_full && !is_auto && clients > 1 && !self.context.has_warned_of_sharing.replace(true) {
+            if !is_full
+                && !is_undeclared
+                && !is_auto
+                && clients > 1
+                && !self.context.has_warned_of_sharing.replace(true)
+            {
                 let server = &self.context.name;
                 tracing::warn!(%server, clients, "server sends requests to clients that share its process; consider sharing = \"session\"");
             }
@@ -243,8 +257,10 @@ impl ProcessConnection {
     fn receive_cancellation(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let Some(origin) = state.server_requests.remove(id.span.slice(message)) else { return false };
-        self.count_if_dropped(state.send_to_client(origin.client, splice_event(message, &[])));
+        let raw_id = id.span.slice(message);
+        let Some(origin) = state.server_requests.remove(raw_id) else { return false };
+        let event = splice_event(message, &[(id.span, &self.request_ids.to_client(raw_id))]);
+        self.count_if_dropped(state.send_to_client(origin.client, event));
         true
     }
 

@@ -1,8 +1,8 @@
 //! Messages as lines (MCP, stdio): splitting the output of a process into lines, and writing lines to it.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use metamcp_core::base::{MemoryCharge, OutOfMemory};
+use metamcp_core::base::{ChargedBuffer, OutOfMemory};
 use metamcp_core::frame::Span;
 use metamcp_http::multiplex::{replace_line_breaks, splice_into};
 
@@ -10,11 +10,12 @@ use metamcp_http::multiplex::{replace_line_breaks, splice_into};
 ///
 /// Invariant: `scanned <= buffer.len()`; there is no line feed before `scanned`.
 pub struct LineReader {
-    buffer: BytesMut,
+    /// Charged for while it has an incomplete line.
+    buffer: ChargedBuffer,
     scanned: usize,
     line_bytes_max: usize,
-    /// What the incomplete line takes of the memory for messages.
-    charge: MemoryCharge,
+    /// Whether the rest of a line is dropped that was given up.
+    is_skipping: bool,
 }
 
 /// A line exceeds the limit.
@@ -29,36 +30,56 @@ const KEPT_BYTES: usize = 1 << 20;
 
 impl LineReader {
     pub fn new(line_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, line_bytes_max, charge: MemoryCharge::new() }
+        Self { buffer: ChargedBuffer::default(), scanned: 0, line_bytes_max, is_skipping: false }
     }
 
     /// Returns the buffer to which the next output is to be appended, with room for it.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         if self.buffer.is_empty() && self.buffer.capacity() > KEPT_BYTES {
-            self.buffer = BytesMut::new();
+            self.buffer = ChargedBuffer::default();
         }
-        self.buffer.reserve(READ_BYTES);
-        &mut self.buffer
+        let buffer = self.buffer.bytes_mut();
+        buffer.reserve(READ_BYTES);
+        buffer
     }
 
     /// Charges for the incomplete line, and one more read.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: then [`Self::retry_charge`] until it succeeds, or [`Self::give_up_line`].
     pub fn charge(&mut self) -> Result<(), OutOfMemory> {
         // A reader between two lines charges nothing.
-        let bytes = if self.buffer.is_empty() {
-            0
-        } else {
-            self.buffer.capacity().max(self.buffer.len() + READ_BYTES)
-        };
-        self.charge.resize(bytes)
+        if self.buffer.is_empty() {
+            self.buffer.release_charge();
+            return Ok(());
+        }
+        self.buffer.charge_for(READ_BYTES)
+    }
+
+    /// As [`Self::charge`], without counting a refusal once more.
+    pub fn retry_charge(&mut self) -> Result<(), OutOfMemory> {
+        self.buffer.retry_charge_for(READ_BYTES)
+    }
+
+    /// Frees the incomplete line. Its rest will be dropped; the lines after it are read as usual.
+    pub fn give_up_line(&mut self) {
+        (self.buffer, self.scanned) = (ChargedBuffer::default(), 0);
+        self.is_skipping = true;
     }
 
     /// Returns the next line without its end; `None` while it is incomplete.
     pub fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
+        if self.is_skipping {
+            let end = memchr::memchr(b'\n', &self.buffer);
+            let skipped = end.map_or(self.buffer.len(), |at| at + 1);
+            self.buffer.bytes_mut().advance(skipped);
+            self.is_skipping = end.is_none();
+        }
         let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) else {
             self.scanned = self.buffer.len();
             return if self.scanned > self.line_bytes_max { Err(LineTooLong) } else { Ok(None) };
         };
-        let mut line = self.buffer.split_to(self.scanned + at + 1);
+        let mut line = self.buffer.bytes_mut().split_to(self.scanned + at + 1);
         self.scanned = 0;
         line.truncate(line.len() - 1);
         if line.last() == Some(&b'\r') {
@@ -115,6 +136,25 @@ mod tests {
         check(b"01234567890\n", &["too long"]);
         check(b"a\n0123456789abcdef", &["a", "too long"]);
         check(b"", &[]);
+    }
+
+    #[test]
+    fn a_line_that_is_given_up_is_dropped_to_its_end() {
+        for size in 1..=20 {
+            let mut lines = LineReader::new(100);
+            lines.buffer_mut().put_slice(b"first\nbegun");
+            assert_eq!(lines.next().unwrap().unwrap(), "first");
+            assert_eq!(lines.next(), Ok(None));
+            lines.give_up_line();
+            let mut found = Vec::new();
+            for piece in b" and ended\nsecond\nthird\n".chunks(size) {
+                lines.buffer_mut().put_slice(piece);
+                while let Some(line) = lines.next().unwrap() {
+                    found.push(line);
+                }
+            }
+            assert_eq!(found, ["second", "third"], "{size}");
+        }
     }
 
     #[test]

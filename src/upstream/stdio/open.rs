@@ -76,16 +76,19 @@ impl Supervisor {
             return Err(UpstreamError::start_failure(text, None));
         }
         sleep(wait).await;
-        // Before the permit: whoever waits for room keeps no other server from starting.
-        let _room = self.reserve_process().await?;
+        // Before the permit: whoever waits for capacity keeps no other server from starting.
+        let _reservation = self.reserve_process().await?;
         let permit = self.start_limit.acquire(context.program.settings.start_timeout).await?;
-        let spawned = match self.take_spare() {
+        let spare = self.take_spare();
+        let is_spare = spare.is_some();
+        let spawned = match spare {
             Some(spare) => spare,
             None => self.spawn()?,
         };
         self.request_spare();
         let connection =
             ProcessConnection::new(context, era, spawned.pid, spawned.started_at, Rc::clone(backoff));
+        connection.is_spare.set(is_spare);
         spawned.run(Rc::clone(&connection));
         permit.hold_for(&connection);
         Ok(connection)
@@ -130,7 +133,7 @@ impl Supervisor {
             return Ok(LocalResponse::from_error(StatusCode::OK, id, code::UNSUPPORTED_VERSION, text));
         }
         let request = &call.request;
-        if request.is_exclusive && !self.has_room_for_exclusive() {
+        if request.is_exclusive && !self.can_start_exclusive() {
             return Err(UpstreamError::new(FailureStage::QueueFull, "half of its processes are in use"));
         }
         let capabilities = capabilities_of(params);
@@ -197,12 +200,12 @@ impl Supervisor {
         };
         if envelope.kind == MessageKind::Response {
             // Each client sends this as well; the process receives it once, whichever client is first.
-            connection.send_message(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+            connection.queue_control(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         } else {
             self.detected_era.set(None);
             connection.request_end();
         }
-        self.note_start_time(connection.started_at.elapsed());
+        self.note_start(&connection);
         let initialized = Rc::new(InitializedProcess { connection, response, envelope });
         *process = Some(Rc::clone(&initialized));
         Ok(initialized)

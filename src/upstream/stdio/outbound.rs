@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 
 use super::client_slots::ClientSlotId;
 use super::connection::{CallKind, CallLocation, PendingCall, ProcessConnection, Recipient};
-use metamcp_core::frame::{Envelope, Span};
+use metamcp_core::frame::{Envelope, IdSpan, Span};
 use metamcp_core::protocol::{McpMethod, code, is_same_id};
-use metamcp_http::multiplex::{CallEntry, encode_cancellation, encode_error};
+use metamcp_http::multiplex::{CallEntry, encode_cancellation, encode_error, splice};
 use metamcp_http::{FailureStage, UpstreamError};
 
 impl ProcessConnection {
@@ -21,7 +21,7 @@ impl ProcessConnection {
         envelope: &Envelope,
         pending: PendingCall,
     ) -> Result<(), PendingCall> {
-        let Some(id) = envelope.id.filter(|_| self.has_room(message.len())) else { return Err(pending) };
+        let Some(id) = envelope.id.filter(|_| self.try_charge(message.len())) else { return Err(pending) };
         self.touch();
         let token = envelope.params.meta.progress_token;
         let raw = |span: Span| message.slice(span.start as usize..span.end as usize);
@@ -60,18 +60,57 @@ impl ProcessConnection {
         response
     }
 
-    /// Sends a message that has no response. False when too much waits to be written.
-    pub fn send_message(&self, message: &[u8]) -> bool {
-        let has_room = self.has_room(message.len());
-        if has_room {
-            self.queue(message, &[]);
+    /// Sends a client's message that has no response.
+    ///
+    /// # Errors
+    /// Too much waits to be written, there is no memory, or the process is gone. Nothing is sent.
+    pub fn send_message(&self, message: &[u8]) -> Result<(), FailureStage> {
+        if !self.try_charge(message.len()) {
+            return Err(self.refusal_stage());
         }
-        has_room
+        self.queue(message, &[]);
+        Ok(())
+    }
+
+    /// Sends a client's response to a request of the process, with the id that the process gave it. Returns false if this
+    /// process did not ask the client that, or the client has answered.
+    ///
+    /// # Errors
+    /// As [`Self::send_response`].
+    pub fn receive_answer(
+        &self,
+        client: ClientSlotId,
+        message: &[u8],
+        envelope: &Envelope,
+    ) -> Result<bool, FailureStage> {
+        let Some(IdSpan { span, .. }) = envelope.id else { return Ok(false) };
+        let Some(id) = self.request_ids.to_process(span.slice(message)) else { return Ok(false) };
+        self.send_response(client, &id, &splice(message, &[(span, &id)]))
+    }
+
+    /// Sends a client's response to a request of the process, with the request's raw id. Returns false if the client was
+    /// not asked that, or has answered.
+    ///
+    /// # Errors
+    /// As [`Self::send_message`]. The request waits on, so that the client can answer again.
+    pub fn send_response(
+        &self,
+        client: ClientSlotId,
+        id: &[u8],
+        message: &[u8],
+    ) -> Result<bool, FailureStage> {
+        let is_asked =
+            self.state.borrow().server_requests.get(id).is_some_and(|origin| origin.client == client);
+        if is_asked {
+            self.send_message(message)?;
+            self.state.borrow_mut().server_requests.remove(id);
+        }
+        Ok(is_asked)
     }
 
     /// Answers a request of the process with an error.
     pub fn refuse_server_request(&self, id: &[u8], text: &str) {
-        self.send_message(&encode_error(id, code::METHOD_NOT_FOUND, text, None));
+        self.queue_control(&encode_error(id, code::METHOD_NOT_FOUND, text, None));
     }
 
     /// Cancels a call whose client no longer waits for it.
@@ -89,7 +128,7 @@ impl ProcessConnection {
         if let Some(client) = client {
             self.state.borrow_mut().clients.mark_uncertain(client);
         }
-        self.send_message(&encode_cancellation(number));
+        self.queue_control(&encode_cancellation(number));
         self.refuse_server_requests_during(number);
     }
 
@@ -142,7 +181,7 @@ impl ProcessConnection {
         for number in calls {
             let entry = self.state.borrow_mut().calls.remove(number);
             if let Some(entry) = entry {
-                self.send_message(&encode_cancellation(number));
+                self.queue_control(&encode_cancellation(number));
                 self.forget_call(&entry.call);
                 entry.call.fail(FailureStage::BodyIncomplete);
             }

@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{ProcessConnection, ServerContext};
+use super::connection::{MessageCounters, ProcessConnection, ServerContext};
 use super::exit::{ExitCause, ExitReport};
 use super::lines::LineReader;
 use super::process_stats::ProcessStage;
@@ -58,8 +58,9 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// What a process wrote before it ended is still in the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a line waits for memory before its process is ended. Clients that read nothing are disconnected
-/// after `idle_timeout`, 75 s by default, which frees what they hold.
+/// How long a line waits for memory before it is given up, so that incomplete lines of several processes cannot wait for
+/// each other for ever. Clients that read nothing are disconnected after `idle_timeout`, 75 s by default, which frees what
+/// they hold.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How often memory is asked for meanwhile.
@@ -137,8 +138,11 @@ fn command(program: &Program) -> Command {
 async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> ExitCause {
     let mut lines = LineReader::new(connection.context.program.settings.line_bytes_max);
     loop {
-        if lines.charge().is_err() && timeout(MEMORY_TIMEOUT, memory_for(&mut lines)).await.is_err() {
-            return ExitCause::OutOfMemory;
+        if lines.charge().is_err() && timeout(MEMORY_TIMEOUT, wait_for_memory(&mut lines)).await.is_err() {
+            // The program is not at fault, and goes on. The call that the line answers ends by its timeout.
+            tracing::warn!(server = %connection.context.name, pid = connection.pid, "no memory for a line of a process");
+            MessageCounters::increment(&connection.context.message_counters.undeliverable);
+            lines.give_up_line();
         }
         match stdout.read_buf(lines.buffer_mut()).await {
             Ok(0) | Err(_) => return ExitCause::StdoutClosed,
@@ -161,8 +165,8 @@ async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> Exi
 }
 
 /// Waits for memory for an incomplete line: its process waits, and those of others do not.
-async fn memory_for(lines: &mut LineReader) {
-    while lines.charge().is_err() {
+async fn wait_for_memory(lines: &mut LineReader) {
+    while lines.retry_charge().is_err() {
         sleep(MEMORY_POLL).await;
     }
 }

@@ -1,18 +1,15 @@
 //! One process that is kept started for the next session, so that its client does not wait for the start.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::connection::ProcessConnection;
 use super::exit::ExitCause;
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessStage;
 use super::supervisor::Supervisor;
-
-/// A wait that a user notices. Programs for Node.js or Python take longer to start, compiled ones do not.
-const SLOW_START: Duration = Duration::from_millis(200);
 
 impl Supervisor {
     /// Requests a spare, if there should be one.
@@ -26,24 +23,24 @@ impl Supervisor {
     fn wants_spare(&self) -> bool {
         self.context.program.settings.prewarm.unwrap_or_else(|| {
             let connections = self.context.connections.borrow();
-            self.is_slow_to_start.get() && connections.iter().any(|connection| connection.is_exclusive.get())
+            self.start_history.is_slow() && connections.iter().any(|connection| connection.is_exclusive.get())
         })
     }
 
-    /// Notes the time from the start of a process to its answer to `initialize`.
-    pub fn note_start_time(&self, time: Duration) {
-        if time >= SLOW_START {
-            self.is_slow_to_start.set(true);
-        }
+    /// Notes the time from the start of a process to its answer to `initialize`, which it has sent now. A spare was started
+    /// long before, and tells nothing.
+    pub fn note_start(&self, connection: &ProcessConnection) {
+        let time = Some(connection.started_at.elapsed()).filter(|_| !connection.is_spare.get());
+        self.start_history.note(time);
     }
 
-    /// Starts a spare, unless there is one, no room for it, or the server is failing.
+    /// Starts a spare, unless there is one, as many processes run as may, or the server is failing.
     pub fn start_spare(&self) {
         let context = &self.context;
         let taken = context.counters.running() + self.reserved.get();
-        let has_room = taken < context.program.settings.processes_max;
+        let is_full = taken >= context.program.settings.processes_max;
         let may_start = context.backoff.borrow().wait(Instant::now()).is_zero();
-        if self.spare.borrow().is_some() || !has_room || !may_start {
+        if self.spare.borrow().is_some() || is_full || !may_start {
             return;
         }
         // A failure was recorded; the sweep tries again.

@@ -24,6 +24,7 @@ use super::health::{ProcessHealth, StdioHealth};
 use super::process::SpawnedProcess;
 use super::process_stats::ProcessCounters;
 use super::slots::{ProcessKey, ProcessSlot};
+use super::start_history::StartHistory;
 use super::start_limit::StartLimit;
 use super::target::StdioTarget;
 use crate::runtime::MemoryPurger;
@@ -46,8 +47,8 @@ pub struct Supervisor {
     pub probe_lock: Mutex<()>,
     /// A process that was started ahead of need.
     pub spare: RefCell<Option<SpawnedProcess>>,
-    /// Whether a start took long enough to be noticed.
-    pub is_slow_to_start: Cell<bool>,
+    /// Whether starts take long enough to be noticed.
+    pub start_history: StartHistory,
     /// Notified when there should be a spare.
     pub spare_wanted: Notify,
     /// Whether no process may be started any more.
@@ -55,11 +56,11 @@ pub struct Supervisor {
     /// Notified when that becomes true.
     pub stopping: Notify,
     pub start_limit: StartLimit,
-    /// How long a session waits for room for its process.
+    /// How long a session waits for the place of its process.
     pub queue_timeout: Duration,
-    /// Held by the session that gets the next room.
+    /// Held by the session that gets the next place.
     pub reservation_queue: Mutex<()>,
-    /// Room for processes that are about to start.
+    /// Places of processes that are about to start.
     pub reserved: Cell<usize>,
     pub slots: RefCell<HashMap<ProcessKey, Rc<ProcessSlot>, RandomState>>,
 }
@@ -101,7 +102,7 @@ impl Supervisor {
             detected_era: Cell::new(None),
             probe_lock: Mutex::default(),
             spare: RefCell::default(),
-            is_slow_to_start: Cell::new(false),
+            start_history: StartHistory::default(),
             spare_wanted: Notify::new(),
             is_stopping: Cell::new(false),
             stopping: Notify::new(),
@@ -259,28 +260,25 @@ impl Supervisor {
                 }
             }
             MessageKind::Response | MessageKind::Error => {
-                let id = raw_id(message, envelope);
-                if connection.take_server_request(client, id) {
-                    connection.send_message(message);
-                } else {
+                let sent = connection.receive_answer(client, message, envelope);
+                if sent == Ok(false) {
                     MessageCounters::increment(&self.context.message_counters.undeliverable);
                 }
-                call.respond(LocalResponse::from_status(StatusCode::ACCEPTED));
+                call.respond_accepted(sent.map(drop));
             }
             MessageKind::Notification => {
-                match known_method(message, envelope) {
+                let sent = match known_method(message, envelope) {
                     // The process was notified when it was initialized.
-                    Some(McpMethod::Initialized) => {}
+                    Some(McpMethod::Initialized) => Ok(()),
                     Some(McpMethod::Cancelled) => {
                         if let Some(id) = envelope.params.request_id {
                             connection.cancel(client, id.span.slice(message));
                         }
+                        Ok(())
                     }
-                    _ => {
-                        connection.send_message(message);
-                    }
-                }
-                call.respond(LocalResponse::from_status(StatusCode::ACCEPTED));
+                    _ => connection.send_message(message),
+                };
+                call.respond_accepted(sent);
             }
         }
     }
@@ -357,8 +355,7 @@ impl Supervisor {
         let recipient = Recipient::Client(ResponseSink::Waiting(reply));
         let pending = PendingCall { call: Some(number), client, kind, recipient };
         if let Err(pending) = connection.send_call(message, envelope, pending) {
-            let is_alive = connection.is_alive();
-            pending.fail(if is_alive { FailureStage::QueueFull } else { FailureStage::NotSent });
+            pending.fail(connection.refusal_stage());
         }
     }
 
@@ -384,7 +381,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends processes that were idle for too long, and removes slots where nothing runs.
+    /// Ends processes that were idle for too long, shortens the back-off of a server whose processes run long, removes
+    /// slots where nothing runs, saves what was seen of the program, and replaces or ends the spare.
     fn sweep(&self) {
         let now = Instant::now();
         let connections = self.context.connections.borrow().clone();

@@ -42,6 +42,8 @@ struct State {
     lost_status: &'static str,
     /// Whether lists and handshakes are answered.
     silent: bool,
+    /// The method whose requests are not answered.
+    held: Option<&'static str>,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
     /// What makes the result of `tools/list`, of the request and its message.
@@ -154,6 +156,11 @@ impl Peer {
     /// Has resources that it does not list: reading one is a call.
     pub fn hide_resources(&self) {
         self.edit(|state| state.resources = true);
+    }
+
+    /// From now on, answers no request of this method.
+    pub fn hold(&self, method: &'static str) {
+        self.edit(|state| state.held = Some(method));
     }
 
     /// Answers `initialize` only when the gate is open.
@@ -313,7 +320,7 @@ impl Peer {
 
 impl State {
     fn steps(&mut self, seen: &Seen) -> Vec<Step> {
-        if self.silent {
+        if self.silent || self.held.is_some_and(|method| seen.is(method)) {
             return vec![Step::Hold];
         }
         let session: Option<usize> =
@@ -399,6 +406,13 @@ impl State {
             "resources/list" => json!({"resources": [], "resultType": "complete"}),
             "resources/templates/list" => json!({"resourceTemplates": [], "resultType": "complete"}),
             "ping" => json!({}),
+            "logging/setLevel" | "resources/subscribe"
+                if message["params"].to_string().contains("refused") =>
+            {
+                let error = json!({"code": -32602, "message": "not that"});
+                let body = json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string();
+                return answer("200 OK", &body);
+            }
             "subscriptions/listen" => {
                 let error = json!({"code": -32601, "message": "not here"});
                 let body = json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string();

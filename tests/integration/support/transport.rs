@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::thread;
 
 use http_body_util::BodyExt;
-use hyper::body::{Body, Bytes, Frame};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
@@ -110,6 +110,12 @@ impl Body for RequestBody {
             None if self.stays_open => Poll::Pending,
             None => Poll::Ready(None),
         }
+    }
+
+    /// Known, so that the request has a `Content-Length` as most requests do, unless the body stays open.
+    fn size_hint(&self) -> SizeHint {
+        let left = self.data.as_ref().map_or(0, |data| data.len() as u64);
+        if self.stays_open { SizeHint::default() } else { SizeHint::with_exact(left) }
     }
 }
 

@@ -14,7 +14,7 @@ use super::super::error::RequestError;
 use metamcp_config::server::settings::LINE_BYTES;
 use metamcp_core::frame::EventReader;
 use metamcp_core::protocol::code::HEADER_MISMATCH;
-use metamcp_core::protocol::{Era, McpMethod, header, is_same_id};
+use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, header};
 use metamcp_http::{RequestKind, UpstreamBody, UpstreamRequest, UpstreamResponse};
 
 /// One message of the endpoint: the default limit for a message of a stdio server.
@@ -86,17 +86,14 @@ impl StdioBridge {
         let mut response = None;
         for message in split_batch(&whole) {
             match endpoint::parse(&message) {
-                Some(EndpointMessage::Response { id: Some(other), .. })
-                    if is_same_id(other.as_bytes(), id) =>
-                {
-                    response = Some(message);
-                }
-                // The endpoint failed before it had read the id.
-                Some(EndpointMessage::Response { id: None, is_error: true }) => {
-                    response = response.or_else(|| error_with_id(id, &message));
-                }
-                Some(EndpointMessage::Response { .. }) => {
-                    tracing::warn!("dropped the response to another request");
+                Some(EndpointMessage::Response { id: other, is_error }) => {
+                    match AnswerMatch::of_answer(other.as_deref().map(str::as_bytes), is_error, id) {
+                        AnswerMatch::ThisCall => response = Some(message),
+                        AnswerMatch::ErrorWithoutId => {
+                            response = response.or_else(|| error_with_id(id, &message));
+                        }
+                        _ => tracing::warn!("dropped the response to another request"),
+                    }
                 }
                 Some(EndpointMessage::Cancelled { id }) => self.forward_cancellation(&message, &id).await,
                 Some(EndpointMessage::Call { id: own_id, .. }) => {
@@ -198,15 +195,14 @@ impl StdioBridge {
                     }
                 }
                 Some(EndpointMessage::Response { id, is_error }) => {
-                    let request_id = stream.request_id.filter(|request_id| match &id {
-                        Some(id) => is_same_id(id.as_bytes(), request_id),
-                        None => is_error,
-                    });
-                    match request_id {
-                        Some(_) if id.is_some() => response = Some(message),
-                        Some(request_id) => response = error_with_id(request_id, &message),
+                    let id = id.as_deref().map(str::as_bytes);
+                    let found =
+                        stream.request_id.map(|call| (AnswerMatch::of_answer(id, is_error, call), call));
+                    match found {
+                        Some((AnswerMatch::ThisCall, _)) => response = Some(message),
+                        Some((AnswerMatch::ErrorWithoutId, call)) => response = error_with_id(call, &message),
                         // Some endpoints replay events of other streams when a stream is resumed.
-                        None => tracing::info!("dropped the response to another request"),
+                        _ => tracing::info!("dropped the response to another request"),
                     }
                 }
                 None => tracing::warn!("dropped an event that is not a JSON-RPC message"),

@@ -10,6 +10,7 @@
 //! Invariant: the charged bytes are at most the bound, and the sum of all live charges.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
@@ -99,6 +100,13 @@ impl MemoryAccount {
         self.charged_bytes() >= soft_limit(self.bytes_max())
     }
 
+    /// The charged bytes up to which a charge of `bytes` in all may grow.
+    fn limit(&self, bytes: usize) -> usize {
+        let bytes_max = self.bytes_max();
+        let is_small = bytes <= SMALL_BYTES_MAX.min(bytes_max / SMALL_PART);
+        if is_small { bytes_max } else { soft_limit(bytes_max).min(bytes_max) }
+    }
+
     /// Creates a charge of nothing.
     pub const fn charge(&'static self) -> MemoryCharge {
         MemoryCharge { account: self, charged: 0 }
@@ -131,25 +139,43 @@ impl MemoryCharge {
     /// Charges for `bytes` in all, no longer for what was charged before.
     ///
     /// # Errors
-    /// [`OutOfMemory`] if that needs more than there is. The charge is as it was.
+    /// [`OutOfMemory`] if that needs more than there is, which is counted as a refusal. The charge is as it was.
     pub fn resize(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        self.retry(bytes).map_err(|_| self.account.refuse())
+    }
+
+    /// As [`Self::resize`], for bytes that were refused before: one refusal is counted, however often whoever waits for
+    /// the memory asks for it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], which is not counted. The charge is as it was.
+    pub fn retry(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
         let wanted = bytes - bytes % STEP_BYTES;
         if wanted <= self.charged {
             self.shrink(wanted);
             return Ok(());
         }
-        let more = wanted - self.charged;
-        let bytes_max = self.account.bytes_max();
-        let is_small = wanted <= SMALL_BYTES_MAX.min(bytes_max / SMALL_PART);
-        let limit = if is_small { bytes_max } else { soft_limit(bytes_max).min(bytes_max) };
+        let (more, limit) = (wanted - self.charged, self.account.limit(wanted));
         let add = |charged: usize| charged.checked_add(more).filter(|sum| *sum <= limit);
         match self.account.charged.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
             Ok(_) => {
                 self.charged = wanted;
                 Ok(())
             }
-            Err(_) => Err(self.account.refuse()),
+            Err(_) => Err(OutOfMemory),
         }
+    }
+
+    /// Whether [`Self::resize`] would succeed now. For bytes that are announced and may never arrive: nothing is
+    /// charged for them.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], which is counted as a refusal.
+    pub fn check(&self, bytes: usize) -> Result<(), OutOfMemory> {
+        let wanted = bytes - bytes % STEP_BYTES;
+        let more = wanted.saturating_sub(self.charged);
+        let sum = self.account.charged_bytes().saturating_add(more);
+        if more == 0 || sum <= self.account.limit(wanted) { Ok(()) } else { Err(self.account.refuse()) }
     }
 
     /// Returns bytes that hold the charge: it is returned with the last of their slices.
@@ -206,6 +232,8 @@ impl AsRef<[u8]> for ChargedBytes {
 }
 
 /// A buffer that collects the parts of a message, and is charged for.
+///
+/// It doubles when it is full, and all of its capacity counts.
 #[derive(Debug, Default)]
 pub struct ChargedBuffer {
     bytes: BytesMut,
@@ -213,6 +241,11 @@ pub struct ChargedBuffer {
 }
 
 impl ChargedBuffer {
+    /// An empty buffer with a charge of nothing.
+    pub fn with_charge(charge: MemoryCharge) -> Self {
+        Self { bytes: BytesMut::new(), charge }
+    }
+
     /// A buffer that begins with these bytes.
     ///
     /// # Errors
@@ -223,12 +256,36 @@ impl ChargedBuffer {
         Ok(Self { bytes: BytesMut::from(first), charge })
     }
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    /// An empty buffer of the same account.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self::with_charge(self.charge.account.charge())
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Charges for the buffer and `more` bytes, which are appended next.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the charge is as it was.
+    pub fn charge_for(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        self.charge.resize(self.bytes_with(more))
+    }
+
+    /// As [`Self::charge_for`], after a refusal, which is not counted again.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the charge is as it was.
+    pub fn retry_charge_for(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        self.charge.retry(self.bytes_with(more))
+    }
+
+    /// Returns the charge of an empty buffer. Its capacity counts again with the next bytes.
+    pub fn release_charge(&mut self) {
+        debug_assert!(self.bytes.is_empty());
+        self.charge.shrink(0);
     }
 
     /// Appends bytes.
@@ -236,15 +293,42 @@ impl ChargedBuffer {
     /// # Errors
     /// [`OutOfMemory`]; nothing is appended.
     pub fn extend(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
-        // The buffer doubles when it is full, and all of it counts.
-        self.charge.resize(self.bytes.capacity().max(self.bytes.len() + bytes.len()))?;
+        self.charge_for(bytes.len())?;
         self.bytes.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// The bytes, to be changed in place. What is appended was charged for with [`Self::charge_for`].
+    pub fn bytes_mut(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
+    /// Removes all bytes, and keeps the buffer for the next ones.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Takes the bytes with their charge, and the buffer with them.
+    pub fn take(&mut self) -> Bytes {
+        let empty = self.sibling();
+        std::mem::replace(self, empty).freeze()
     }
 
     /// The bytes, with their charge.
     pub fn freeze(self) -> Bytes {
         self.charge.attach(self.bytes.freeze())
+    }
+
+    fn bytes_with(&self, more: usize) -> usize {
+        self.bytes.capacity().max(self.bytes.len() + more)
+    }
+}
+
+impl Deref for ChargedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -329,6 +413,34 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_wait_for_memory_are_refused_once() {
+        let account = account(16 * MIB);
+        let (mut held, mut waiting) = (account.charge(), account.charge());
+        held.resize(14 * MIB).expect("within the limit");
+        assert_eq!(waiting.resize(MIB), Err(OutOfMemory));
+        for _ in 0..100 {
+            assert_eq!(waiting.retry(MIB), Err(OutOfMemory));
+        }
+        assert_eq!((account.refusals(), account.charged_bytes()), (1, 14 * MIB));
+        drop(held);
+        assert_eq!((waiting.retry(MIB), account.charged_bytes(), account.refusals()), (Ok(()), MIB, 1));
+    }
+
+    #[test]
+    fn announced_bytes_are_checked_and_not_charged() {
+        let account = account(16 * MIB);
+        let mut charge = account.charge();
+        charge.resize(10 * MIB).expect("within the limit");
+        for (bytes, is_refused) in [(0, false), (10 * MIB, false), (14 * MIB, false), (15 * MIB, true)] {
+            let refusals = account.refusals();
+            assert_eq!(charge.check(bytes).is_err(), is_refused, "{bytes}");
+            assert_eq!(account.refusals() - refusals, u64::from(is_refused), "{bytes}");
+        }
+        assert_eq!(account.charge().check(5 * MIB), Err(OutOfMemory));
+        assert_eq!(account.charged_bytes(), 10 * MIB);
+    }
+
+    #[test]
     fn bytes_return_their_charge_with_the_last_slice() {
         let account = account(MIB);
         let mut charge = account.charge();
@@ -344,7 +456,7 @@ mod tests {
     #[test]
     fn a_buffer_is_charged_for_until_its_bytes_are_dropped() {
         let account = account(MIB);
-        let mut buffer = ChargedBuffer { bytes: BytesMut::new(), charge: account.charge() };
+        let mut buffer = ChargedBuffer::with_charge(account.charge());
         let part = vec![b'x'; 3 * STEP_BYTES];
         let mut parts = 0;
         while buffer.extend(&part).is_ok() {
@@ -358,7 +470,7 @@ mod tests {
         drop(bytes);
         assert_eq!(account.charged_bytes(), 0);
         // Dropped before it is complete.
-        let mut buffer = ChargedBuffer { bytes: BytesMut::new(), charge: account.charge() };
+        let mut buffer = ChargedBuffer::with_charge(account.charge());
         buffer.extend(&part).expect("there is memory");
         drop(buffer);
         assert_eq!(account.charged_bytes(), 0);

@@ -1,9 +1,9 @@
 //! Splits a framed stream into its messages, in either framing.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use memchr::memchr;
 
-use crate::base::{MemoryCharge, OutOfMemory};
+use crate::base::{ChargedBuffer, OutOfMemory};
 use crate::frame::header::{FRAME_HEADER_BYTES, FrameHeader, FrameHeaderError};
 
 /// How the messages of a stream are delimited.
@@ -50,9 +50,7 @@ pub struct MessageReader {
     /// The unread rest of the last chunk.
     chunk: Bytes,
     /// The start of a line, header or payload from earlier chunks.
-    partial: BytesMut,
-    /// What `partial` takes of the memory for messages.
-    charge: MemoryCharge,
+    partial: ChargedBuffer,
     state: ReaderState,
 }
 
@@ -78,8 +76,8 @@ impl MessageReader {
     /// Creates a reader at the start of a stream.
     pub fn new(framing: MessageFraming, message_bytes_max: usize) -> Self {
         let state = ReaderState::start(framing);
-        let (chunk, partial, charge) = (Bytes::new(), BytesMut::new(), MemoryCharge::new());
-        Self { framing, message_bytes_max, chunk, partial, charge, state }
+        let (chunk, partial) = (Bytes::new(), ChargedBuffer::default());
+        Self { framing, message_bytes_max, chunk, partial, state }
     }
 
     /// Adds the next chunk. [`next`](Self::next) must have returned `None` before.
@@ -126,7 +124,7 @@ impl MessageReader {
     pub fn finish(&mut self) -> StreamRemainder {
         match self.state {
             ReaderState::Line | ReaderState::Header if self.partial.is_empty() => StreamRemainder::Empty,
-            ReaderState::Line => match trim_line(self.take_partial()) {
+            ReaderState::Line => match trim_line(self.partial.take()) {
                 line if line.is_empty() => StreamRemainder::Empty,
                 line => StreamRemainder::Line(line),
             },
@@ -139,17 +137,18 @@ impl MessageReader {
             if self.partial.len() + self.chunk.len() > self.line_bytes_max() {
                 return Some(self.skip(ReaderState::SkipLine, StreamItem::TooLong));
             }
-            if let Err(refusal) = self.charge_for(self.chunk.len()) {
+            if let Err(refusal) = self.keep(self.chunk.len()) {
                 return Some(self.skip(ReaderState::SkipLine, StreamItem::Refused(refusal)));
             }
-            self.keep(self.chunk.len());
             return None;
         };
         let line = if self.partial.is_empty() {
             self.chunk.split_to(end)
         } else {
-            self.keep(end);
-            self.take_partial()
+            if let Err(refusal) = self.keep(end) {
+                return Some(self.skip(ReaderState::SkipLine, StreamItem::Refused(refusal)));
+            }
+            self.partial.take()
         };
         self.chunk.advance(1);
         // Blanks count too: in an incomplete line, those at its end are not known yet.
@@ -182,7 +181,9 @@ impl MessageReader {
             self.chunk.advance(FRAME_HEADER_BYTES);
             header
         } else {
-            self.keep(self.chunk.len().min(FRAME_HEADER_BYTES - self.partial.len()));
+            let here = self.chunk.split_to(self.chunk.len().min(FRAME_HEADER_BYTES - self.partial.len()));
+            // Too few for a charge.
+            self.partial.bytes_mut().extend_from_slice(&here);
             FrameHeader::parse(&self.partial)?
         };
         let Some(header) = header else { return Ok(None) };
@@ -206,15 +207,14 @@ impl MessageReader {
         } else {
             // The buffer grows with the bytes that arrive, not by the length in the header.
             let here = self.chunk.len().min(length - self.partial.len());
-            if let Err(refusal) = self.charge_for(here) {
+            if let Err(refusal) = self.keep(here) {
                 let left = length - self.partial.len();
                 return Some(self.skip(ReaderState::SkipPayload(left), StreamItem::Refused(refusal)));
             }
-            self.keep(here);
             if self.partial.len() < length {
                 return None;
             }
-            self.take_partial()
+            self.partial.take()
         };
         self.state = ReaderState::Header;
         Some(StreamItem::Message { header: Some(header), bytes })
@@ -233,24 +233,15 @@ impl MessageReader {
     /// Gives up the message that has begun.
     #[cold]
     fn skip(&mut self, state: ReaderState, item: StreamItem) -> StreamItem {
-        (self.partial, self.charge, self.state) = (BytesMut::new(), MemoryCharge::new(), state);
+        (self.partial, self.state) = (self.partial.sibling(), state);
         item
     }
 
-    /// Charges for `more` bytes in `partial`. The buffer doubles when it is full, and all of it counts.
-    fn charge_for(&mut self, more: usize) -> Result<(), OutOfMemory> {
-        self.charge.resize(self.partial.capacity().max(self.partial.len() + more))
-    }
-
-    /// The message in `partial`, with its charge.
-    fn take_partial(&mut self) -> Bytes {
-        std::mem::take(&mut self.charge).attach(std::mem::take(&mut self.partial).freeze())
-    }
-
     /// Moves bytes of the chunk to `partial`.
-    fn keep(&mut self, bytes: usize) {
-        self.partial.extend_from_slice(&self.chunk[..bytes]);
+    fn keep(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        self.partial.extend(&self.chunk[..bytes])?;
         self.chunk.advance(bytes);
+        Ok(())
     }
 }
 

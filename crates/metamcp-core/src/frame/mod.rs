@@ -23,6 +23,8 @@ mod splice;
 
 mod sse;
 
+mod outline;
+
 mod param_header;
 
 mod header;
@@ -33,6 +35,7 @@ pub use header::{
 };
 pub use members::MEMBERS_MAX;
 pub use messages::{MessageFraming, MessageReader, StreamItem, StreamRemainder};
+pub use outline::{Outline, OutlineId, OutlineReader};
 pub use param_header::{HeaderValueError, decode_header_value, encode_header_value};
 pub use scan::BATCH_ITEMS_MAX;
 pub use scan::{Envelope, MessageKind, MessageMeta, MessageParams, ParamsForm, Scanner};
@@ -40,7 +43,8 @@ pub use scan_error::{MessageObject, ScanError, ScanRejection};
 pub use span::{IdForm, IdSpan, Span, StringSpan};
 pub use splice::{EDITS_MAX, SpliceError, SplicedMessage, json_string, splice};
 pub use sse::{
-    BoundaryTracker, EVENT_BYTES_MAX, Event, EventPart, EventReader, EventSplitter, SseError, write_event,
+    BoundaryTracker, DataReader, EVENT_BYTES_MAX, Event, EventPart, EventReader, EventSplitter, SseError,
+    write_event,
 };
 pub use tokens::{DEPTH_MAX, SCRATCH_BYTES_KEPT};
 

@@ -5,6 +5,7 @@
 //! any mix, and chunks may be split anywhere.
 
 mod boundary;
+mod data;
 mod reader;
 mod retry;
 mod splitter;
@@ -12,6 +13,7 @@ mod splitter;
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use boundary::BoundaryTracker;
+pub use data::DataReader;
 pub use reader::{EVENT_BYTES_MAX, Event, EventReader, SseError};
 pub use splitter::{EventPart, EventSplitter};
 

@@ -10,6 +10,7 @@
 //! Does not know: what fields mean beyond framing, MCP, or responses.
 
 mod strict_bytes;
+mod host;
 
 mod chunked_request;
 mod request_head;
@@ -20,6 +21,7 @@ mod request_reader;
 pub mod fuzz;
 
 pub use chunked_request::ChunkPart;
+pub use host::is_valid_host;
 pub use request_head::is_misspelt_framing_field;
 pub use request_reader::{Refusal, RequestPart, RequestReader, read_all};
 pub use strict_bytes::MalformedRequest;

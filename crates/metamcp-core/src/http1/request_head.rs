@@ -6,6 +6,7 @@
 //! Does not know: limits of size and number, which the parser behind it has; what a field means beyond
 //! framing.
 
+use super::host::HostReader;
 use super::strict_bytes::{MalformedRequest, is_token_byte, is_value_byte};
 
 /// Where the body of a request ends.
@@ -58,7 +59,7 @@ impl HeadReader {
         while let Some(&byte) = input.get(at) {
             // Most of a head is text that only has to be free of control characters.
             let skipped = match self.state {
-                HeadState::Target => input[at..].iter().take_while(|byte| byte.is_ascii_graphic()).count(),
+                HeadState::Target => input[at..].iter().take_while(|byte| is_target_byte(**byte)).count(),
                 HeadState::Value if self.fields.current == FieldKind::Other => {
                     input[at..].iter().take_while(|byte| is_value_byte(**byte)).count()
                 }
@@ -95,7 +96,7 @@ impl HeadReader {
                 }
                 S::TargetStart
             }
-            (S::TargetStart | S::Target, _) if byte.is_ascii_graphic() => S::Target,
+            (S::TargetStart | S::Target, _) if is_target_byte(byte) => S::Target,
             (S::Target, b' ') => S::Version,
             (S::Version, b'\r') => {
                 self.fields.is_http_10 = match self.word.take() {
@@ -142,7 +143,11 @@ impl HeadReader {
             (S::ValueStart | S::Value, _) if is_value_byte(byte) => {
                 // Blanks at the end of a value are not part of it, however many there are (RFC 9112, section 5.1).
                 let is_repeated = is_blank(byte) && self.word.ends_with_blank();
-                if self.fields.current != FieldKind::Other && !is_repeated {
+                if self.fields.current == FieldKind::Host {
+                    if !self.fields.host.push(byte) {
+                        return Err(MalformedRequest::Host);
+                    }
+                } else if self.fields.current != FieldKind::Other && !is_repeated {
                     self.word.push(byte);
                 }
                 S::Value
@@ -193,6 +198,11 @@ impl Word {
     }
 }
 
+/// A part of a request target: no fragment (RFC 9112, section 3.2).
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'#'
+}
+
 /// Optional white space (RFC 9110, section 5.6.3).
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
@@ -205,6 +215,7 @@ struct FramingFields {
     current: FieldKind,
     is_http_10: bool,
     has_host: bool,
+    host: HostReader,
     is_chunked: bool,
     length: Option<u64>,
 }
@@ -213,22 +224,41 @@ struct FramingFields {
 enum FieldKind {
     #[default]
     Other,
+    Host,
     ContentLength,
     TransferEncoding,
 }
 
-/// Names that concern the message or its connection, and that another spelling might be taken for.
-const HYPHENATED: [&str; 5] =
-    ["content-length", "transfer-encoding", "keep-alive", "proxy-connection", "http2-settings"];
+/// Names that concern the message, its connection or its route, and that another spelling might be taken for.
+const GUARDED: [&str; 10] = [
+    "content-length",
+    "transfer-encoding",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+    "host",
+    "connection",
+    "upgrade",
+    "expect",
+    "trailer",
+];
 
-/// Whether a name with underscores equals a framing field's name. Servers that pass fields on as environment
-/// variables (RFC 3875, section 4.1.18) cannot tell such a name from the real one.
+/// Whether a name with underscores equals the name of a field that concerns framing or the route, but for underscores
+/// in place of hyphens, or before or after it. Servers that pass fields on as environment variables (RFC 3875, section
+/// 4.1.18) cannot tell such a name from the real one, or trim it.
 pub fn is_misspelt_framing_field(name: &[u8]) -> bool {
+    // Few names have any.
+    if !name.contains(&b'_') {
+        return false;
+    }
+    let Some(start) = name.iter().position(|byte| *byte != b'_') else { return false };
+    let end = name.iter().rposition(|byte| *byte != b'_').map_or(start, |last| last + 1);
     let equals = |wanted: &&str| {
-        let dashed = name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+        let dashed =
+            name[start..end].iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
         dashed.eq(wanted.bytes())
     };
-    name.contains(&b'_') && HYPHENATED.iter().any(equals)
+    GUARDED.iter().any(equals)
 }
 
 impl FramingFields {
@@ -241,8 +271,11 @@ impl FramingFields {
             self.current = FieldKind::ContentLength;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.current = FieldKind::TransferEncoding;
-        } else if name.eq_ignore_ascii_case(b"host") && std::mem::replace(&mut self.has_host, true) {
-            return Err(MalformedRequest::Host);
+        } else if name.eq_ignore_ascii_case(b"host") {
+            self.current = FieldKind::Host;
+            if std::mem::replace(&mut self.has_host, true) {
+                return Err(MalformedRequest::Host);
+            }
         }
         Ok(())
     }
@@ -250,6 +283,8 @@ impl FramingFields {
     fn end(&mut self, value: &[u8]) -> Result<(), MalformedRequest> {
         match self.current {
             FieldKind::Other => {}
+            FieldKind::Host if self.host.is_valid() => {}
+            FieldKind::Host => return Err(MalformedRequest::Host),
             FieldKind::ContentLength => {
                 let length = parse_length(value.trim_ascii_end()).ok_or(MalformedRequest::Framing)?;
                 if self.length.replace(length).is_some() {
@@ -340,7 +375,8 @@ mod tests {
     fn heads() {
         const NONE: Result<BodyFraming, (M, &str)> = Ok(BodyFraming::Length(0));
         check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", NONE);
-        check("\r\nGET / HTTP/1.1\r\nhost:\r\n\r\n", NONE);
+        check("\r\nGET / HTTP/1.1\r\nhost:a:80 \r\n\r\n", NONE);
+        check("GET / HTTP/1.1\r\nHost:\t[::1]:80\t \t\r\n\r\n", NONE);
         check("\r\n\r\nx!~ http://a/?b=c HTTP/1.1\r\nHOST:a\r\n\r\n", NONE);
         check("GET / HTTP/1.0\r\n\r\n", NONE);
         check("OPTIONS * HTTP/1.0\r\nA: \t\r\nB:b\t b \t\r\nC: \u{e9}\r\n\r\n", NONE);
@@ -365,6 +401,8 @@ mod tests {
             ("G(T / HTTP/1.1", M::RequestLine, "(T / HTTP/1.1"),
             ("GET  / HTTP/1.1", M::RequestLine, " / HTTP/1.1"),
             ("GET /\tb HTTP/1.1", M::RequestLine, "\tb HTTP/1.1"),
+            ("GET /#b HTTP/1.1", M::RequestLine, "#b HTTP/1.1"),
+            ("GET # HTTP/1.1", M::RequestLine, "# HTTP/1.1"),
             ("GET /\u{e9} HTTP/1.1", M::RequestLine, "\u{e9} HTTP/1.1"),
             ("GET /\r\nHost: a\r\n\r\n", M::RequestLine, "\r\nHost: a\r\n\r\n"),
             ("GET / a HTTP/1.1\r\n", M::RequestLine, " HTTP/1.1\r\n"),
@@ -406,10 +444,28 @@ mod tests {
             ("Keep_Alive: 1\r\n", M::FieldName, ": 1\r\n"),
             ("Proxy_Connection: 1\r\n", M::FieldName, ": 1\r\n"),
             ("host: a\r\n", M::Host, ": a\r\n"),
+            ("Host_: a\r\n", M::FieldName, ": a\r\n"),
+            ("_HOST: a\r\n", M::FieldName, ": a\r\n"),
+            ("__Transfer_Encoding_: a\r\n", M::FieldName, ": a\r\n"),
+            ("Connection_: close\r\n", M::FieldName, ": close\r\n"),
         ] {
             check_fields(fields, Err((malformed, wrong)));
         }
         check("GET / HTTP/1.1\r\n\r\n", Err((M::Host, "\n")));
+        for (host, wrong) in [
+            ("", "\r\n"),
+            (" \t", "\r\n"),
+            ("a b", "b\r\n"),
+            ("a,b", ",b\r\n"),
+            ("u@a", "@a\r\n"),
+            ("a:b", "b\r\n"),
+            ("[::1", "\r\n"),
+            (":80", ":80\r\n"),
+            ("http://a", "//a\r\n"),
+        ] {
+            check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n"), Err((M::Host, wrong)));
+            check(&format!("GET / HTTP/1.0\r\nHost: {host}\r\n"), Err((M::Host, wrong)));
+        }
         check("GET / HTTP/1.1\r\n Host: a\r\n", Err((M::FoldedLine, " Host: a\r\n")));
     }
 

@@ -10,7 +10,7 @@ pub enum MalformedRequest {
     FoldedLine,
     FieldName,
     FieldValue,
-    /// No Host, or several.
+    /// No Host, several, or an invalid one.
     Host,
     /// `Content-Length` or `Transfer-Encoding` is invalid, repeated or contradicted.
     Framing,
@@ -30,7 +30,7 @@ impl MalformedRequest {
             Self::FoldedLine => "folded field line",
             Self::FieldName => "malformed field name",
             Self::FieldValue => "malformed field value",
-            Self::Host => "not exactly one Host",
+            Self::Host => "not exactly one valid Host",
             Self::Framing => "invalid or ambiguous Content-Length or Transfer-Encoding",
             Self::ChunkSize => "malformed chunk size",
             Self::ChunkExtension => "malformed or long chunk extension",

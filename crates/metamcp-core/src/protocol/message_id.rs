@@ -2,23 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::frame::{Envelope, IdForm, MessageKind};
-
 /// Whether two raw JSON ids are equal (JSON-RPC 2.0, section 4). A string may be escaped in several ways.
 pub fn is_same_id(one: &[u8], other: &[u8]) -> bool {
     one == other || canonical_id(one) == canonical_id(other)
-}
-
-/// Whether a message answers the request with the raw id `id` (JSON-RPC 2.0, section 5). An error without an id does, too:
-/// its sender could not read the request.
-pub fn is_answer_to(id: &[u8], message: &[u8], envelope: &Envelope) -> bool {
-    let is_error = envelope.kind == MessageKind::Error;
-    match envelope.id {
-        _ if !is_error && envelope.kind != MessageKind::Response => false,
-        None => is_error,
-        Some(found) if found.form == IdForm::Null => is_error,
-        Some(found) => is_same_id(found.span.slice(message), id),
-    }
 }
 
 /// Returns the canonical form of a raw JSON id: equal ids have the same canonical form, byte for byte. A string
@@ -35,7 +21,6 @@ pub(super) fn canonical_id(raw: &[u8]) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Scanner;
 
     #[test]
     fn ids_are_compared_by_value() {
@@ -75,23 +60,5 @@ mod tests {
         check(r#""\u0061\/b""#, r#""a/b""#);
         check(r#""\u0022\u005c\u0008""#, r#""\"\\\b""#);
         check(r#""\ud800""#, r#""\ud800""#);
-    }
-
-    #[test]
-    fn answers_are_told_from_other_messages() {
-        let check = |message: &str, expected: bool| {
-            let message = bytes::Bytes::copy_from_slice(message.as_bytes());
-            let envelope =
-                Scanner::new().scan(&message).unwrap_or_else(|error| panic!("{message:?}: {error:?}"));
-            assert_eq!(is_answer_to(b"\"a\"", &message, &envelope), expected, "{message:?}");
-        };
-        for (id, expected) in [(r#""a""#, true), (r#""\u0061""#, true), (r#""b""#, false), ("1", false)] {
-            check(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#), expected);
-            check(&format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":1,"message":"m"}}}}"#), expected);
-            check(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#), false);
-        }
-        check(r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"m"}}"#, true);
-        check(r#"{"jsonrpc":"2.0","error":{"code":1,"message":"m"}}"#, true);
-        check(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#, false);
     }
 }

@@ -5,9 +5,11 @@
 //!
 //! Source: the Model Context Protocol, revisions 2024-11-05 to 2026-07-28.
 
+mod answer;
 mod calls_by_id;
 mod calls_by_number;
 mod capabilities;
+mod log_level;
 pub mod code;
 pub mod header;
 mod message_id;
@@ -17,10 +19,12 @@ pub mod header_param;
 mod revision;
 mod subscription_filter;
 
+pub use answer::{AnswerMatch, AnswerReader, add_answer_id, answer_id_edit};
 pub use calls_by_id::{CallsById, InsertError};
 pub use calls_by_number::{CallsByNumber, parse_call_number};
 pub use capabilities::ClientCapabilities;
-pub use message_id::{is_answer_to, is_same_id};
+pub use log_level::LogLevel;
+pub use message_id::is_same_id;
 pub use method::McpMethod;
 pub use method_number::{UNNUMBERED, method_name, method_number};
 pub use revision::{Era, Revision};

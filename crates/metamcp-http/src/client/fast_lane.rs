@@ -1,7 +1,8 @@
 //! HTTP/1.1 with a server, for responses of the common shape: a body with a Content-Length, or chunked. hyper
 //! reads any other response from its first byte.
 //!
-//! Invariant: hyper would read what is read here in the same way. Both use the same parser.
+//! Invariant: hyper would read what is read here in the same way. Both use the same parser. What `HeadCheck` refuses is
+//! left to hyper.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
+use memchr::memchr_iter;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::body_source::BodySource;
@@ -20,6 +22,7 @@ use super::response_head::ResponseHead;
 use super::stream::Stream;
 use crate::error::{FailureStage, SendError, UpstreamError};
 use crate::io::with_scratch;
+use metamcp_core::http1::is_misspelt_framing_field;
 use metamcp_core::protocol::header;
 
 /// The beginning of a response.
@@ -215,6 +218,10 @@ fn parse_head(received: &[u8]) -> Result<Option<ParsedHead>, UnsupportedHead> {
         .parse_response_with_uninit_headers(&mut response, received, &mut fields)
         .map_err(|_| UnsupportedHead)?;
     let httparse::Status::Complete(head_bytes) = parsed else { return Ok(None) };
+    // A line feed alone ends a line for httparse too.
+    if !memchr_iter(b'\n', &received[..head_bytes]).all(|at| at > 0 && received[at - 1] == b'\r') {
+        return Err(UnsupportedHead);
+    }
     // The others have no body, or are not the final response, or end the connection.
     let status = response.code.filter(|code| (200..600).contains(code) && !matches!(code, 204 | 205 | 304));
     if response.version != Some(1) || head_bytes > HEAD_BYTES_MAX {
@@ -246,6 +253,7 @@ fn parse_head(received: &[u8]) -> Result<Option<ParsedHead>, UnsupportedHead> {
                 let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
                 set_once(&mut framing, || is_chunked.then_some(BodyFraming::Chunked))?;
             }
+            _ if is_misspelt_framing_field(name.as_bytes()) => return Err(UnsupportedHead),
             _ => {}
         }
     }
@@ -341,6 +349,10 @@ mod tests {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 1\r\ntransfer-encoding: identity\r\n",
+            "Content-Length: 1\nX: 1\r\n",
+            "Content-Length: 1\r\n\n",
+            "Content-Length: 1\r\nTransfer_Encoding: chunked\r\n",
+            "Content-Length: 1\r\nContent_Length: 2\r\n",
             "Content-Length: 1\r\nConnection: close\r\n",
             "Content-Length: 1\r\nConnection: keep-alive, close\r\n",
             "Content-Length: 1\r\nUpgrade: h2c\r\n",

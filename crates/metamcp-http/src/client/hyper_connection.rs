@@ -4,20 +4,22 @@
 //! request polls that future itself, so that a message costs no wake-up of a second task. Nobody polls it
 //! while it is idle: [`HyperConnection::is_reusable`] does so before the connection is used again.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::head_check::{AmbiguousHead, HeadCheck};
 use super::pending_write::PendingWrite;
 use super::request_body::RequestBody;
 use super::stream::Stream;
@@ -32,8 +34,17 @@ pub struct HyperConnection {
     driver: Option<Pin<Box<Driver>>>,
     is_closed: bool,
     write_mode: Rc<Cell<WriteMode>>,
-    /// Bytes that were read since a request was sent; `None` once its response has begun.
-    before_response: Rc<Cell<Option<usize>>>,
+    head: Rc<RefCell<ResponseProgress>>,
+}
+
+/// What was read since a request was sent.
+#[derive(Default)]
+struct ResponseProgress {
+    /// How many bytes; `None` once hyper has read the head of the response.
+    bytes: Option<usize>,
+    check: HeadCheck,
+    /// Whether the head was refused.
+    is_refused: bool,
 }
 
 /// Bytes before the response to a request, and of its head: a head of the greatest size, and as much again of
@@ -80,14 +91,14 @@ impl HyperConnection {
 
     async fn handshake(stream: HandoverStream) -> hyper::Result<Self> {
         let write_mode = Rc::clone(&stream.write_mode);
-        let before_response = Rc::clone(&stream.before_response);
+        let head = Rc::clone(&stream.head);
         let (sender, driver) = Builder::new()
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
         let driver = Some(Box::pin(driver));
-        let mut connection = Self { sender, driver, is_closed: false, write_mode, before_response };
+        let mut connection = Self { sender, driver, is_closed: false, write_mode, head };
         // hyper accepts requests only once the connection future has been polled.
         connection.drive(&mut Context::from_waker(Waker::noop()));
         Ok(connection)
@@ -102,7 +113,7 @@ impl HyperConnection {
     }
 
     async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        self.before_response.set(Some(0));
+        *self.head.borrow_mut() = ResponseProgress { bytes: Some(0), ..ResponseProgress::default() };
         let mut response = pin!(self.sender.try_send_request(request));
         let (driver, is_closed) = (&mut self.driver, &mut self.is_closed);
         let exchanged = poll_fn(|cx| {
@@ -120,9 +131,12 @@ impl HyperConnection {
             polled
         });
         let exchanged = exchanged.await;
-        self.before_response.set(None);
+        let is_refused = std::mem::take(&mut *self.head.borrow_mut()).is_refused;
         exchanged.map_err(|mut error| match error.take_message() {
             Some(_unsent) => SendError::NotSent,
+            None if is_refused => {
+                SendError::Failed(UpstreamError::new(FailureStage::InvalidResponse, AmbiguousHead))
+            }
             None => SendError::Failed(UpstreamError::new(FailureStage::NoResponse, error.into_error())),
         })
     }
@@ -172,8 +186,8 @@ struct HandoverStream {
     /// The rest of the request.
     rest: Option<PendingWrite>,
     write_mode: Rc<Cell<WriteMode>>,
-    /// Bytes that were read since a request was sent; shared with [`HyperConnection`].
-    before_response: Rc<Cell<Option<usize>>>,
+    /// What was read of the response, shared with [`HyperConnection`].
+    head: Rc<RefCell<ResponseProgress>>,
     /// Whether a write failed. The server may have answered before it closed, as with 413, and hyper does not
     /// read after a failed write.
     has_write_failed: bool,
@@ -184,17 +198,24 @@ struct HandoverStream {
 impl HandoverStream {
     fn new(stream: Stream, received: Bytes, rest: Option<PendingWrite>, write_mode: WriteMode) -> Self {
         let write_mode = Rc::new(Cell::new(write_mode));
-        let before_response = Rc::new(Cell::new(None));
-        Self { stream, received, rest, write_mode, before_response, has_write_failed: false, reader: None }
+        let head = Rc::default();
+        Self { stream, received, rest, write_mode, head, has_write_failed: false, reader: None }
     }
 
-    /// Counts bytes that hyper reads before a response has begun. Fails if they are too many.
-    fn count_before_response(&self, count: usize) -> io::Result<()> {
-        let Some(before) = self.before_response.get() else { return Ok(()) };
+    /// Checks what hyper reads before a response has begun. Fails if it is too much, or a head that is refused.
+    fn check_head(&self, read: &[u8]) -> io::Result<()> {
+        let invalid =
+            |why: Box<dyn Error + Send + Sync>| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        let mut head = self.head.borrow_mut();
+        let Some(before) = head.bytes else { return Ok(()) };
         if before > BYTES_BEFORE_RESPONSE_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many interim responses"));
+            return invalid("too many interim responses".into());
         }
-        self.before_response.set(Some(before.saturating_add(count)));
+        head.bytes = Some(before.saturating_add(read.len()));
+        if let Err(ambiguous) = head.check.read(read) {
+            head.is_refused = true;
+            return invalid(ambiguous.into());
+        }
         Ok(())
     }
 
@@ -240,13 +261,13 @@ impl AsyncRead for HandoverStream {
         PendingWrite::continue_write(rest, stream, cx);
         if !self.received.is_empty() {
             let count = self.received.len().min(buffer.remaining());
-            buffer.put_slice(&self.received[..count]);
-            self.received.advance(count);
-            return Poll::Ready(self.count_before_response(count));
+            let part = self.received.split_to(count);
+            buffer.put_slice(&part);
+            return Poll::Ready(self.check_head(&part));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        Poll::Ready(self.count_before_response(buffer.filled().len() - before))
+        Poll::Ready(self.check_head(&buffer.filled()[before..]))
     }
 }
 

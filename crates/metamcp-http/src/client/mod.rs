@@ -15,6 +15,7 @@ mod encode;
 mod fast_lane;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod head_check;
 mod hyper_connection;
 mod idle;
 mod pending_write;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metamcp_core::frame::{Envelope, IdForm, MessageKind, Scanner};
-use metamcp_core::protocol::{ClientCapabilities, McpMethod, is_same_id, parse_call_number};
+use metamcp_core::protocol::{ClientCapabilities, LogLevel, McpMethod, is_same_id, parse_call_number};
 use serde::Deserialize;
 
-use super::super::super::level::LogLevel;
 use super::super::call_stream::{CallEvent, CallStream};
 use super::super::input::{
     INPUT_REQUESTS_BYTES_MAX, INPUT_REQUESTS_MAX, InputDecision, InputRequest, decide_input,

@@ -8,12 +8,11 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::protocol::{CallsByNumber, Era, McpMethod, Revision};
+use metamcp_core::protocol::{CallsByNumber, Era, LogLevel, McpMethod, Revision};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::super::super::level::LogLevel;
 use super::super::event_queue::{EventReceiver, EventSender, event_queue};
 use super::super::unsolicited::UnsolicitedRequests;
 use super::key::AdapterSessionKey;

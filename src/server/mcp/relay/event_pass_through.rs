@@ -1,16 +1,17 @@
-//! An event stream that needs no change. An incomplete event is never passed on as if it were complete.
+//! An event stream whose events pass unchanged, except that of answers only one to the call passes. An incomplete event is
+//! never passed on as if it were complete.
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use memchr::{memchr, memchr2_iter, memmem};
+use memchr::memchr2_iter;
 
+use super::find_answer::{FoundAnswer, find_answer, may_have_message};
 use super::relayed_stream::RelayedStream;
-use crate::server::mcp::answer_id::{FoundAnswer, LongAnswerCheck, MessageStart, find_answer};
 use crate::server::mcp::id_prefix::complete_line_end;
 use crate::server::reply::body::BodyError;
-use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
-use metamcp_core::protocol::is_answer_to;
+use metamcp_core::frame::{BoundaryTracker, DataReader, EventReader, write_event};
+use metamcp_core::protocol::{AnswerMatch, AnswerReader, add_answer_id};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 
 /// An event up to this size is held back until it is complete. Bigger events are passed on as they arrive, so
@@ -21,22 +22,35 @@ const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 pub struct EventPassThrough {
     boundary: BoundaryTracker,
     /// The start of an event that is not complete yet.
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    held_back: Vec<Bytes>,
+    held_back_bytes: usize,
     /// The event under way, if it is too big to be held back.
     long: Option<LongEvent>,
     /// Whether the answer was passed on.
     is_answered: bool,
-    /// Whether something was passed on that may have been the answer.
-    is_unseen: bool,
+    /// Why the rest of the stream cannot be read. It is handled after the events before it are passed on.
+    error: Option<UpstreamError>,
 }
 
 /// An event that is not held back.
 enum LongEvent {
-    /// It is passed on as it arrives.
-    Passed(MessageStart, Option<LongAnswerCheck>),
-    /// It is an answer to another call, or a further one to this call.
+    /// It is passed on as it arrives. If it is of a call, it is read meanwhile.
+    Passed(Option<Box<LongMessage>>),
+    /// It is an answer to another call, a further one to this call, or it is of a cancelled call.
     Dropped,
+}
+
+/// The message in a long event.
+struct LongMessage {
+    data: DataReader,
+    answer: AnswerReader,
+}
+
+impl LongMessage {
+    fn push(&mut self, bytes: &[u8]) {
+        let Self { data, answer } = self;
+        data.push(bytes, |data| answer.push(data));
+    }
 }
 
 /// What the client has received of the answer.
@@ -44,8 +58,8 @@ enum LongEvent {
 enum Outcome {
     /// The client received it.
     Passed,
-    /// An event passed on in parts may have been the answer.
-    Unseen,
+    /// An event passed on in part may be the answer.
+    Unknown,
     /// The answer has not arrived.
     Awaited,
 }
@@ -70,28 +84,32 @@ impl EventPassThrough {
             if stream.ended {
                 return Poll::Ready(None);
             }
+            if let Some(error) = self.error.take() {
+                if let Poll::Ready(end) = self.break_off(stream, error) {
+                    return Poll::Ready(end);
+                }
+                continue;
+            }
             if stream.is_revoked() {
                 return Poll::Ready(self.end_cut(stream));
             }
             let error = match stream.poll_chunk(answer, cx) {
-                Poll::Ready(Some(Ok(chunk))) => match self.push(chunk, stream) {
-                    Ok(has_message) => {
-                        if has_message {
-                            answer.note_message();
-                        }
-                        continue;
+                Poll::Ready(Some(Ok(chunk))) => {
+                    if self.push(chunk, stream) {
+                        answer.note_message();
                     }
-                    // The client sees that the last part is missing.
-                    Err(error) => return Poll::Ready(Some(Err(error.into()))),
-                },
+                    continue;
+                }
                 // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6), unless a part of it was
                 // passed on: then the client must see that the rest is missing.
-                Poll::Ready(None) if !self.is_torn() && !self.is_awaited(stream) => return Poll::Ready(None),
+                Poll::Ready(None) if !self.has_partial_event() && !self.is_awaited(stream) => {
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
-                    let silence = stream.poll_silence(!self.is_torn(), cx);
+                    let silence = stream.poll_silence(!self.has_partial_event(), cx);
                     // If the stream is cut, the next round ends it.
                     if !stream.is_cut {
                         return silence.map(|next| next.map(Ok));
@@ -119,15 +137,15 @@ impl EventPassThrough {
         stream: &mut RelayedStream,
         error: UpstreamError,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        self.kept.clear();
+        self.held_back.clear();
         let error = match self.outcome() {
             Outcome::Passed => return Poll::Ready(None),
-            Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
+            Outcome::Unknown => return Poll::Ready(Some(Err(error.into()))),
             Outcome::Awaited => stream.ask_again(error).err(),
         };
         let Some(error) = error else {
             // The server sends an interrupted event again from its start.
-            (self.boundary, self.kept_bytes, self.long) = (BoundaryTracker::new(), 0, None);
+            (self.boundary, self.held_back_bytes, self.long) = (BoundaryTracker::new(), 0, None);
             return Poll::Pending;
         };
         match stream.terminal_event(error) {
@@ -136,15 +154,12 @@ impl EventPassThrough {
         }
     }
 
-    /// Ends a stream that is cut. Inside an event no error can be inserted, nor if it is unknown whether the
-    /// client has its answer; the stream then breaks visibly. A subscription has no answer.
+    /// Ends a stream that is cut. Inside an event no error can be inserted; the stream then breaks visibly.
     #[cold]
     fn end_cut(&mut self, stream: &mut RelayedStream) -> Option<Result<Bytes, BodyError>> {
         match self.outcome() {
-            Outcome::Unseen if self.is_torn() || stream.subscription.is_none() => {
-                Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
-            }
-            Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
+            Outcome::Unknown => Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into())),
+            Outcome::Passed => stream.end_cut(true).map(Ok),
             Outcome::Awaited => stream.end_cut(false).map(Ok),
         }
     }
@@ -153,156 +168,196 @@ impl EventPassThrough {
     fn outcome(&self) -> Outcome {
         if self.is_answered {
             Outcome::Passed
-        } else if self.is_torn() || self.is_unseen {
-            Outcome::Unseen
+        } else if self.has_partial_event() {
+            Outcome::Unknown
         } else {
             Outcome::Awaited
         }
     }
 
     /// Whether a part of an event was passed on whose rest is missing.
-    fn is_torn(&self) -> bool {
+    fn has_partial_event(&self) -> bool {
         matches!(self.long, Some(LongEvent::Passed(..)))
     }
 
-    /// Passes on complete events and holds back the rest. Returns whether a message was among them. Fails after an event that
-    /// was passed on in parts and turned out to be an answer to another call.
-    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) -> Result<bool, UpstreamError> {
+    /// Passes on complete events and holds back the rest. Returns whether a message was among them.
+    fn push(&mut self, mut chunk: Bytes, stream: &mut RelayedStream) -> bool {
         let mut has_message = false;
         if self.long.is_some() {
-            has_message = self.push_long(&mut chunk, stream)?;
+            has_message = self.push_long(&mut chunk, stream);
+        }
+        if self.error.is_some() {
+            return has_message;
         }
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
-            let piece = chunk.split_to(whole);
-            self.kept_bytes = 0;
-            self.kept.push(piece);
-            has_message |= self.kept.iter().any(|part| may_have_message(part));
-            self.pass_events(stream);
+            let events = chunk.split_to(whole);
+            self.held_back_bytes = 0;
+            self.held_back.push(events);
+            has_message |= self.pass_events(stream);
         }
         if chunk.is_empty() {
-            return Ok(has_message);
+            return has_message;
         }
-        self.kept_bytes += chunk.len();
-        self.kept.push(chunk);
-        if self.kept_bytes > HELD_BACK_BYTES_MAX {
-            self.kept_bytes = 0;
+        self.held_back_bytes += chunk.len();
+        self.held_back.push(chunk);
+        if self.held_back_bytes > HELD_BACK_BYTES_MAX {
+            self.held_back_bytes = 0;
             self.begin_long(stream);
         }
-        Ok(has_message)
+        has_message
     }
 
-    /// Passes on the complete events in `kept`, but of answers only one to this call: a client may take a further one for the
-    /// answer to its next call.
-    fn pass_events(&mut self, stream: &mut RelayedStream) {
-        let is_passed = match (&stream.id, &self.kept[..]) {
-            (None, _) => true,
-            // Whether the answer was among the events decides whether the server is asked to resume the stream.
-            (Some(id), [piece]) if stream.again.is_none() => match find_answer(piece, id) {
-                FoundAnswer::None => true,
-                FoundAnswer::Own(_) if self.is_answered => false,
-                FoundAnswer::Own(range) => {
-                    let message = piece.slice(range);
-                    let scanned = stream.worker.scanner.borrow_mut().scan(&message);
-                    self.is_answered = scanned.is_ok_and(|envelope| is_answer_to(id, &message, &envelope));
-                    true
-                }
-                FoundAnswer::Unclear => false,
-            },
-            (Some(_), _) => false,
+    /// Passes on the complete events that are held back, but of answers only one to this call: a client may take a further one
+    /// for the answer to its next call. Returns whether a message may be among them.
+    fn pass_events(&mut self, stream: &mut RelayedStream) -> bool {
+        let found = match (&stream.id, &self.held_back[..]) {
+            (None, _) => FoundAnswer::None,
+            (Some(id), [events]) => find_answer(events, id),
+            (Some(_), _) => FoundAnswer::Unclear,
         };
-        if is_passed {
-            stream.ready.extend(self.kept.drain(..));
-        } else {
-            self.read_events(stream);
+        let is_unchanged = match found {
+            FoundAnswer::None => true,
+            FoundAnswer::ThisCall if stream.is_cancelled() => false,
+            FoundAnswer::ThisCall => !std::mem::replace(&mut self.is_answered, true),
+            FoundAnswer::Unclear => false,
+        };
+        if !is_unchanged {
+            return self.read_events(stream);
         }
+        // A subscription has no bound for the time between its messages.
+        let has_message = self.held_back.iter().any(|events| may_have_message(events));
+        stream.ready.extend(self.held_back.drain(..));
+        has_message
     }
 
     /// Does the same by reading the events one by one.
-    fn read_events(&mut self, stream: &mut RelayedStream) {
-        let events = std::mem::take(&mut self.kept);
+    fn read_events(&mut self, stream: &mut RelayedStream) -> bool {
+        let events = std::mem::take(&mut self.held_back);
         let (mut reader, mut passed, mut is_changed) = (EventReader::new(), Vec::new(), false);
+        let mut has_message = false;
         for bytes in &events {
             reader.push(bytes.clone());
-            while let Ok(Some(event)) = reader.next() {
-                let data = event.data.as_ref().filter(|data| !data.is_empty());
-                if data.is_none_or(|data| self.is_to_pass(data, stream)) {
-                    passed.push(complete_line_end(event.raw));
-                } else {
-                    is_changed = true;
+            loop {
+                let event = match reader.next() {
+                    Ok(Some(event)) => event,
+                    Ok(None) => break,
+                    Err(error) => {
+                        stream.ready.extend(passed);
+                        self.error = Some(error.into());
+                        return has_message;
+                    }
+                };
+                let data = event.data.filter(|data| !data.is_empty());
+                has_message |= data.is_some();
+                match data.map_or(ForwardedMessage::Unchanged, |data| self.forwarding(&data, stream)) {
+                    ForwardedMessage::Unchanged => passed.push(complete_line_end(event.raw)),
+                    ForwardedMessage::Rewritten(event) => {
+                        is_changed = true;
+                        passed.push(event);
+                    }
+                    ForwardedMessage::Dropped => is_changed = true,
                 }
             }
         }
         stream.ready.extend(if is_changed { passed } else { events });
+        has_message
     }
 
-    /// Whether a message is no answer, or the first one to this call, which is noted.
-    fn is_to_pass(&mut self, data: &Bytes, stream: &RelayedStream) -> bool {
-        let Some(id) = &stream.id else { return true };
-        let Ok(envelope) = stream.worker.scanner.borrow_mut().scan(data) else {
-            // The client may be able to read it, and receives no other answer.
-            self.is_unseen |= stream.again.is_some();
-            return true;
-        };
-        if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
-            return true;
+    /// What is forwarded of a message. If it is the answer to this call, that is noted.
+    fn forwarding(&mut self, data: &Bytes, stream: &mut RelayedStream) -> ForwardedMessage {
+        let Some(id) = &stream.id else { return ForwardedMessage::Unchanged };
+        match AnswerMatch::of_text(data, id) {
+            // No client takes an unreadable message for an answer.
+            AnswerMatch::NotAnswer | AnswerMatch::Unreadable => ForwardedMessage::Unchanged,
+            AnswerMatch::ThisCall | AnswerMatch::ErrorWithoutId if stream.is_cancelled() => {
+                stream.ended = true;
+                ForwardedMessage::Dropped
+            }
+            AnswerMatch::ThisCall if !self.is_answered => {
+                self.is_answered = true;
+                ForwardedMessage::Unchanged
+            }
+            AnswerMatch::ErrorWithoutId if !self.is_answered => {
+                let scanned = stream.worker.scanner.borrow_mut().scan(data);
+                let answer = scanned.ok().and_then(|envelope| add_answer_id(data, &envelope, id));
+                let Some(answer) = answer else { return ForwardedMessage::Dropped };
+                self.is_answered = true;
+                ForwardedMessage::Rewritten(write_event(&answer))
+            }
+            _ => ForwardedMessage::Dropped,
         }
-        let is_answer = !self.is_answered && is_answer_to(id, data, &envelope);
-        self.is_answered |= is_answer;
-        is_answer
     }
 
-    /// Begins to pass on the event in `kept`, which is too big to be held back.
+    /// Begins to pass on the event that is held back, which is too big for that.
     fn begin_long(&mut self, stream: &mut RelayedStream) {
-        let check = stream.id.clone().map(LongAnswerCheck::new);
-        let data = start_of_data(&self.kept);
-        let start = check.as_ref().map_or(MessageStart::Other, |check| check.read_start(&data));
-        let is_dropped = match start {
-            MessageStart::Foreign => true,
-            MessageStart::Own | MessageStart::Answer => self.is_answered,
-            MessageStart::Other | MessageStart::Unknown => false,
+        let Some(id) = stream.id.clone() else {
+            stream.ready.extend(self.held_back.drain(..));
+            self.long = Some(LongEvent::Passed(None));
+            return;
         };
-        if is_dropped {
-            self.kept.clear();
+        if stream.is_cancelled() {
+            // It may be the answer, behind which the server ends the stream.
+            self.held_back.clear();
             self.long = Some(LongEvent::Dropped);
             return;
         }
-        let mut check = check.filter(|_| start == MessageStart::Answer);
-        for bytes in self.kept.drain(..) {
-            if let Some(check) = &mut check {
-                check.push(&bytes);
-            }
-            stream.ready.push_back(bytes);
+        let mut message = Box::new(LongMessage { data: DataReader::new(), answer: AnswerReader::new(id) });
+        self.held_back.iter().for_each(|bytes| message.push(bytes));
+        if self.is_refused(message.answer.so_far()) {
+            self.held_back.clear();
+            self.long = Some(LongEvent::Dropped);
+        } else {
+            stream.ready.extend(self.held_back.drain(..));
+            self.long = Some(LongEvent::Passed(Some(message)));
         }
-        self.long = Some(LongEvent::Passed(start, check));
+    }
+
+    /// Whether a message, as far as it is known, must not be passed on.
+    fn is_refused(&self, message: AnswerMatch) -> bool {
+        match message {
+            AnswerMatch::OtherCall => true,
+            AnswerMatch::ThisCall | AnswerMatch::ErrorWithoutId | AnswerMatch::Unidentified => {
+                self.is_answered
+            }
+            AnswerMatch::NotAnswer | AnswerMatch::Unreadable => false,
+        }
     }
 
     /// Takes the rest of a long event from the start of `chunk`, as far as it has arrived. Returns whether it is complete.
-    fn push_long(&mut self, chunk: &mut Bytes, stream: &mut RelayedStream) -> Result<bool, UpstreamError> {
+    fn push_long(&mut self, chunk: &mut Bytes, stream: &mut RelayedStream) -> bool {
         let end = first_boundary(self.boundary, chunk);
         let part = chunk.split_to(end.unwrap_or(chunk.len()));
         self.boundary.feed(&part);
-        if let Some(LongEvent::Passed(_, check)) = &mut self.long {
-            if let Some(check) = check {
-                check.push(&part);
+        let mut is_answer = false;
+        match &mut self.long {
+            Some(LongEvent::Passed(Some(message))) => {
+                message.push(&part);
+                let found = message.answer.so_far();
+                // Without this part, an answer that turns out to be for another call stays incomplete.
+                if self.is_refused(found) {
+                    self.error = Some(UpstreamError::from_stage(FailureStage::InvalidResponse));
+                    return false;
+                }
+                is_answer = found == AnswerMatch::ThisCall;
+                stream.ready.push_back(part);
             }
-            // Without its last part, an answer that turns out to be for another call is incomplete.
-            if end.is_some() && check.as_ref().is_some_and(LongAnswerCheck::is_foreign_at_end) {
-                return Err(UpstreamError::from_stage(FailureStage::InvalidResponse));
-            }
-            stream.ready.push_back(part);
+            Some(LongEvent::Passed(None)) => stream.ready.push_back(part),
+            Some(LongEvent::Dropped) | None => {}
         }
-        if end.is_none() {
-            return Ok(false);
+        if end.is_some() {
+            self.long = None;
+            self.is_answered |= is_answer;
         }
-        match self.long.take() {
-            Some(LongEvent::Passed(MessageStart::Own, _)) => self.is_answered = true,
-            Some(LongEvent::Passed(_, Some(check))) if check.is_own_at_end() => self.is_answered = true,
-            Some(LongEvent::Passed(MessageStart::Other, _) | LongEvent::Dropped) | None => {}
-            Some(LongEvent::Passed(..)) => self.is_unseen = true,
-        }
-        Ok(true)
+        end.is_some()
     }
+}
+
+/// What is forwarded of an event.
+enum ForwardedMessage {
+    Unchanged,
+    Rewritten(Bytes),
+    Dropped,
 }
 
 /// Where the first event ends in `chunk`, which continues what `boundary` has read.
@@ -315,30 +370,6 @@ fn first_boundary(mut boundary: BoundaryTracker, chunk: &[u8]) -> Option<usize> 
         start = at + 1;
     }
     None
-}
-
-/// The first bytes of the data of an event, as far as its kind and its id can be read from them.
-fn start_of_data(event: &[Bytes]) -> Vec<u8> {
-    const FIELD: &[u8] = b"data:";
-    let mut start = Vec::with_capacity(START_BYTES);
-    for bytes in event {
-        start.extend_from_slice(&bytes[..bytes.len().min(START_BYTES - start.len())]);
-    }
-    let is_line_start = |at: &usize| *at == 0 || matches!(start[*at - 1], b'\n' | b'\r');
-    let Some(at) = memmem::find_iter(&start, FIELD).find(is_line_start) else { return Vec::new() };
-    let mut data = start.split_off(at + FIELD.len());
-    if data.first() == Some(&b' ') {
-        data.remove(0);
-    }
-    data
-}
-
-/// Has room for the fields before the data, which are short, and for the id.
-const START_BYTES: usize = 1024;
-
-/// Whether complete events may carry a message, which is an object: comments and events without data do not.
-fn may_have_message(events: &[u8]) -> bool {
-    memchr(b'{', events).is_some()
 }
 
 #[cfg(test)]
@@ -361,20 +392,5 @@ mod tests {
         check("data: a", "b\nc\n", None);
         check("data: a", "b", None);
         check("data: a", "", None);
-    }
-
-    #[test]
-    fn data_begins_after_its_field() {
-        let check = |event: &[&str], expected: &str| {
-            let event: Vec<Bytes> =
-                event.iter().map(|part| Bytes::copy_from_slice(part.as_bytes())).collect();
-            assert_eq!(start_of_data(&event), expected.as_bytes(), "{event:?}");
-        };
-        check(&["data: {}"], "{}");
-        check(&["id: data: 7\nda", "ta:", " {\"id\"", ":1"], "{\"id\":1");
-        check(&["event: m\r\ndata:{}"], "{}");
-        check(&["event: data:\n"], "");
-        check(&[&"x".repeat(2000), "\ndata: {}"], "");
-        check(&["data: ", &"x".repeat(2000)], &"x".repeat(START_BYTES - 6));
     }
 }

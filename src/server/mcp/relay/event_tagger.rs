@@ -104,8 +104,19 @@ impl EventTagger {
         Poll::Ready(None)
     }
 
-    /// Rewrites an event for the client. `None` if it is not forwarded.
+    /// Rewrites an event for the client. `None` if it is not forwarded. The answer to a cancelled call is not, and ends the
+    /// stream.
     fn forward(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
+        let was_awaited = self.awaited.is_some();
+        let forwarded = self.rewrite(event, stream);
+        if was_awaited && self.awaited.is_none() && stream.is_cancelled() {
+            stream.ended = true;
+            return None;
+        }
+        forwarded
+    }
+
+    fn rewrite(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
         if let Some(again) = &mut stream.again {
             event.id.iter().for_each(|id| again.note_id(id));
             event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));

@@ -5,6 +5,7 @@ mod request_resources;
 mod refuser;
 mod response_relay;
 mod relayed_stream;
+mod find_answer;
 mod event_tagger;
 mod event_pass_through;
 

@@ -9,7 +9,6 @@ use super::event_pass_through::EventPassThrough;
 use super::event_tagger::EventTagger;
 use super::relayed_stream::RelayedStream;
 use super::request_resources::RequestResources;
-use crate::server::mcp::answer_id::LongAnswerCheck;
 use crate::server::mcp::meter::Meter;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
@@ -18,6 +17,7 @@ use crate::session::UpstreamReconnect;
 use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
 use crate::upstream::UpstreamId;
 use metamcp_core::base::{FaultKind, ServerName};
+use metamcp_core::protocol::{AnswerMatch, AnswerReader};
 use metamcp_http::{FailureStage, UpstreamBody, UpstreamError};
 use metamcp_store::auth::Identity;
 
@@ -36,8 +36,8 @@ pub struct Relay {
 
 /// How the bytes of a response are passed on.
 enum RelayPace {
-    /// As they arrive, after this prefix. The id of the answer is checked, if there is a check.
-    Bytes(Bytes, Option<Box<LongAnswerCheck>>),
+    /// As they arrive, after this prefix. They are read meanwhile, so that only the answer to the call passes as a whole.
+    Bytes(Bytes, Option<Box<AnswerReader>>),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
     Events(RelayedStream, EventPassThrough),
     /// Event by event, so that ids can carry their server.
@@ -45,17 +45,17 @@ enum RelayPace {
 }
 
 impl Relay {
-    /// Bytes as they arrive, after `first`, which was read before and noted by `check`.
+    /// Bytes as they arrive, after `first`, which `check` has read.
     pub fn bytes(
         first: Bytes,
         answer: UpstreamBody,
         held: RequestResources,
-        check: Option<Box<LongAnswerCheck>>,
+        check: Option<Box<AnswerReader>>,
     ) -> Self {
         Self { held, answer, pace: RelayPace::Bytes(first, check), operation: None, done: false }
     }
 
-    /// An event stream that needs no change.
+    /// An event stream whose events pass unchanged, except answers to other calls.
     pub fn events(
         mut answer: UpstreamBody,
         mut held: RequestResources,
@@ -170,8 +170,13 @@ impl Relay {
                     if let Poll::Ready(Some(Ok(bytes))) = &next {
                         check.push(bytes);
                     }
+                    let is_refused = if self.answer.is_ended() {
+                        !check.finish().is_answer()
+                    } else {
+                        check.so_far() == AnswerMatch::OtherCall
+                    };
                     // The client sees that the last part is missing.
-                    if self.answer.is_ended() && check.is_foreign_at_end() {
+                    if is_refused && matches!(next, Poll::Ready(None | Some(Ok(_)))) {
                         let error = UpstreamError::from_stage(FailureStage::InvalidResponse);
                         next = Poll::Ready(Some(Err(error)));
                     }

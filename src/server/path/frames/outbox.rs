@@ -26,7 +26,7 @@ struct OutboxState {
     bytes: usize,
     /// What all of it takes of the memory for messages.
     charge: MemoryCharge,
-    /// Whether the charge for the last message was refused.
+    /// Whether the charge for what waits was refused, and no later one was granted.
     is_refused: bool,
     /// Messages pushed so far, to detect progress.
     count: u64,
@@ -91,8 +91,7 @@ impl Outbox {
             waiting.close();
         }
         debug_assert!(waiting.total() > before);
-        let total = waiting.total();
-        waiting.is_refused = waiting.charge.resize(total).is_err();
+        waiting.charge_for_all();
         waiting.count += 1;
     }
 
@@ -119,8 +118,7 @@ impl Outbox {
             None if waiting.open.is_empty() => return None,
             None => waiting.open.split().freeze(),
         };
-        let total = waiting.total();
-        waiting.is_refused = waiting.charge.resize(total).is_err() && waiting.is_refused;
+        waiting.charge_for_all();
         drop(waiting);
         self.taken.notify_waiters();
         Some(taken)
@@ -173,6 +171,13 @@ impl Outbox {
 impl OutboxState {
     fn total(&self) -> usize {
         self.bytes + self.open.len()
+    }
+
+    /// Charges for all that waits. A refusal is counted once, until the charge is granted.
+    fn charge_for_all(&mut self) {
+        let total = self.total();
+        let charged = if self.is_refused { self.charge.retry(total) } else { self.charge.resize(total) };
+        self.is_refused = charged.is_err();
     }
 
     fn copy(&mut self, bytes: &[u8]) {

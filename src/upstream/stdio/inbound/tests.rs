@@ -10,6 +10,7 @@ use super::super::supervisor::Supervisor;
 use super::super::target::StdioTarget;
 use super::*;
 use metamcp_core::base::KeyId;
+use metamcp_core::protocol::ClientCapabilities;
 use metamcp_http::FailureStage;
 use metamcp_http::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 
@@ -51,6 +52,15 @@ impl Fixture {
         self.calls.push((answer, None));
     }
 
+    #[track_caller]
+    fn send_call_refused(&self, message: &str) {
+        let message = Bytes::from(message.to_owned());
+        let envelope = self.connection.context.scanner.borrow_mut().scan(&message).unwrap();
+        let recipient = Recipient::Client(ResponseSink::Waiting(oneshot::channel().0));
+        let pending = PendingCall { call: None, client: None, kind: CallKind::Call, recipient };
+        assert!(self.connection.send_call(&message, &envelope, pending).is_err());
+    }
+
     /// Returns what was written to the process.
     fn written(&self) -> String {
         String::from_utf8(self.connection.take_outbox().to_vec()).unwrap()
@@ -79,7 +89,7 @@ impl Fixture {
             let letter = ["a", "b", "c"][client];
             received.extend(drain(events).into_iter().map(|event| format!("{letter}> {event}")));
         }
-        received.join("\n")
+        self.connection.request_ids.untagged(&received.join("\n"))
     }
 }
 
@@ -273,20 +283,110 @@ fn only_the_asked_client_may_respond() {
     fixture.receive(r#"{"jsonrpc":"2.0","id":"s","method":"roots/list"}"#).unwrap();
     fixture.receive(r#"{"jsonrpc":"2.0","id":"t","method":"roots/list"}"#).unwrap();
     let late = fixture.connection.state.borrow_mut().clients.add(SessionOrigin::sample("b"));
-    assert!(!fixture.connection.take_server_request(late, b"\"r\""), "another client's answer");
-    assert!(fixture.connection.take_server_request(fixture.clients[0], b"\"r\""));
-    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"r\""), "a second answer");
-    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"x\""), "an answer to nothing");
+    let respond = |client, id: &str| fixture.connection.send_response(client, id.as_bytes(), b"{}");
+    let asked = fixture.clients[0];
+    assert_eq!(respond(late, "\"r\""), Ok(false), "another client's answer");
+    assert_eq!(respond(asked, "\"r\""), Ok(true));
+    assert_eq!(respond(asked, "\"r\""), Ok(false), "a second answer");
+    assert_eq!(respond(asked, "\"x\""), Ok(false), "an answer to nothing");
     fixture.received();
     fixture.receive(&notification("cancelled", r#""requestId":"t""#)).unwrap();
     assert!(fixture.received().starts_with("a> "), "the asked client learns that the request is cancelled");
-    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"t\""));
+    assert_eq!(fixture.connection.send_response(asked, b"\"t\"", b"{}"), Ok(false));
     fixture.written();
     fixture.connection.remove_client(fixture.clients[0]);
     assert_eq!(fixture.written().matches("-32601").count(), 1, "the process does not wait for ever");
 }
 
+#[test]
+fn a_full_outbox_refuses_answers_and_takes_control_messages() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
+    let large = request("1", &format!(r#","text":"{}""#, "x".repeat(9 << 20)));
+    fixture.send_call(Some(0), &large, CallKind::Call);
+    fixture.receive(ROOTS).unwrap();
+    fixture.send_call_refused(&request("2", ""));
+    // The process still waits for the answer, so that the client can send it again.
+    let respond = |fixture: &Fixture| fixture.connection.send_response(fixture.clients[0], b"\"r\"", b"{}");
+    assert_eq!(respond(&fixture), Err(FailureStage::QueueFull));
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
+    fixture.connection.cancel(fixture.clients[0], b"1");
+    let written = fixture.written();
+    for message in [r#""id":"p","result""#, "notifications/cancelled", "-32601"] {
+        assert_eq!(written.matches(message).count(), 1, "{message}");
+    }
+    // The call during which it was sent was cancelled, and the request with it.
+    assert_eq!(respond(&fixture), Ok(false));
+    fixture.receive(ROOTS).unwrap();
+    fixture.send_call(Some(0), &large, CallKind::Call);
+    assert_eq!(respond(&fixture), Err(FailureStage::QueueFull));
+    fixture.written();
+    assert_eq!((respond(&fixture), respond(&fixture)), (Ok(true), Ok(false)));
+    assert_eq!(fixture.written(), "{}\n");
+}
+
+#[test]
+fn control_messages_to_a_process_that_reads_nothing_are_bounded() {
+    let fixture = Fixture::new(Era::Legacy, 1);
+    for _ in 0..10_000 {
+        fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
+    }
+    let written = fixture.written();
+    let pongs = written.matches("result").count();
+    assert!((500..10_000).contains(&pongs) && written.len() <= 64 << 10, "{pongs}: {}", written.len());
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
+    assert_eq!(fixture.written().matches("result").count(), 1, "once it has read");
+}
+
 const ROOTS: &str = r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#;
+
+/// A program that was restarted counts its requests anew.
+#[test]
+fn an_answer_to_the_process_before_is_for_no_request() {
+    let mut fixtures = [(); 2].map(|()| Fixture::new(Era::Legacy, 1));
+    let answer = |id: &[u8]| {
+        let id = String::from_utf8_lossy(id);
+        Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"roots":[]}}}}"#))
+    };
+    let answers = fixtures.each_ref().map(|one| answer(&one.connection.request_ids.to_client(b"1")));
+    for fixture in &mut fixtures {
+        fixture.receive(r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#).unwrap();
+        assert!(fixture.received().contains("roots/list"));
+    }
+    let give = |process: usize, message: &Bytes| {
+        let Fixture { connection, clients, .. } = &fixtures[process];
+        let envelope = connection.context.scanner.borrow_mut().scan(message).unwrap();
+        let sent = connection.receive_answer(clients[0], message, &envelope);
+        (sent, fixtures[process].written())
+    };
+    assert_eq!(give(1, &answers[0]), (Ok(false), String::new()));
+    assert_eq!(give(1, &answer(b"1")), (Ok(false), String::new()), "an id that no client was given");
+    let own = String::from_utf8_lossy(&answer(b"1")).into_owned();
+    assert_eq!(give(1, &answers[1]), (Ok(true), format!("{own}\n")));
+    assert_eq!(give(1, &answers[1]), (Ok(false), String::new()), "once");
+}
+
+#[test]
+fn a_client_is_asked_only_what_it_declared() {
+    let rows = [
+        ("roots/list", ClientCapabilities::ROOTS),
+        ("sampling/createMessage", ClientCapabilities::SAMPLING),
+        ("elicitation/create", ClientCapabilities::ELICITATION_FORM),
+        ("elicitation/create", ClientCapabilities::ELICITATION_URL),
+    ];
+    for (method, declared) in rows {
+        for (_, capabilities) in rows {
+            let mut fixture = Fixture::new(Era::Legacy, 0);
+            fixture.add_client(SessionOrigin { capabilities, ..SessionOrigin::sample("session") });
+            fixture.send_call(Some(0), &request("1", ""), CallKind::Call);
+            fixture.written();
+            fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":"q","method":"{method}"}}"#)).unwrap();
+            let is_asked = capabilities == declared || rows.contains(&(method, capabilities));
+            assert_eq!(fixture.received().contains(method), is_asked, "{method} {capabilities:?}");
+            let is_refused = fixture.written().contains(UNDECLARED);
+            assert_eq!(is_refused, !is_asked, "{method} {capabilities:?}");
+        }
+    }
+}
 
 /// Hundreds of calls that are cancelled while the process waits for an answer to its own request.
 #[test]

@@ -8,17 +8,21 @@ use serde_json::value::RawValue;
 
 use crate::frame::tokens::Parser;
 use crate::frame::{
-    Envelope, IdForm, IdSpan, MEMBERS_MAX, MessageKind, MessageParams, ParamsForm, ScanError, Scanner,
-    StringSpan, decode_header_value, encode_header_value,
+    Envelope, IdForm, IdSpan, MEMBERS_MAX, MessageKind, MessageParams, Outline, OutlineId, OutlineReader,
+    ParamsForm, ScanError, Scanner, StringSpan, decode_header_value, encode_header_value,
 };
 
 /// Scans a message, as one and as a batch. Every span is what `serde_json` finds under that name, and both accept the same
 /// texts. Returns whether the message was accepted. Panics if an invariant does not hold.
 pub fn scan(bytes: &[u8]) -> bool {
     parser_agrees(bytes);
+    outlines_agree(bytes);
     let envelope = Scanner::new().scan(bytes);
     match &envelope {
-        Ok(envelope) => envelope_agrees(envelope, bytes),
+        Ok(envelope) => {
+            envelope_agrees(envelope, bytes);
+            outline_agrees(envelope, bytes);
+        }
         Err(rejection) => {
             assert!(matches!(rejection.error.code(), -32700 | -32602 | -32600));
             if let Some(id) = rejection.id {
@@ -45,6 +49,39 @@ pub fn parser_agrees(bytes: &[u8]) {
         Err(ScanError::Depth) => {}
         ours => assert_eq!(ours.is_ok(), theirs, "{}", String::from_utf8_lossy(bytes)),
     }
+}
+
+/// The outlines of the messages in a text, and whether it is complete. `None` if it is none.
+fn outlines(parts: std::slice::Chunks<'_, u8>, id_bytes_max: usize) -> Option<(Vec<Outline>, bool)> {
+    let (mut reader, mut outlines) = (OutlineReader::new(id_bytes_max), Vec::new());
+    for part in parts {
+        reader.push(part, |outline| outlines.push(outline));
+    }
+    (!reader.is_invalid()).then(|| (outlines, reader.is_complete()))
+}
+
+/// Where a text is cut makes no difference to its outlines.
+fn outlines_agree(bytes: &[u8]) {
+    let whole = outlines(bytes.chunks(bytes.len().max(1)), bytes.len());
+    for at_a_time in [1, 2, 7] {
+        assert_eq!(outlines(bytes.chunks(at_a_time), bytes.len()), whole, "{at_a_time} bytes at a time");
+    }
+}
+
+/// The outline of a message says the same as its envelope.
+fn outline_agrees(envelope: &Envelope, bytes: &[u8]) {
+    let Some((read, true)) = outlines(bytes.chunks(bytes.len()), bytes.len()) else {
+        panic!("the outline of a message was not read");
+    };
+    let is_error = envelope.kind == MessageKind::Error;
+    let id = envelope.id.map(|id| OutlineId::Raw(id.span.slice(bytes).to_vec()));
+    let expected = Outline {
+        id: id.unwrap_or_default(),
+        has_method: envelope.method.is_some(),
+        has_result: envelope.outcome.is_some() && !is_error,
+        has_error: is_error,
+    };
+    assert_eq!(read, [expected]);
 }
 
 fn id_is_sound(id: IdSpan, bytes: &[u8]) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::base::{CHARGED_BYTES_MIN, MemoryAccount};
+use crate::base::{CHARGED_BYTES_MIN, ChargedBuffer, MemoryAccount};
 
 const BYTES_MAX: usize = 8;
 
@@ -121,7 +121,7 @@ fn a_message_without_memory_is_skipped() {
     ];
     for (framing, bytes) in rows {
         let mut reader = MessageReader::new(framing, 1 << 20);
-        reader.charge = account.charge();
+        reader.partial = ChargedBuffer::with_charge(account.charge());
         let mut items = Vec::new();
         for chunk in bytes.chunks(5000) {
             reader.push(Bytes::copy_from_slice(chunk));

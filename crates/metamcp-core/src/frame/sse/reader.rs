@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
 use super::retry::parse_milliseconds;
-use crate::base::{MemoryCharge, OutOfMemory};
+use crate::base::{ChargedBuffer, OutOfMemory};
 use crate::frame::span::Span;
 
 /// The length of one event, complete or not. The same as the default limit of a request body, so that a
@@ -55,9 +55,7 @@ pub struct EventReader {
     /// The limit of one event.
     event_bytes_max: usize,
     /// The bytes of the event from earlier chunks. All of them were scanned.
-    partial: BytesMut,
-    /// What `partial` takes of the memory for messages.
-    pub(super) charge: MemoryCharge,
+    pub(super) partial: ChargedBuffer,
     /// The unread rest of the last chunk.
     chunk: Bytes,
     /// The number of bytes of `chunk` that were scanned. The event so far is `partial` and `chunk[..scanned]`.
@@ -78,7 +76,7 @@ pub struct EventReader {
 struct EventFields {
     data: Option<(usize, usize)>,
     /// The joined data, from the second line on.
-    joined: Option<BytesMut>,
+    joined: Option<ChargedBuffer>,
     id: Option<(usize, usize)>,
     event_name: Option<(usize, usize)>,
     retry: Option<u64>,
@@ -100,8 +98,7 @@ impl EventReader {
     pub fn with_event_limit(event_bytes_max: usize) -> Self {
         Self {
             event_bytes_max,
-            partial: BytesMut::new(),
-            charge: MemoryCharge::new(),
+            partial: ChargedBuffer::default(),
             chunk: Bytes::new(),
             scanned: 0,
             line_start: 0,
@@ -156,13 +153,14 @@ impl EventReader {
             self.scanned += offset;
             self.skip_line_end();
             self.check_length(self.partial.len() + self.scanned)?;
-            if let Some(event) = self.end_line(end) {
-                return Ok(Some(event));
+            match self.end_line(end) {
+                Ok(Some(event)) => return Ok(Some(event)),
+                Ok(None) => {}
+                Err(error) => return Err(self.fail(error.into())),
             }
         }
         self.check_length(self.partial.len() + self.chunk.len())?;
-        self.charge_partial(self.chunk.len())?;
-        self.partial.extend_from_slice(&self.chunk);
+        self.partial.extend(&self.chunk).map_err(|error| self.fail(error.into()))?;
         self.chunk = Bytes::new();
         self.scanned = 0;
         Ok(None)
@@ -173,12 +171,6 @@ impl EventReader {
             return Ok(());
         }
         Err(self.fail(SseError::TooLong))
-    }
-
-    /// Charges for `more` bytes in `partial`. The buffer doubles when it is full, and all of it counts.
-    fn charge_partial(&mut self, more: usize) -> Result<(), SseError> {
-        let bytes = self.partial.capacity().max(self.partial.len() + more);
-        self.charge.resize(bytes).map_err(|error| self.fail(error.into()))
     }
 
     #[cold]
@@ -217,10 +209,10 @@ impl EventReader {
 
     /// Processes the line that ends at `end`, relative to the start of the event. Returns the event if the
     /// line is blank.
-    fn end_line(&mut self, mut end: usize) -> Option<Event> {
+    fn end_line(&mut self, mut end: usize) -> Result<Option<Event>, OutOfMemory> {
         if self.line_start < self.partial.len() {
             // The line began in an earlier chunk: join it.
-            self.partial.extend_from_slice(&self.chunk.split_to(self.scanned));
+            self.partial.extend(&self.chunk.split_to(self.scanned))?;
             self.scanned = 0;
         }
         if !std::mem::replace(&mut self.is_begun, true)
@@ -231,37 +223,37 @@ impl EventReader {
                 self.chunk.advance(BYTE_ORDER_MARK.len());
                 self.scanned -= BYTE_ORDER_MARK.len();
             } else {
-                self.partial.advance(BYTE_ORDER_MARK.len());
+                self.partial.bytes_mut().advance(BYTE_ORDER_MARK.len());
             }
             end -= BYTE_ORDER_MARK.len();
         }
         if self.line_start == end {
-            return Some(self.end_event());
+            return self.end_event().map(Some);
         }
-        self.read_field(self.line_start, end);
+        self.read_field(self.line_start, end)?;
         self.line_start = self.partial.len() + self.scanned;
-        None
+        Ok(None)
     }
 
-    fn end_event(&mut self) -> Event {
+    fn end_event(&mut self) -> Result<Event, OutOfMemory> {
         let head = self.chunk.split_to(self.scanned);
         let raw = if self.partial.is_empty() {
             head
         } else {
-            self.partial.extend_from_slice(&head);
+            self.partial.extend(&head)?;
             // The buffer is given away, so that an idle stream holds none.
-            std::mem::take(&mut self.charge).attach(std::mem::take(&mut self.partial).freeze())
+            self.partial.take()
         };
         if self.chunk.is_empty() {
             self.chunk = Bytes::new();
         }
         self.scanned = 0;
         self.line_start = 0;
-        std::mem::take(&mut self.fields).into_event(raw)
+        Ok(std::mem::take(&mut self.fields).into_event(raw))
     }
 
     /// Processes the field of a line that is not blank.
-    fn read_field(&mut self, start: usize, end: usize) {
+    fn read_field(&mut self, start: usize, end: usize) -> Result<(), OutOfMemory> {
         let line = self.slice(start, end);
         let (name, value) = match memchr(b':', line) {
             Some(colon) => {
@@ -273,24 +265,29 @@ impl EventReader {
         let range = (start + value, end);
         let value = &line[value..];
         match name {
-            b"data" => self.add_data(range),
+            b"data" => self.add_data(range)?,
             b"event" => self.fields.event_name = Some(range),
             b"id" if memchr(0, value).is_none() => self.fields.id = Some(range),
             b"retry" => self.fields.retry = parse_milliseconds(value).or(self.fields.retry),
             _ => {}
         }
+        Ok(())
     }
 
-    fn add_data(&mut self, range: (usize, usize)) {
+    fn add_data(&mut self, range: (usize, usize)) -> Result<(), OutOfMemory> {
         let Some(first) = self.fields.data else {
             self.fields.data = Some(range);
-            return;
+            return Ok(());
         };
-        let mut joined =
-            self.fields.joined.take().unwrap_or_else(|| BytesMut::from(self.slice(first.0, first.1)));
-        joined.extend_from_slice(b"\n");
-        joined.extend_from_slice(self.slice(range.0, range.1));
+        let mut joined = self.fields.joined.take().unwrap_or_else(|| self.partial.sibling());
+        if joined.is_empty() {
+            // The second line. A line feed has been joined to the first if it is empty.
+            joined.extend(self.slice(first.0, first.1))?;
+        }
+        joined.extend(b"\n")?;
+        joined.extend(self.slice(range.0, range.1))?;
         self.fields.joined = Some(joined);
+        Ok(())
     }
 
     /// Returns bytes of the event so far. A line is either in `partial` or in `chunk`, never in both.

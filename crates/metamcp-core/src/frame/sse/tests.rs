@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::{CHARGED_BYTES_MIN, MemoryAccount, OutOfMemory};
+use crate::base::{CHARGED_BYTES_MIN, ChargedBuffer, MemoryAccount, OutOfMemory};
 
 /// Reads chunks. Returns the events, and whether the stream ended at a boundary.
 fn read(chunks: &[&[u8]]) -> Result<(Vec<Event>, bool), SseError> {
@@ -254,7 +254,7 @@ fn an_incomplete_event_is_charged_for() {
     let chunk = Bytes::from(vec![b'x'; CHARGED_BYTES_MIN]);
     let reader = || {
         let mut reader = EventReader::new();
-        reader.charge = account.charge();
+        reader.partial = ChargedBuffer::with_charge(account.charge());
         reader.push("data: ".into());
         assert_eq!(reader.next(), Ok(None));
         reader
@@ -279,4 +279,27 @@ fn an_incomplete_event_is_charged_for() {
     });
     assert_eq!(error, Some(SseError::OutOfMemory(OutOfMemory)));
     assert_eq!((endless.next().err(), account.charged_bytes()), (error, 0));
+}
+
+#[test]
+fn joined_lines_of_data_are_charged_for() {
+    const LINE_BYTES: usize = 4 * CHARGED_BYTES_MIN;
+    let line = ["data: ", &"x".repeat(LINE_BYTES), "\n"].concat();
+    let check = |steps: usize, lines: usize, expected: Result<usize, SseError>| {
+        let account: &'static MemoryAccount = Box::leak(Box::new(MemoryAccount::new()));
+        account.set_bytes_max(steps * CHARGED_BYTES_MIN);
+        let mut reader = EventReader::new();
+        reader.partial = ChargedBuffer::with_charge(account.charge());
+        // In one chunk, which is not copied: only what is joined is charged for.
+        reader.push((line.repeat(lines) + "\n").into());
+        let event = reader.next().map(|event| event.and_then(|event| event.data).expect("data"));
+        let charged = account.charged_bytes();
+        assert_eq!(event.as_ref().map(Bytes::len).map_err(|error| *error), expected, "{steps} {lines}");
+        assert_eq!(charged >= LINE_BYTES, event.is_ok() && lines > 1, "{steps} {lines}");
+        drop(event);
+        assert_eq!(account.charged_bytes(), 0, "{steps} {lines}");
+    };
+    check(1, 1, Ok(LINE_BYTES));
+    check(1000, 3, Ok(3 * LINE_BYTES + 2));
+    check(8, 3, Err(SseError::OutOfMemory(OutOfMemory)));
 }

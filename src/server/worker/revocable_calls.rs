@@ -15,12 +15,12 @@ use metamcp_store::auth::Identity;
 
 /// The waiting calls of one worker. There are no more than their keys' permits allow.
 #[derive(Default)]
-pub struct PendingCalls {
-    calls: RefCell<HashMap<u64, PendingCall, RandomState>>,
+pub struct RevocableCalls {
+    calls: RefCell<HashMap<u64, RevocableCall, RandomState>>,
     next: Cell<u64>,
 }
 
-struct PendingCall {
+struct RevocableCall {
     identity: Identity,
     waker: Waker,
     /// Whether the credential has ended.
@@ -32,15 +32,15 @@ struct PendingCall {
 pub struct CredentialEnded;
 
 /// An entry of the table, removed on drop.
-struct PendingEntry<'a> {
-    pending: &'a PendingCalls,
+struct RevocableEntry<'a> {
+    calls: &'a RevocableCalls,
     number: u64,
 }
 
 /// A table with less capacity is not shrunk.
 const ROOM_MIN: usize = 64;
 
-impl PendingCalls {
+impl RevocableCalls {
     /// Completes with the answer, or when a sweep finds that the credential has ended. The caller then drops `answering`.
     pub async fn until_revoked<T>(
         &self,
@@ -63,12 +63,12 @@ impl PendingCalls {
         .await
     }
 
-    fn insert(&self, identity: Identity, cx: &Context<'_>) -> PendingEntry<'_> {
-        let call = PendingCall { identity, waker: cx.waker().clone(), is_ended: false };
+    fn insert(&self, identity: Identity, cx: &Context<'_>) -> RevocableEntry<'_> {
+        let call = RevocableCall { identity, waker: cx.waker().clone(), is_ended: false };
         let number = self.next.get();
         self.next.set(number + 1);
         self.calls.borrow_mut().insert(number, call);
-        PendingEntry { pending: self, number }
+        RevocableEntry { calls: self, number }
     }
 
     /// Ends the calls whose credential is not valid any more. Called once per tick and after each change of keys.
@@ -86,19 +86,19 @@ impl PendingCalls {
     }
 }
 
-impl PendingEntry<'_> {
+impl RevocableEntry<'_> {
     /// Notes who is to be woken. Returns whether the credential has ended.
     fn note_poll(&self, cx: &Context<'_>) -> bool {
-        let mut calls = self.pending.calls.borrow_mut();
+        let mut calls = self.calls.calls.borrow_mut();
         let Some(call) = calls.get_mut(&self.number) else { return false };
         call.waker.clone_from(cx.waker());
         call.is_ended
     }
 }
 
-impl Drop for PendingEntry<'_> {
+impl Drop for RevocableEntry<'_> {
     fn drop(&mut self) {
-        self.pending.calls.borrow_mut().remove(&self.number);
+        self.calls.calls.borrow_mut().remove(&self.number);
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_waiting_call_ends_with_its_credential() {
-        let calls = PendingCalls::default();
+        let calls = RevocableCalls::default();
         let (kept, ended) = (Identity::sample("AAAAAAAAAAAA"), Identity::sample("BBBBBBBBBBBB"));
         let mut one = pin!(pending::<()>());
         let mut other = pin!(pending::<()>());
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn no_call_stays_in_the_table() {
-        let calls = PendingCalls::default();
+        let calls = RevocableCalls::default();
         let identity = || Identity::sample("AAAAAAAAAAAA");
         {
             let mut answered = pin!(ready(7));
