@@ -1,6 +1,6 @@
 //! Reads what a message is, while it passes in parts that are not kept.
 
-use memchr::memchr2;
+use memchr::memchr;
 
 use crate::frame::span::unescape;
 
@@ -117,16 +117,21 @@ impl OutlineReader {
         }
     }
 
-    /// Reads to the end of the string, or to the next escape in it. Returns the number of bytes read.
+    /// Reads to the end of the string. Returns the number of bytes read.
     fn read_string(&mut self, bytes: &[u8]) -> usize {
-        let read = if std::mem::take(&mut self.is_escaped) {
-            1
-        } else if let Some(at) = memchr2(b'"', b'\\', bytes) {
-            self.is_escaped = bytes[at] == b'\\';
-            self.is_in_string = self.is_escaped;
-            at + 1
-        } else {
-            bytes.len()
+        // Only quotes are searched: texts have more line feeds, each an escape, than quotes.
+        let mut unescaped_from = usize::from(std::mem::take(&mut self.is_escaped));
+        let read = loop {
+            let rest = &bytes[unescaped_from..];
+            let Some(at) = memchr(b'"', rest) else {
+                self.is_escaped = ends_with_escape(rest);
+                break bytes.len();
+            };
+            unescaped_from += at + 1;
+            if !ends_with_escape(&rest[..at]) {
+                self.is_in_string = false;
+                break unescaped_from;
+            }
         };
         if self.depth == self.level && matches!(self.position, Position::Name | Position::Id) {
             self.keep(&bytes[..read]);
@@ -241,6 +246,12 @@ enum KnownName {
     Method,
     Result,
     Error,
+}
+
+/// Whether the byte after a part of a string is escaped. The first byte of the part is not.
+fn ends_with_escape(part: &[u8]) -> bool {
+    let backslashes = part.iter().rev().take_while(|byte| **byte == b'\\').count();
+    backslashes % 2 == 1
 }
 
 /// The member with this raw name, quotes included.
