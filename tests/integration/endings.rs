@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -302,9 +302,9 @@ fn what_a_token_has_open_over_http2_and_tls_ends_with_it() {
     check(End::TokenExpired, Transport::Http2Tls);
 }
 
-/// Opens so many calls on one connection of HTTP/2, whose client gives them no window, says so, and waits until the
-/// connection ends.
-async fn stall(address: SocketAddr, count: usize, credential: &str, opened: Sender<()>) {
+/// Opens so many calls on one connection of HTTP/2, whose client gives them no window, and waits until each stream is reset,
+/// and then until the connection ends. Says when either is so.
+async fn stall(address: SocketAddr, count: usize, credential: &str, opened: Sender<()>, reset: Sender<()>) {
     let tcp = TcpStream::connect(address).await.unwrap();
     let mut builder = http2::Builder::new(TokioExecutor::new());
     let (mut sender, connection) =
@@ -322,6 +322,12 @@ async fn stall(address: SocketAddr, count: usize, credential: &str, opened: Send
         bodies.push(response.into_body());
     }
     opened.send(()).unwrap();
+    for mut body in bodies {
+        let frame = body.frame().await.expect("a stream that is reset does not end in good order");
+        let error = frame.expect_err("no byte fits the window");
+        assert!(format!("{error:?}").contains("CANCEL"), "{error:?}");
+    }
+    reset.send(()).unwrap();
     drop(connection.await);
 }
 
@@ -332,11 +338,12 @@ fn check_stalled(lines: &str, end: impl FnOnce(&House), left: Duration) {
     let house = House::new(Transport::Http1, lines);
     house.peer.push(vec![long(); STREAMS]);
     let (opened, is_open) = mpsc::channel();
+    let (reset, is_reset) = mpsc::channel();
     let (closed, is_closed) = mpsc::channel();
     let (address, key) = (house.gateway.address, house.key.clone());
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(stall(address, STREAMS, &key, opened));
+        runtime.block_on(stall(address, STREAMS, &key, opened, reset));
         closed.send(()).unwrap();
     });
     is_open.recv_timeout(PATIENCE).expect("all are answered");
@@ -344,6 +351,7 @@ fn check_stalled(lines: &str, end: impl FnOnce(&House), left: Duration) {
     assert_eq!(house.in_flight(), STREAMS as u64);
     end(&house);
     until_within("places of the server", within(left), || house.in_flight() == 0);
+    is_reset.recv_timeout(within(Duration::from_secs(1))).expect("each stream is reset then");
     house.peer.wait_closed(house.peer.calls()[0].connection);
     is_closed.recv_timeout(PATIENCE).expect("the connection of a client that takes nothing ends");
 }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::{AbortHandle, Abortable};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Request, Version};
 use http_body::Body as _;
@@ -19,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
+use tokio::task_local;
 use tokio::time::{sleep, timeout};
 
 use super::handover::{ConnectionHandover, DetachedStream};
@@ -304,8 +306,10 @@ fn service(
                 // On HTTP/1, a complete body holds nothing but its connection.
                 let is_watched = !(body.is_end_stream() || (is_http1 && body.is_complete()));
                 let body = body.held_by(active);
-                let protocol = if is_http1 { HttpVersion::Http1 } else { HttpVersion::Http2 };
-                if is_watched { worker.bodies.watch(body, protocol) } else { TransportBody::unwatched(body) }
+                if !is_watched {
+                    return TransportBody::unwatched(body);
+                }
+                worker.bodies.watch(body, STREAM_TASK.try_with(AbortHandle::clone).ok())
             }))
         }
     })
@@ -324,14 +328,18 @@ fn is_read(request: &Request<Incoming>) -> bool {
     request.method() == http::Method::POST
 }
 
-/// Spawns tasks on this worker's thread.
+/// Spawns tasks on this worker's thread: one for each stream of HTTP/2.
 #[derive(Clone, Copy)]
 struct LocalExecutor;
 
+task_local! {
+    /// Ends the task of a stream of HTTP/2. h2 resets a stream whose task is gone.
+    static STREAM_TASK: AbortHandle;
+}
+
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
+        let (task, registration) = AbortHandle::new_pair();
+        spawn_local(STREAM_TASK.scope(task, Abortable::new(future, registration)));
     }
 }

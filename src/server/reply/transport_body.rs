@@ -3,7 +3,8 @@
 //! hyper polls a body only while its client accepts bytes. A client of HTTP/2 that gives a stream no window would
 //! therefore keep what the body holds: permits, and the connection to a server. So a worker sweeps the bodies of its
 //! connections, and drops what is inside of those whose credential has ended, and of those that the transport has not
-//! asked for anything for too long. hyper resets the stream of such a body when it polls it again.
+//! asked for anything for too long. On HTTP/2 it also ends hyper's task of the stream, since hyper asks a body for bytes only
+//! once its client has given window; the stream is reset.
 //!
 //! Does not know: what a body holds, or why a credential ends.
 
@@ -16,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use futures_util::future::AbortHandle;
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::{BodyError, ResponseBody};
-use crate::server::http1::activity::{HttpVersion, ProgressCounter};
+use crate::server::http1::activity::ProgressCounter;
 use metamcp_store::auth::Identity;
 
 /// The bodies that hyper sends on the connections of one worker, as far as they can be ended.
@@ -49,8 +51,8 @@ struct WatchedBody {
 struct BodySlot {
     /// `None` after its end from outside.
     body: RefCell<Option<ResponseBody>>,
-    /// Which protocol carries it.
-    protocol: HttpVersion,
+    /// Ends the task that sends it on a stream of HTTP/2. `None` on HTTP/1.
+    stream_task: Option<AbortHandle>,
     /// Counts how often the transport asked for bytes.
     polls: ProgressCounter,
     /// The task of hyper that waits for the body. `None` if the body waits for the transport: it was never polled, or
@@ -80,13 +82,13 @@ impl TransportBody {
 }
 
 impl TransportBodies {
-    /// Watches a body until hyper drops it.
-    pub fn watch(self: &Rc<Self>, body: ResponseBody, protocol: HttpVersion) -> TransportBody {
+    /// Watches a body until hyper drops it. `stream_task` is that of its stream of HTTP/2.
+    pub fn watch(self: &Rc<Self>, body: ResponseBody, stream_task: Option<AbortHandle>) -> TransportBody {
         let number = self.next.get();
         self.next.set(number + 1);
         let slot = Rc::new(BodySlot {
             body: RefCell::new(Some(body)),
-            protocol,
+            stream_task,
             polls: ProgressCounter::default(),
             waiting: RefCell::default(),
             invalid_since: Cell::default(),
@@ -103,13 +105,16 @@ impl TransportBodies {
         let mut ended = Vec::new();
         for slot in self.live.borrow().values() {
             if slot.is_overdue(now, stall_max, &is_valid) {
-                ended.push((slot.body.take(), slot.waiting.take()));
+                ended.push((slot.body.take(), slot.waiting.take(), slot.stream_task.clone()));
             }
         }
         // Dropping a body may begin or end others, so nothing is borrowed any more.
-        for (body, waker) in ended {
+        for (body, waker, stream_task) in ended {
             drop(body);
-            waker.into_iter().for_each(Waker::wake);
+            match stream_task {
+                Some(task) => task.abort(),
+                None => waker.into_iter().for_each(Waker::wake),
+            }
         }
         let mut live = self.live.borrow_mut();
         if live.capacity() > ROOM_MIN && live.len() < live.capacity() / 4 {
@@ -128,7 +133,7 @@ impl BodySlot {
         let invalid_since = is_invalid.then(|| self.invalid_since.get().unwrap_or(now));
         self.invalid_since.set(invalid_since);
         let is_mute = |since| now.saturating_duration_since(since) >= LAST_WORDS;
-        let is_stalled = self.protocol == HttpVersion::Http2 && self.waiting.borrow().is_none();
+        let is_stalled = self.stream_task.is_some() && self.waiting.borrow().is_none();
         (is_stalled && unchanged >= stall_max) || invalid_since.is_some_and(is_mute)
     }
 
@@ -192,13 +197,14 @@ mod tests {
     use crate::limits::{KeyUsage, Limits, PermitKind};
     use metamcp_config::sections::LimitsConfig;
 
-    /// A body with a permit, what sends its events, and the usage of its key.
+    /// A body with a permit, what sends its events, the usage of its key, and the task of its stream.
     struct Fixture {
         bodies: Rc<TransportBodies>,
         body: TransportBody,
         sender: mpsc::Sender<Bytes>,
         identity: Identity,
         usage: std::sync::Arc<KeyUsage>,
+        stream_task: AbortHandle,
     }
 
     impl Fixture {
@@ -211,8 +217,9 @@ mod tests {
             let (sender, receiver) = mpsc::channel(1);
             let bodies = Rc::<TransportBodies>::default();
             let events = ResponseBody::events(receiver, permit, Some(identity.clone()));
-            let body = bodies.watch(events, HttpVersion::Http2);
-            Self { bodies, body, sender, identity, usage }
+            let (stream_task, _) = AbortHandle::new_pair();
+            let body = bodies.watch(events, Some(stream_task.clone()));
+            Self { bodies, body, sender, identity, usage, stream_task }
         }
 
         fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -246,7 +253,8 @@ mod tests {
         assert!(matches!(fixture.poll(), Poll::Ready(Some(Ok(_)))));
         fixture.sweep(Duration::ZERO, true);
         assert!(!fixture.is_held());
-        assert!(matches!(fixture.poll(), Poll::Ready(Some(Err(_)))), "the stream is reset");
+        assert!(fixture.stream_task.is_aborted(), "the stream is reset");
+        assert!(matches!(fixture.poll(), Poll::Ready(Some(Err(_)))));
         drop(fixture.body);
         assert!(fixture.bodies.live.borrow().is_empty());
     }
@@ -256,11 +264,11 @@ mod tests {
         let mut fixture = Fixture::new();
         assert!(fixture.poll().is_pending());
         fixture.sweep(LONG, false);
-        assert!(fixture.is_held(), "it may still say why it ends");
+        assert!(fixture.is_held() && !fixture.stream_task.is_aborted(), "it may still say why it ends");
         let slot = fixture.bodies.live.borrow().values().next().cloned().expect("one body");
         slot.invalid_since.set(Instant::now().checked_sub(LAST_WORDS));
         fixture.sweep(LONG, false);
-        assert!(!fixture.is_held());
+        assert!(!fixture.is_held() && fixture.stream_task.is_aborted());
         assert!(matches!(fixture.poll(), Poll::Ready(Some(Err(_)))));
     }
 }
