@@ -21,12 +21,14 @@ use metamcp_http::{RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, Up
 pub struct UpstreamReconnect {
     pool: Rc<UpstreamPool>,
     /// The session at the server.
-    ready: Arc<UpstreamSession>,
+    session: Arc<UpstreamSession>,
     /// The server's own id of the last complete event.
     last_event_id: Option<HeaderValue>,
     /// The server's `retry`, within bounds: the least delay before reconnecting.
     retry: Duration,
-    /// Whether the attempts have ended, and no event with a new id has arrived since.
+    /// Of the attempts since the last event with a new id. They go on if a resumed stream breaks without one.
+    schedule: Option<AttemptSchedule>,
+    /// Whether the attempts have ended without a stream, and no event with a new id has arrived since.
     is_spent: bool,
     asking: Option<ReconnectAttempts>,
 }
@@ -34,7 +36,7 @@ pub struct UpstreamReconnect {
 /// Attempts to resume a stream, until one succeeds.
 struct ReconnectAttempts {
     /// Resolves to `None` if the server does not resume the stream.
-    answer: Pin<Box<dyn Future<Output = Option<UpstreamBody>>>>,
+    answer: Pin<Box<dyn Future<Output = Option<(UpstreamBody, AttemptSchedule)>>>>,
     /// The error that broke the stream, reported if the server does not resume it.
     why: UpstreamError,
 }
@@ -49,47 +51,51 @@ enum AttemptOutcome<B> {
 }
 
 /// When to attempt it again, and until when.
+#[derive(Clone, Copy)]
 struct AttemptSchedule {
-    retry: Duration,
     began_at: Instant,
     attempts: u32,
 }
 
 /// The delay if the server names none. It is not zero, because the server may be about to listen again.
-const WAIT: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Bounds of the delay: they protect the server from constant requests, and the call from a long pause.
-const WAIT_MIN: Duration = Duration::from_millis(50);
-const WAIT_MAX: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// How long after the stream broke an attempt may begin. A server restarts in less; after it, the call fails.
+/// How long after the first break without a new event an attempt may begin. A server restarts in less; after it, the call fails.
 const OUTAGE_MAX: Duration = Duration::from_mins(4);
 
 /// The delay does not double more often. Even from the least delay, it has reached the greatest by then.
 const DOUBLINGS_MAX: u32 = 10;
 
-const _: () = assert!(WAIT_MIN.as_millis() << DOUBLINGS_MAX >= WAIT_MAX.as_millis());
+const _: () = assert!(RETRY_DELAY_MIN.as_millis() << DOUBLINGS_MAX >= RETRY_DELAY_MAX.as_millis());
 
 impl AttemptSchedule {
-    fn new(retry: Duration) -> Self {
-        Self { retry, began_at: Instant::now(), attempts: 0 }
+    fn new() -> Self {
+        Self { began_at: Instant::now(), attempts: 0 }
     }
 
-    /// The delay before the next attempt. `None` if it would begin too late.
-    fn next_wait(&mut self) -> Option<Duration> {
-        let wait = self.retry.saturating_mul(1 << self.attempts.min(DOUBLINGS_MAX)).min(WAIT_MAX);
+    /// The delay before the next attempt, at least `retry` before the first. `None` if it would begin too late.
+    fn next_delay(&mut self, retry: Duration) -> Option<Duration> {
+        let delay = retry.saturating_mul(1 << self.attempts.min(DOUBLINGS_MAX)).min(RETRY_DELAY_MAX);
         self.attempts += 1;
-        (self.began_at.elapsed() + wait <= OUTAGE_MAX).then_some(wait)
+        (self.began_at.elapsed() + delay <= OUTAGE_MAX).then_some(delay)
     }
 }
 
-/// Attempts it with `ask` until the server resumes the stream or refuses to, or until the schedule ends.
-async fn resume<B>(retry: Duration, mut ask: impl AsyncFnMut() -> AttemptOutcome<B>) -> Option<B> {
-    let mut schedule = AttemptSchedule::new(retry);
+/// Attempts it with `ask` until the server resumes the stream or refuses to, or until the schedule ends. Returns the stream,
+/// and the schedule of the attempts after it.
+async fn resume<B>(
+    mut schedule: AttemptSchedule,
+    retry: Duration,
+    mut ask: impl AsyncFnMut() -> AttemptOutcome<B>,
+) -> Option<(B, AttemptSchedule)> {
     loop {
-        sleep(schedule.next_wait()?).await;
+        sleep(schedule.next_delay(retry)?).await;
         match ask().await {
-            AttemptOutcome::Resumed(body) => return Some(body),
+            AttemptOutcome::Resumed(body) => return Some((body, schedule)),
             AttemptOutcome::Unavailable => {}
             AttemptOutcome::Refused => return None,
         }
@@ -102,29 +108,39 @@ fn is_transient(status: StatusCode) -> bool {
 }
 
 impl UpstreamReconnect {
-    /// For a call in session `ready`, before any of its response has arrived.
-    pub fn new(pool: Rc<UpstreamPool>, ready: Arc<UpstreamSession>) -> Self {
-        Self { pool, ready, last_event_id: None, retry: WAIT, is_spent: false, asking: None }
+    /// For a call in a session, before any of its response has arrived.
+    pub fn new(pool: Rc<UpstreamPool>, session: Arc<UpstreamSession>) -> Self {
+        Self {
+            pool,
+            session,
+            last_event_id: None,
+            retry: RETRY_DELAY,
+            schedule: None,
+            is_spent: false,
+            asking: None,
+        }
     }
 
     /// Notes the id of a complete event. An empty id resets it (WHATWG HTML, 9.2.6).
     pub fn note_id(&mut self, id: &Bytes) {
         let id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
         // The same id again is no progress.
-        self.is_spent &= id == self.last_event_id;
+        if id != self.last_event_id {
+            (self.schedule, self.is_spent) = (None, false);
+        }
         self.last_event_id = id;
     }
 
     /// Notes the delay that the server asks for.
     pub fn note_retry(&mut self, retry_ms: u64) {
-        self.retry = Duration::from_millis(retry_ms).clamp(WAIT_MIN, WAIT_MAX);
+        self.retry = Duration::from_millis(retry_ms).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
     }
 
     /// Requests the rest of a broken stream. Returns the error if the stream cannot be resumed.
-    pub fn reconnect(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
+    pub fn begin(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
         let mut request = UpstreamRequest::get();
-        self.ready.write_headers(&mut request);
+        self.session.write_headers(&mut request);
         request.set_header(&header::LAST_EVENT_ID, &id);
         let pool = Rc::clone(&self.pool);
         let ask = async move || match pool.send(&request, RequestKind::Call).await {
@@ -138,7 +154,8 @@ impl UpstreamReconnect {
                 }
             }
         };
-        self.asking = Some(ReconnectAttempts { answer: Box::pin(resume(self.retry, ask)), why });
+        let schedule = self.schedule.unwrap_or_else(AttemptSchedule::new);
+        self.asking = Some(ReconnectAttempts { answer: Box::pin(resume(schedule, self.retry, ask)), why });
         Ok(())
     }
 
@@ -154,19 +171,21 @@ impl UpstreamReconnect {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         if let Some(mut asking) = self.asking.take() {
-            let attempted = asking.answer.as_mut().poll(cx);
-            // Even if it was refused: the error that is returned is not resumed from again.
-            self.is_spent |= attempted.is_ready();
-            match attempted {
+            match asking.answer.as_mut().poll(cx) {
                 Poll::Pending => {
                     self.asking = Some(asking);
                     return Poll::Pending;
                 }
-                Poll::Ready(Some(mut next)) => {
+                Poll::Ready(Some((mut next, schedule))) => {
                     next.limit_messages();
                     *answer = next;
+                    self.schedule = Some(schedule);
                 }
-                Poll::Ready(None) => return Poll::Ready(Some(Err(asking.why))),
+                Poll::Ready(None) => {
+                    // The error that is returned is not resumed from again.
+                    self.is_spent = true;
+                    return Poll::Ready(Some(Err(asking.why)));
+                }
             }
         }
         answer.poll_chunk(cx)
@@ -188,7 +207,7 @@ mod tests {
         is_resumed: bool,
     ) {
         let (began_at, mut begun) = (Instant::now(), Vec::new());
-        let resumed = resume(retry, async || {
+        let resumed = resume(AttemptSchedule::new(), retry, async || {
             let next = begun.len().min(outcomes.len() - 1);
             begun.push(began_at.elapsed().as_millis());
             sleep(Duration::from_millis(100)).await;
@@ -206,22 +225,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unavailable_server_is_asked_again() {
         let down = || [Unavailable, Unavailable, Unavailable, Resumed(())];
-        check(WAIT, &[Resumed(())], &[], (1, 100), true).await;
-        check(WAIT, &down(), &[100, 400, 900], (4, 1800), true).await;
+        check(RETRY_DELAY, &[Resumed(())], &[], (1, 100), true).await;
+        check(RETRY_DELAY, &down(), &[100, 400, 900], (4, 1800), true).await;
         check(Duration::from_secs(2), &down(), &[2000, 6100, 14_200], (4, 30_300), true).await;
-        check(WAIT_MAX, &down(), &[30_000, 60_100], (4, 120_300), true).await;
+        check(RETRY_DELAY_MAX, &down(), &[30_000, 60_100], (4, 120_300), true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_break_without_an_event_share_one_schedule() {
+        let (began_at, mut begun, mut schedule) = (Instant::now(), Vec::new(), AttemptSchedule::new());
+        while let Some(((), next)) = resume(schedule, RETRY_DELAY, async || {
+            begun.push(began_at.elapsed().as_millis());
+            Resumed(())
+        })
+        .await
+        {
+            schedule = next;
+        }
+        assert!(begun.starts_with(&[100, 300, 700, 1500]), "{begun:?}");
+        assert!(begun.len() == 15 && began_at.elapsed() < OUTAGE_MAX, "{begun:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_ends_the_attempts() {
-        check(WAIT, &[Refused], &[], (1, 100), false).await;
-        check(WAIT, &[Unavailable, Refused], &[100], (2, 400), false).await;
+        check(RETRY_DELAY, &[Refused], &[], (1, 100), false).await;
+        check(RETRY_DELAY, &[Unavailable, Refused], &[100], (2, 400), false).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn attempts_end_in_time() {
-        check(WAIT_MIN, &[Unavailable], &[50, 250, 550, 1050], (16, 232_650), false).await;
-        check(WAIT_MAX, &[Unavailable], &[30_000], (7, 210_600), false).await;
+        check(RETRY_DELAY_MIN, &[Unavailable], &[50, 250, 550, 1050], (16, 232_650), false).await;
+        check(RETRY_DELAY_MAX, &[Unavailable], &[30_000], (7, 210_600), false).await;
     }
 
     #[test]

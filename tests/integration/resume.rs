@@ -629,7 +629,7 @@ fn the_session_stream_resumes() {
     assert_eq!(again.event().unwrap()["method"], "notifications/tools/list_changed");
 }
 
-/// The server's stream breaks before the answer: it is asked once for what followed, if it gave an id.
+/// The server's stream breaks before the answer: it is asked for what followed, if it gave an id.
 #[test]
 fn a_broken_server_stream_is_resumed_at_the_server() {
     // These events, of the answer, and what is at their end.
@@ -677,7 +677,10 @@ fn a_broken_server_stream_is_resumed_at_the_server() {
         peer.push_resumptions([vec![Step::Close], vec![Step::Reset], unavailable, rest(11)]);
         ask().check_all(EVENTS as u64);
         assert_eq!(last_asked().as_deref(), Some("own-10"));
-        // It goes on, and breaks before anything comes: once is enough.
+        // It goes on, and breaks before anything comes: it is asked again, until it refuses.
+        peer.push([some(1, 10, broken(Step::Reset))]);
+        peer.push_resumptions([some(11, 10, broken(Step::Reset)), some(11, 10, vec![Step::Close]), rest(11)]);
+        ask().check_all(EVENTS as u64);
         peer.push([some(1, 10, broken(Step::Reset))]);
         peer.push_resumptions([some(11, 10, broken(Step::Reset))]);
         assert_eq!(ask().messages.last().unwrap()["error"]["code"], -32603);
