@@ -177,15 +177,15 @@ async fn read_events(
     mut answer: UpstreamBody,
     notifications: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Bytes, UpstreamError> {
-    let mut again = session.map(|session| UpstreamReconnect::new(Rc::clone(pool), Arc::clone(session)));
+    let mut reconnect = session.map(|session| UpstreamReconnect::new(Rc::clone(pool), Arc::clone(session)));
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     let mut refusals = RefusalQueue::default();
     answer.limit_messages();
     loop {
         while let Some(event) = reader.next()? {
-            if let Some(again) = &mut again {
-                event.id.iter().for_each(|id| again.note_id(id));
-                event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+            if let Some(reconnect) = &mut reconnect {
+                event.id.iter().for_each(|id| reconnect.note_id(id));
+                event.retry.into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
             }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             answer.note_message();
@@ -207,8 +207,8 @@ async fn read_events(
                 _ => {}
             }
         }
-        let chunk = match &mut again {
-            Some(again) => poll_fn(|cx| again.poll_chunk(&mut answer, cx)).await,
+        let chunk = match &mut reconnect {
+            Some(reconnect) => poll_fn(|cx| reconnect.poll_chunk(&mut answer, cx)).await,
             None => answer.chunk().await,
         };
         let broken = match chunk {
@@ -219,8 +219,8 @@ async fn read_events(
             Some(Err(error)) => error,
             None => UpstreamError::from_stage(FailureStage::BodyIncomplete),
         };
-        match &mut again {
-            Some(again) => again.reconnect(broken)?,
+        match &mut reconnect {
+            Some(reconnect) => reconnect.begin(broken)?,
             None => return Err(broken),
         }
         // The server sends an interrupted event again from its start.

@@ -195,14 +195,15 @@ async fn forward(
             tasks::legacy(worker.shared.auth.sealer(), &call, &session, place).map(Box::new)
         }
     };
-    let held = RequestResources {
+    let resources = RequestResources {
         in_flight,
         meter,
         tasks,
         refuser: ServerRequestRefuser::for_session(&session, place, &pool),
         ..RequestResources::new(call.permit, call.identity)
     };
-    let relayed = send::relay(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
+    let relayed =
+        send::relay(worker, &endpoint.servers[place], endpoint.shape, id, response, resources).await?;
     let relay = match relayed {
         RelayedResponse::Reply(reply) => return Ok(observe_answer(worker, setting, false, reply)),
         RelayedResponse::Events(relay) => relay,

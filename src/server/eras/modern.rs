@@ -90,9 +90,9 @@ async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) 
         }
     };
     let shape = if tasks.is_some() { endpoint.shape } else { EndpointShape::Single };
-    let held =
+    let resources =
         RequestResources { meter, subscription, tasks, ..RequestResources::new(call.permit, call.identity) };
-    Ok(send::relay(worker, server, shape, id, response, held).await?.into_reply())
+    Ok(send::relay(worker, server, shape, id, response, resources).await?.into_reply())
 }
 
 /// Sends the message and waits for the head of the response.

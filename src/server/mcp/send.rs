@@ -83,39 +83,39 @@ pub async fn relay(
     shape: EndpointShape,
     id: Option<Bytes>,
     answered: Box<UpstreamResponse>,
-    held: RequestResources,
+    resources: RequestResources,
 ) -> Result<RelayedResponse, Fault> {
     let UpstreamResponse { head, body: mut answer } = *answered;
     // Declared after `answer`, so that it is dropped first: its permits are free before the server sees the
     // cancellation.
-    let mut held = held;
-    let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
+    let mut resources = resources;
+    let is_changed = resources.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
     let begun = read_start(&place.name, &head, &mut answer, id.is_some(), is_changed).await;
     let is_events = matches!(begun, Ok(ResponseStart::Events));
     // In an event stream, what comes before the answer is passed on.
-    if !is_events && held.in_flight.as_ref().is_some_and(CallGuard::is_cancelled) {
-        return Ok(RelayedResponse::Reply(cancelled(held.meter.as_mut())));
+    if !is_events && resources.in_flight.as_ref().is_some_and(CallGuard::is_cancelled) {
+        return Ok(RelayedResponse::Reply(cancelled(resources.meter.as_mut())));
     }
     let begun = match begun {
         Ok(begun) => begun,
-        Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
+        Err(fault) => return Err(failed(resources.meter.as_mut(), fault)),
     };
     match begun {
         ResponseStart::Accepted => Ok(RelayedResponse::Reply(reply::accepted())),
         ResponseStart::Refused(response) => {
             let passed = relay_refusal(&worker.scanner, &place.name, head.status, response, id.as_deref());
             let kind = passed.as_ref().err().map(|fault| fault.kind);
-            held.meter.iter_mut().for_each(|meter| meter.fail(kind));
+            resources.meter.iter_mut().for_each(|meter| meter.fail(kind));
             passed.map(RelayedResponse::Reply)
         }
         ResponseStart::Events => {
-            held.meter.iter_mut().for_each(Meter::start);
+            resources.meter.iter_mut().for_each(Meter::start);
             let relay = match shape {
-                EndpointShape::Single if held.refuser.is_none() => {
-                    Relay::events(answer, held, worker, &place.name, id)
+                EndpointShape::Single if resources.refuser.is_none() => {
+                    Relay::events(answer, resources, worker, &place.name, id)
                 }
                 EndpointShape::Single | EndpointShape::Aggregate(_) => {
-                    Relay::tagged(answer, held, worker, (&place.name, UpstreamId(place.upstream)), id)
+                    Relay::tagged(answer, resources, worker, (&place.name, UpstreamId(place.upstream)), id)
                 }
             };
             Ok(RelayedResponse::Events(Box::new(relay)))
@@ -124,24 +124,24 @@ pub async fn relay(
             let bytes = match id {
                 None => bytes,
                 Some(id) => check_answer(worker, &place.name, bytes, &id)
-                    .map_err(|fault| failed(held.meter.as_mut(), fault))?,
+                    .map_err(|fault| failed(resources.meter.as_mut(), fault))?,
             };
-            let bytes = match held.tasks.take().filter(|_| is_changed) {
+            let bytes = match resources.tasks.take().filter(|_| is_changed) {
                 Some(tasks) => tasks.message(&place.name, bytes),
                 None => bytes,
             };
-            Ok(RelayedResponse::Reply(whole(&head, bytes, held)))
+            Ok(RelayedResponse::Reply(whole(&head, bytes, resources)))
         }
         ResponseStart::Partial(first) => {
             let mut check = id.map(|id| Box::new(AnswerReader::new(id)));
             if let Some(check) = &mut check {
                 check.push(&first);
                 if check.so_far() == AnswerMatch::OtherCall {
-                    return Err(failed(held.meter.as_mut(), other_answer(&place.name)));
+                    return Err(failed(resources.meter.as_mut(), other_answer(&place.name)));
                 }
             }
-            held.meter.iter_mut().for_each(Meter::start);
-            let relay = Box::new(Relay::bytes(first, answer, held, check));
+            resources.meter.iter_mut().for_each(Meter::start);
+            let relay = Box::new(Relay::bytes(first, answer, resources, check));
             Ok(RelayedResponse::Reply(with_type(&head, ResponseBody::source(relay))))
         }
     }
@@ -270,8 +270,8 @@ fn is_of_mcp(head: &ResponseHead) -> bool {
 }
 
 /// A complete response, counted.
-fn whole(head: &ResponseHead, bytes: Bytes, mut held: RequestResources) -> Reply {
-    if let Some(meter) = &mut held.meter {
+fn whole(head: &ResponseHead, bytes: Bytes, mut resources: RequestResources) -> Reply {
+    if let Some(meter) = &mut resources.meter {
         meter.add_bytes(bytes.len());
         meter.end(OperationOutcome::Answer);
     }

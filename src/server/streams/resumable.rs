@@ -132,9 +132,9 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
             None => return writer.finish(),
         };
         splitter.feed(&bytes, &mut parts);
-        if let Some(again) = relay.again() {
-            splitter.take_id().iter().for_each(|id| again.note_id(id));
-            splitter.take_retry().into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+        if let Some(reconnect) = relay.reconnect() {
+            splitter.take_id().iter().for_each(|id| reconnect.note_id(id));
+            splitter.take_retry().into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
         }
         // A comment of the server, or a keep-alive of the gateway.
         if parts.is_empty() && bytes.starts_with(b":") {

@@ -125,7 +125,7 @@ impl EventPassThrough {
 
     /// Whether the stream ended without the answer, as far as that can be known.
     fn is_awaited(&self, stream: &RelayedStream) -> bool {
-        let answers = stream.again.is_some() || (stream.subscription.is_none() && stream.id.is_some());
+        let answers = stream.reconnect.is_some() || (stream.subscription.is_none() && stream.id.is_some());
         answers && self.outcome() == Outcome::Awaited
     }
 
@@ -141,7 +141,7 @@ impl EventPassThrough {
         let error = match self.outcome() {
             Outcome::Passed => return Poll::Ready(None),
             Outcome::Unknown => return Poll::Ready(Some(Err(error.into()))),
-            Outcome::Awaited => stream.ask_again(error).err(),
+            Outcome::Awaited => stream.resume(error).err(),
         };
         let Some(error) = error else {
             // The server sends an interrupted event again from its start.

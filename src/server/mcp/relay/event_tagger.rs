@@ -97,7 +97,7 @@ impl EventTagger {
                     continue;
                 }
             };
-            if let Err(error) = self.ask_again(stream, error) {
+            if let Err(error) = self.resume(stream, error) {
                 return self.end(stream, error);
             }
         }
@@ -117,9 +117,9 @@ impl EventTagger {
     }
 
     fn rewrite(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
-        if let Some(again) = &mut stream.again {
-            event.id.iter().for_each(|id| again.note_id(id));
-            event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+        if let Some(reconnect) = &mut stream.reconnect {
+            event.id.iter().for_each(|id| reconnect.note_id(id));
+            event.retry.into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
         }
         let mut scanner = stream.worker.scanner.borrow_mut();
         let requests = if self.refuser.is_some() { ServerRequests::Refuse } else { ServerRequests::Forward };
@@ -140,11 +140,11 @@ impl EventTagger {
 
     /// Asks the server for the rest while the answer is awaited.
     #[cold]
-    fn ask_again(&mut self, stream: &mut RelayedStream, error: UpstreamError) -> Result<(), UpstreamError> {
+    fn resume(&mut self, stream: &mut RelayedStream, error: UpstreamError) -> Result<(), UpstreamError> {
         if self.awaited.is_none() {
             return Err(error);
         }
-        stream.ask_again(error)?;
+        stream.resume(error)?;
         // The server sends an interrupted event again from its start.
         self.reader = EventReader::new();
         Ok(())

@@ -51,7 +51,7 @@ pub struct RelayedStream {
     pub checked: CredentialEpoch,
     pub subscription: Option<UpstreamId>,
     /// Reconnects to the server, if the answer is resumable.
-    pub again: Option<Box<UpstreamReconnect>>,
+    pub reconnect: Option<Box<UpstreamReconnect>>,
 }
 
 impl RelayedStream {
@@ -59,16 +59,16 @@ impl RelayedStream {
         worker: &Rc<Worker>,
         server: &ServerName,
         id: Option<Bytes>,
-        held: &mut RequestResources,
+        resources: &mut RequestResources,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
-            _streaming: worker.metering.streaming(match held.subscription {
+            _streaming: worker.metering.streaming(match resources.subscription {
                 None => StreamKind::Call,
                 Some(_) => StreamKind::Subscription,
             }),
             server: server.clone(),
-            in_flight: held.in_flight.take(),
+            in_flight: resources.in_flight.take(),
             id,
             ready: VecDeque::new(),
             last: Instant::now(),
@@ -77,11 +77,11 @@ impl RelayedStream {
             failed: None,
             cut: None,
             is_cut: false,
-            identity: held.identity.clone(),
+            identity: resources.identity.clone(),
             // Not the current one: the key may have been revoked before this stream existed.
             checked: CredentialEpoch::NEVER,
-            subscription: held.subscription,
-            again: None,
+            subscription: resources.subscription,
+            reconnect: None,
         }
     }
 
@@ -91,18 +91,18 @@ impl RelayedStream {
         answer: &mut UpstreamBody,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        match &mut self.again {
+        match &mut self.reconnect {
             None => answer.poll_chunk(cx),
-            Some(again) => again.poll_chunk(answer, cx),
+            Some(reconnect) => reconnect.poll_chunk(answer, cx),
         }
     }
 
     /// Asks the server for the rest. Returns the error if the stream cannot be resumed.
     #[cold]
-    pub fn ask_again(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
-        match &mut self.again {
+    pub fn resume(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
+        match &mut self.reconnect {
             None => Err(error),
-            Some(again) => again.reconnect(error),
+            Some(reconnect) => reconnect.begin(error),
         }
     }
 

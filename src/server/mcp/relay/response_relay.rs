@@ -24,9 +24,9 @@ use metamcp_store::auth::Identity;
 /// A response that is being relayed.
 pub struct Relay {
     /// The first field, so that it is dropped before the server sees the cancellation.
-    held: RequestResources,
+    resources: RequestResources,
     /// Before the answer for the same reason: it holds the session's record of the call.
-    pace: RelayPace,
+    mode: RelayMode,
     answer: UpstreamBody,
     /// Counts the client's message, if the client receives the answer from this body.
     operation: Option<Operation>,
@@ -35,7 +35,7 @@ pub struct Relay {
 }
 
 /// How the bytes of a response are passed on.
-enum RelayPace {
+enum RelayMode {
     /// As they arrive, after this prefix. They are read meanwhile, so that only the answer to the call passes as a whole.
     Bytes(Bytes, Option<Box<AnswerReader>>),
     /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
@@ -49,26 +49,26 @@ impl Relay {
     pub fn bytes(
         first: Bytes,
         answer: UpstreamBody,
-        held: RequestResources,
+        resources: RequestResources,
         check: Option<Box<AnswerReader>>,
     ) -> Self {
-        Self { held, answer, pace: RelayPace::Bytes(first, check), operation: None, done: false }
+        Self { resources, answer, mode: RelayMode::Bytes(first, check), operation: None, done: false }
     }
 
     /// An event stream whose events pass unchanged, except answers to other calls.
     pub fn events(
         mut answer: UpstreamBody,
-        mut held: RequestResources,
+        mut resources: RequestResources,
         worker: &Rc<Worker>,
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
-        let stream = RelayedStream::new(worker, server, id, &mut held);
+        let stream = RelayedStream::new(worker, server, id, &mut resources);
         answer.limit_messages();
         Self {
-            held,
+            resources,
             answer,
-            pace: RelayPace::Events(stream, EventPassThrough::default()),
+            mode: RelayMode::Events(stream, EventPassThrough::default()),
             operation: None,
             done: false,
         }
@@ -77,16 +77,16 @@ impl Relay {
     /// An event stream from one of several servers, or from a server whose requests are refused.
     pub fn tagged(
         mut answer: UpstreamBody,
-        mut held: RequestResources,
+        mut resources: RequestResources,
         worker: &Rc<Worker>,
         server: (&ServerName, UpstreamId),
         id: Option<Bytes>,
     ) -> Self {
-        let stream = RelayedStream::new(worker, server.0, id, &mut held);
+        let stream = RelayedStream::new(worker, server.0, id, &mut resources);
         answer.limit_messages();
-        let (tasks, refuser) = (held.tasks.take(), held.refuser.take());
+        let (tasks, refuser) = (resources.tasks.take(), resources.refuser.take());
         let tagging = Box::new(EventTagger::new(server.1, stream.id.clone(), tasks, refuser));
-        Self { held, answer, pace: RelayPace::Tagged(stream, tagging), operation: None, done: false }
+        Self { resources, answer, mode: RelayMode::Tagged(stream, tagging), operation: None, done: false }
     }
 
     /// The response with this event stream as its body.
@@ -96,44 +96,44 @@ impl Relay {
 
     /// Reconnects to the server when its stream breaks. From now on, a stream that ends without an answer
     /// counts as broken.
-    pub fn reconnect_with(&mut self, again: Box<UpstreamReconnect>) {
+    pub fn reconnect_with(&mut self, reconnect: Box<UpstreamReconnect>) {
         if let Some(stream) = self.stream() {
-            stream.again = Some(again);
+            stream.reconnect = Some(reconnect);
         }
     }
 
     /// Whether the answer was handed out, as far as that is known for a resumable stream.
     pub fn is_answered(&self) -> bool {
-        match &self.pace {
-            RelayPace::Bytes(..) => false,
-            RelayPace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
-            RelayPace::Tagged(_, tagging) => tagging.is_answered(),
+        match &self.mode {
+            RelayMode::Bytes(..) => false,
+            RelayMode::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
+            RelayMode::Tagged(_, tagging) => tagging.is_answered(),
         }
     }
 
     /// Stops reconnecting, because no client waits for the answer: if the stream is broken, it ends.
     pub fn stop_reconnecting(&mut self) {
         if let Some(stream) = self.stream() {
-            stream.ended |= stream.again.take().is_some_and(|again| again.is_asking());
+            stream.ended |= stream.reconnect.take().is_some_and(|reconnect| reconnect.is_asking());
         }
     }
 
     /// The reconnection state, if the stream has one.
-    pub fn again(&mut self) -> Option<&mut UpstreamReconnect> {
-        self.stream()?.again.as_deref_mut()
+    pub fn reconnect(&mut self) -> Option<&mut UpstreamReconnect> {
+        self.stream()?.reconnect.as_deref_mut()
     }
 
     fn stream(&mut self) -> Option<&mut RelayedStream> {
-        match &mut self.pace {
-            RelayPace::Bytes(..) => None,
-            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => Some(stream),
+        match &mut self.mode {
+            RelayMode::Bytes(..) => None,
+            RelayMode::Events(stream, _) | RelayMode::Tagged(stream, _) => Some(stream),
         }
     }
 
     /// Counts the outcome of the call. Only the first call has an effect.
     fn end(&mut self, failure: Option<FaultKind>) {
         let answer = if self.is_cancelled() { Came::Disconnect } else { Came::Answer };
-        let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
+        let (meter, operation) = (self.resources.meter.as_mut(), self.operation.take());
         if let Some(meter) = meter {
             match failure {
                 None => meter.end(answer),
@@ -150,9 +150,9 @@ impl Relay {
 
     /// Whether the stream ended without a response because the client cancelled the call.
     fn is_cancelled(&self) -> bool {
-        match &self.pace {
-            RelayPace::Bytes(..) => false,
-            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => {
+        match &self.mode {
+            RelayMode::Bytes(..) => false,
+            RelayMode::Events(stream, _) | RelayMode::Tagged(stream, _) => {
                 stream.ended && stream.is_cancelled()
             }
         }
@@ -162,9 +162,9 @@ impl Relay {
         if self.done {
             return Poll::Ready(None);
         }
-        match &mut self.pace {
-            RelayPace::Bytes(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            RelayPace::Bytes(_, check) => {
+        match &mut self.mode {
+            RelayMode::Bytes(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            RelayMode::Bytes(_, check) => {
                 let mut next = self.answer.poll_chunk(cx);
                 if let Some(check) = check {
                     if let Poll::Ready(Some(Ok(bytes))) = &next {
@@ -184,12 +184,12 @@ impl Relay {
                 self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
                 next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
             }
-            RelayPace::Events(stream, whole) => {
+            RelayMode::Events(stream, whole) => {
                 let next = whole.poll(stream, &mut self.answer, cx);
                 self.done |= matches!(next, Poll::Ready(None | Some(Err(_))));
                 next
             }
-            RelayPace::Tagged(stream, tagging) => {
+            RelayMode::Tagged(stream, tagging) => {
                 let next = tagging.poll(stream, &mut self.answer, cx).map(|next| next.map(Ok));
                 self.done |= matches!(next, Poll::Ready(None));
                 next
@@ -199,9 +199,9 @@ impl Relay {
 
     /// The kind of the gateway's own error that replaced the server's answer.
     pub fn failure(&self) -> Option<FaultKind> {
-        match &self.pace {
-            RelayPace::Bytes(..) => None,
-            RelayPace::Events(stream, _) | RelayPace::Tagged(stream, _) => stream.failed,
+        match &self.mode {
+            RelayMode::Bytes(..) => None,
+            RelayMode::Events(stream, _) | RelayMode::Tagged(stream, _) => stream.failed,
         }
     }
 }
@@ -212,13 +212,13 @@ impl BodySource for Relay {
         match &next {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(bytes))) => {
-                self.held.meter.iter_mut().for_each(|meter| meter.add_bytes(bytes.len()));
+                self.resources.meter.iter_mut().for_each(|meter| meter.add_bytes(bytes.len()));
                 self.operation.iter_mut().for_each(|operation| operation.add_response_bytes(bytes.len()));
-                match &self.pace {
+                match &self.mode {
                     // The answer itself, or something after it.
-                    RelayPace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
-                    RelayPace::Events(..) => {
-                        self.held.meter.iter_mut().for_each(Meter::add_unparsed);
+                    RelayMode::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
+                    RelayMode::Events(..) => {
+                        self.resources.meter.iter_mut().for_each(Meter::add_unparsed);
                         self.operation.iter_mut().for_each(Operation::mark_answered);
                     }
                     _ => {}
@@ -235,23 +235,23 @@ impl BodySource for Relay {
     }
 
     fn is_ended(&self) -> bool {
-        let has_no_more = matches!(&self.pace, RelayPace::Bytes(first, _) if first.is_empty());
+        let has_no_more = matches!(&self.mode, RelayMode::Bytes(first, _) if first.is_empty());
         self.done || (has_no_more && self.answer.is_ended())
     }
 
     fn length(&self) -> Option<u64> {
-        match &self.pace {
-            RelayPace::Bytes(first, _) => Some(self.answer.content_length()? + first.len() as u64),
+        match &self.mode {
+            RelayMode::Bytes(first, _) => Some(self.answer.content_length()? + first.len() as u64),
             _ => None,
         }
     }
 
     fn is_event_stream(&self) -> bool {
-        !matches!(self.pace, RelayPace::Bytes(..))
+        !matches!(self.mode, RelayMode::Bytes(..))
     }
 
     fn owner(&self) -> Option<&Identity> {
-        Some(&self.held.identity)
+        Some(&self.resources.identity)
     }
 
     fn count(&mut self, operation: Operation) {
