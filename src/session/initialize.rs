@@ -107,7 +107,10 @@ fn parse_response(
     server: &ServerName,
 ) -> Result<(Revision, ServerFeatures), Fault> {
     let invalid = || {
-        let text = format!("server `{server}` did not open a session (HTTP {})", status.as_u16());
+        let text = format!(
+            "server `{server}` did not open a session (HTTP {}); the call did not run",
+            status.as_u16()
+        );
         Fault::upstream(FaultKind::InvalidResponse, text)
     };
     let response: InitializeResponse<'_> = serde_json::from_slice(message).map_err(|_| invalid())?;
@@ -115,7 +118,7 @@ fn parse_response(
         let error: String = error.get().chars().take(ERROR_CHARS_MAX).collect();
         return Err(Fault::upstream(
             FaultKind::EraMismatch,
-            format!("server `{server}` refuses to open a session: {error}"),
+            format!("server `{server}` refuses to open a session, and the call did not run: {error}"),
         ));
     }
     let result = response.result.filter(|_| status.is_success()).ok_or_else(invalid)?;

@@ -417,8 +417,12 @@ fn bodies_behind_early_responses_are_not_run() {
                 let response = client.outcome().unwrap_or_else(|| panic!("{what}: no response"));
                 assert_eq!(response.status, status, "{what}");
                 if is_after {
-                    // It may be closed by then.
-                    client.send(&rest);
+                    // A client that is still sending fails before it reads the response, if it cannot.
+                    assert!(
+                        request.body.chunks(16).all(|piece| client.send(piece)),
+                        "{what}: cannot be sent"
+                    );
+                    client.send(&behind);
                 }
                 let next = client.outcome();
                 let calls = peer.calls().split_off(before);

@@ -51,11 +51,11 @@ const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 /// overhead, half of this. The frames of one stream, of 30 bytes and more, do not.
 const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
 
-/// Time for a client whose request was refused to read the response and to close.
-const REFUSED_LINGER: Duration = Duration::from_secs(1);
+/// Time for a client whose request was answered before it was read to send the rest, to read the answer and to close.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What such a client may still send: what the buffers of two sockets usually hold.
-const REFUSED_BYTES_MAX: usize = 1 << 20;
+const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// How long a connection of HTTP/2 may take to end after it was ordered to close: a round trip for GOAWAY, and the
 /// rest of what its client still takes.
@@ -187,9 +187,9 @@ async fn serve_http1(
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
     if is_over {
-        if stream.is_refused() {
+        if stream.has_unread_request() {
             // hyper holds nothing any more, and this holds no buffer of its own.
-            let _ = timeout(REFUSED_LINGER, discard(stream.socket)).await;
+            let _ = timeout(LINGER_TIMEOUT, discard(stream.socket)).await;
         }
         return HyperExit::Gone;
     }
@@ -206,10 +206,10 @@ async fn serve_http1(
     }
 }
 
-/// Reads and discards what a refused client still sends. To close a connection with unread bytes resets it, and
+/// Reads and discards what such a client still sends. To close a connection with unread bytes resets it, and
 /// the response would be lost.
 async fn discard(mut socket: Socket) {
-    let mut left = REFUSED_BYTES_MAX;
+    let mut left = LINGER_BYTES_MAX;
     while left > 0 {
         let read = poll_fn(|cx| {
             with_scratch(|scratch| {

@@ -33,9 +33,9 @@ impl RewoundSocket {
         Self { first, socket, activity, feed }
     }
 
-    /// Whether a request was refused. The connection then ends with the answer to it.
-    pub fn is_refused(&self) -> bool {
-        self.feed.as_ref().is_some_and(StrictFeed::is_refused)
+    /// Whether a request was refused, or answered before all of its body had arrived. The connection then ends with the answer.
+    pub fn has_unread_request(&self) -> bool {
+        self.feed.as_ref().is_some_and(|feed| feed.is_refused() || feed.is_in_body())
     }
 
     /// Whether the request in flight arrived before the one in front of it was answered.

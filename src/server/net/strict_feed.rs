@@ -69,6 +69,11 @@ impl StrictFeed {
         self.reader.is_between()
     }
 
+    /// Whether hyper has the head of a request, and not all of its body.
+    pub fn is_in_body(&self) -> bool {
+        self.reader.is_in_body()
+    }
+
     /// Whether the next bytes can be read into hyper's buffer, since they are passed on as they are.
     pub fn is_plain(&self) -> bool {
         !self.reader.is_between() && !self.reader.is_chunked()

@@ -98,6 +98,11 @@ impl RequestReader {
         matches!(self.phase, ReadPhase::Between)
     }
 
+    /// Whether the head of a request is complete, and its body is not.
+    pub fn is_in_body(&self) -> bool {
+        !matches!(self.phase, ReadPhase::Head(_) | ReadPhase::Between)
+    }
+
     /// Whether the body of a request is chunked, and has not ended.
     pub fn is_chunked(&self) -> bool {
         matches!(self.phase, ReadPhase::Chunked(_))
