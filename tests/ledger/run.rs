@@ -65,6 +65,9 @@ const SETTLE: Duration = Duration::from_secs(40);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
 
+/// `session.resume_for` of [`SETTINGS`].
+pub const RESUME_FOR: Duration = Duration::from_secs(3);
+
 /// Short times, so that what is kept for a while is given back within [`SETTLE`].
 const SETTINGS: &str = r#"
 [server]

@@ -83,12 +83,17 @@ pub const CANCEL_MAX: Duration = Duration::from_millis(200);
 /// What is kept of the last request of a connection.
 const NOTE_BYTES_MAX: usize = 300;
 
+/// How many servers this process has started on sockets of their own.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
 impl Server {
     /// Listens on a free port, or at a path of its own. Must be called within a runtime.
     pub fn start(script: Script, ledger: &Arc<Ledger>) -> io::Result<Arc<Self>> {
         let place = match script.transport {
             Transport::HttpUnix => {
-                let name = format!("metamcp-ledger-{}-{}.sock", std::process::id(), ledger.seed);
+                // A failing run is repeated in the same process.
+                let number = STARTED.fetch_add(1, Ordering::Relaxed);
+                let name = format!("metamcp-ledger-{}-{number}.sock", std::process::id());
                 Place::Unix(std::env::temp_dir().join(name))
             }
             // The port is free: nobody else is told of it before it is bound again.
