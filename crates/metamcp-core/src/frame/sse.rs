@@ -17,6 +17,8 @@ pub use data::DataReader;
 pub use reader::{EVENT_BYTES_MAX, Event, EventReader, SseError};
 pub use splitter::{EventPart, EventSplitter};
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Encodes a message as an event. A line break in a JSON message is white space between tokens, and starts a new data line.
 pub fn write_event(message: &[u8]) -> Bytes {
     let mut event = BytesMut::with_capacity(message.len() + 32);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::frame::{BoundaryTracker, Event, EventReader, EventSplitter, write_event};
+use crate::frame::{BoundaryTracker, DataReader, Event, EventReader, EventSplitter, write_event};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -73,7 +73,23 @@ impl EventsSeen {
             assert!(events <= self.boundary && self.boundary <= events + self.events.len());
             assert_eq!(self.is_at_boundary, self.boundary == stream.len());
         }
+        self.check_data(stream);
         self.check_passed(stream);
+    }
+
+    /// The reader of long events finds the same data, but for the line feeds between lines.
+    fn check_data(&self, stream: &[u8]) {
+        let mut found = Vec::new();
+        DataReader::new().push(stream, |data| found.extend_from_slice(data));
+        let is_text = |byte: &u8| *byte != b'\n';
+        found.retain(is_text);
+        let data = self.events.iter().flat_map(|event| event.data.clone().unwrap_or_default());
+        let data: Vec<u8> = data.filter(is_text).collect();
+        // It reads the event that is incomplete, too.
+        assert!(found.starts_with(&data));
+        if self.boundary == stream.len() {
+            assert_eq!(found, data);
+        }
     }
 
     /// The bytes of the events in the stream, each without the end of its blank line.

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
+use super::BYTE_ORDER_MARK;
 use super::retry::parse_milliseconds;
 use crate::base::{ChargedBuffer, OutOfMemory};
 use crate::frame::span::Span;
@@ -10,8 +11,6 @@ use crate::frame::span::Span;
 /// The length of one event, complete or not. The same as the default limit of a request body, so that a
 /// response may be as long as a request.
 pub const EVENT_BYTES_MAX: usize = 4 << 20;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The stream is unreadable from here on. The reader returns this error from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,9 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
+use super::BYTE_ORDER_MARK;
 use super::retry::parse_milliseconds;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The longest `id` or `retry` that is kept. Real ones have under a hundred bytes.
 const VALUE_BYTES_MAX: usize = 1024;
