@@ -260,6 +260,8 @@ impl Client {
             {
                 answer
             }
+            // What is no answer was read as one, and the gateway's own error follows it.
+            (Some(Outcome::Garbage), Reading::Answer(outcome)) => outcome,
             (Some(_), reading) => {
                 let text = format!("what was received already came again: {reading:?}");
                 self.shared.ledger.report(Some(call.tag), text);
