@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error, events,
-    message,
+    Client, Gate, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error,
+    events, message,
 };
 use metamcp_demo::{
     Call, ContentChange, Era, HandlerError, HandlerResult, InputRequest, LogLevel, RpcError, ServerContent,
@@ -614,6 +614,30 @@ fn a_lost_session_is_opened_again_once() {
         assert!(peer.calls().iter().all(|call| call.header("mcp-method").is_none()), "asked in its own era");
         let carries = |call: &crate::support::Seen| call.text().contains("io.modelcontextprotocol/");
         assert!(!peer.calls().iter().any(carries), "nothing of the other era is told");
+    }
+}
+
+/// A server that answers under the call's id has read the call, which is not repeated though the session is lost.
+#[test]
+fn a_call_that_was_read_is_not_repeated_in_another_session() {
+    let peer = Peer::script([]);
+    let gateway = announced().server_with("old", peer.address, "era = \"legacy\"").start();
+    let echo = tool(WAYS[0].0, "{}", "echo", json!({"text": 1}));
+    for status in ["404 Not Found", "400 Bad Request"] {
+        assert_eq!(said(&Client::once(gateway.address, &echo)), r#"{"text":1}"#);
+        let last: Value = serde_json::from_slice(&peer.calls().last().unwrap().body).unwrap();
+        let id = last["id"].as_u64().unwrap() + 1;
+        let (called, gate) = (peer.calls().len(), Gate::default());
+        let error = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32001,"message":"absent"}}}}"#);
+        peer.push([vec![Step::Wait(gate.clone()), Step::Send(answer(status, &error))]]);
+        let mut client = Client::connect(gateway.address);
+        client.send(&echo.bytes());
+        peer.wait_calls(called + 1);
+        peer.lose_sessions(status);
+        gate.open();
+        let response = client.response();
+        assert!(response.text().contains("absent"), "{}", response.text());
+        assert_eq!(peer.calls().len(), called + 1, "{status}");
     }
 }
 

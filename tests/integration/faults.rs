@@ -623,6 +623,33 @@ fn a_call_is_not_repeated_after_a_404_in_a_living_session() {
     }
 }
 
+/// A server that answers under the call's id has read the call. That it loses its sessions a moment later does not mean that
+/// the call did not run.
+#[test]
+fn a_call_is_not_repeated_if_its_session_is_lost_after_it_ran() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    for (path, tool) in [(SINGLE, "echo"), (AGGREGATED, "a__echo")] {
+        for status in ["404 Not Found", "400 Bad Request"] {
+            let session = open_session(&gateway, path, None);
+            let (called, gate) = (peer.calls().len(), Gate::default());
+            let error = SESSION_NOT_FOUND.replace("null", "1");
+            peer.push([vec![Step::Wait(gate.clone()), send(answer(status, &error))]]);
+            let call = legacy_call(path, &session, "1", tool, "{}");
+            let mut client = Client::connect(gateway.address);
+            client.send(&call.bytes());
+            peer.wait_calls(called + 1);
+            peer.lose_sessions(status);
+            gate.open();
+            let response = client.response();
+            assert!(response.json()["error"].is_object(), "{path}: {}", response.text());
+            assert_eq!(peer.calls().len(), called + 1, "{path} {status}");
+            let next = Client::once(gateway.address, &call);
+            assert!(next.json()["result"].is_object(), "{path} {status}: {}", next.text());
+        }
+    }
+}
+
 #[test]
 fn c1_a_client_that_goes_away_takes_its_call_with_it() {
     let peer = Peer::script([]);

@@ -19,6 +19,7 @@ use crate::session::{Session, UpstreamSession, is_session_lost, replay_subscript
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::Span;
+use metamcp_core::protocol::AnswerMatch;
 use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Limits the wait for a server that opens its event stream but sends no head until it has an event.
@@ -130,8 +131,8 @@ pub async fn ask_server(
     try_delivery(pool, call, session, place, edits).await?.ok_or_else(lost_again)
 }
 
-/// Delivers a message in the current session at a server. `None` if the server has lost that session, which is then
-/// discarded.
+/// Delivers a message in the current session at a server. `None` if the server has lost that session and did not run the
+/// call. A session that is lost is discarded.
 async fn try_delivery(
     pool: &Rc<UpstreamPool>,
     call: &Call,
@@ -154,5 +155,9 @@ async fn try_delivery(
         return Ok(Some(DeliveryOutcome::Refused(status, body)));
     }
     session.upstream_slot(place).discard(&ready);
+    // A server that knows the call's id has read the call, and lost the session since then: it may have run.
+    if AnswerMatch::of_text(&body, &call.id()) == AnswerMatch::ThisCall {
+        return Ok(Some(DeliveryOutcome::Refused(status, body)));
+    }
     Ok(None)
 }

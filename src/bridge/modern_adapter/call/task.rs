@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind;
+use metamcp_core::protocol::AnswerMatch;
 
 use super::super::call_stream::{CallEvent, CallStream};
 use super::super::held_calls::HeldCalls;
@@ -86,7 +87,7 @@ impl CallTask {
                     }
                 }
                 NextEvent::StreamEnded(CallEvent::Refused(status, body)) if std::mem::take(&mut is_first) => {
-                    match call.reopen(exchange, status).await {
+                    match call.reopen(exchange, status, &body).await {
                         Ok(Some(reopened)) => *exchange = reopened,
                         Ok(None) => return call.respond_to_status(client, status, &body).await,
                         Err(fault) => return call.fail_to_open(client, &fault).await,
@@ -133,18 +134,24 @@ impl ActiveCall {
     }
 
     /// Opens another session if the server lost the one of the call, which then did not run. `None` if it did
-    /// not lose it.
+    /// not lose it, or if the call may have run before.
     async fn reopen(
         &mut self,
         exchange: &CallExchange,
         status: StatusCode,
+        body: &[u8],
     ) -> Result<Option<CallExchange>, Fault> {
         let lost = &exchange.upstream_session;
         if lost.session_id.is_none() || !is_session_lost(&self.pool, lost, status).await {
             return Ok(None);
         }
-        tracing::info!(server = %self.pool.upstream().name(), "server lost its session; opening another");
+        tracing::info!(server = %self.pool.upstream().name(), "the server lost its session");
         self.session.forget(lost);
+        // A server that knows the call's id has read the call, and lost the session since then.
+        let id = exchange.slot.number.to_string().into();
+        if AnswerMatch::of_text(body, &id) == AnswerMatch::ThisCall {
+            return Ok(None);
+        }
         let slot = self.session.begin_call(self.request.allows_input()).ok_or_else(session_ended)?;
         self.open(slot).await.map(Some)
     }
