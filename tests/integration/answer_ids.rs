@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::faults::{check_error, send, ways};
-use crate::support::{Client, Gateway, Peer, answer, chunk, events, result};
+use crate::support::{Client, Gateway, Peer, Response, answer, chunk, events, result};
 
 /// The result with this text under this id, in the forms that servers write.
 fn forms(id: &str, text: &str) -> Vec<String> {
@@ -33,6 +33,14 @@ fn responses(message: &str) -> Vec<Vec<u8>> {
         in_chunks(&events(), &event, usize::MAX),
         in_chunks(&events(), &event, 60_000),
     ]
+}
+
+/// Whether the client is told that its call failed, under its id, or sees that the response is incomplete.
+fn is_error_or_incomplete(response: &Response) -> bool {
+    let text = response.text();
+    let last = text.lines().rev().find_map(|line| line.strip_prefix("data: ")).unwrap_or(&text);
+    let told: Value = serde_json::from_str(last).unwrap_or_default();
+    !response.whole || (told["id"] == 1 && told["error"].is_object())
 }
 
 /// Whatever form an answer has, it is handed on if its id is that of the call, and not otherwise.
@@ -88,6 +96,42 @@ fn no_form_of_an_answer_passes_twice() {
     }
 }
 
+/// An answer that ends too early, whichever form it has, is an error of the gateway or visibly broken off: the client does
+/// not wait for the rest.
+#[test]
+fn no_part_of_an_answer_counts_as_one() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    for (what, request) in ways(&gateway) {
+        for text in [String::new(), "x".repeat(100 << 10)] {
+            for form in forms("1", &text) {
+                for sent in responses(&form[..form.len() - 1]) {
+                    peer.push([vec![send(sent)]]);
+                    let response = Client::once(gateway.address, &request);
+                    assert!(is_error_or_incomplete(&response), "{what} {form:.60}: {:.200}", response.text());
+                }
+            }
+        }
+    }
+}
+
+/// An error without an id that is too long to be given one does not leave the client waiting.
+#[test]
+fn a_long_error_without_an_id_is_broken_off() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let text = "x".repeat(100 << 10);
+    for (what, request) in ways(&gateway) {
+        for start in [r#"{"id":null,"#, "{"] {
+            for sent in responses(&format!(r#"{start}"error":{{"code":1,"message":"{text}"}}}}"#)) {
+                peer.push([vec![send(sent)]]);
+                let response = Client::once(gateway.address, &request);
+                assert!(is_error_or_incomplete(&response), "{what} {start}: {:.200}", response.text());
+            }
+        }
+    }
+}
+
 /// What is no answer is not handed on in the place of one.
 #[test]
 fn a_body_without_an_answer_is_an_error() {
@@ -99,6 +143,8 @@ fn a_body_without_an_answer_is_an_error() {
             r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
             r#"{"jsonrpc":"2.0","method":"m","id":1,"result":{"text":"foreign"}}"#,
             r#"{"jsonrpc":"2.0","id":1,"result":{"text":"foreign"},"id":2}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"text":"foreign"},"ID":2}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{"text":"foreign"}"#,
             r#"{"id":1,"jsonrpc":"2.0","result":{"text":"foreign"}"#,
             r#"{"jsonrpc":"2.0","result":{"text":"foreign"}}"#,
             "foreign",

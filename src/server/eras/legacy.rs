@@ -179,12 +179,7 @@ async fn forward(
         DeliveryOutcome::Refused(status, body) => {
             let server = &call.endpoint.servers[place].name;
             let id = call.is_request().then(|| call.id());
-            let passed = send::relay_refusal(&worker.scanner, server, status, body, id.as_deref());
-            let kind = passed.as_ref().err().map(|fault| fault.kind);
-            if let Some(mut meter) = meter {
-                meter.fail(kind);
-            }
-            return passed;
+            return send::relay_refusal(&worker.scanner, server, (status, body), id.as_ref(), meter.as_mut());
         }
     };
     let id = call.is_request().then(|| call.id());

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Relay, RequestResources};
+use super::whole_answer::answer_under_id;
 use crate::route::{EndpointShape, RoutedServer};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
@@ -17,7 +18,7 @@ use crate::session::{CallGuard, MESSAGE_BYTES_MAX, read_terminal_message};
 use crate::telemetry::metrics::OperationOutcome;
 use crate::upstream::{UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ServerName};
-use metamcp_core::frame::{MessageKind as FrameKind, Scanner, Span, splice};
+use metamcp_core::frame::{Envelope, MessageKind as FrameKind, Scanner, Span, splice};
 use metamcp_core::protocol::{AnswerMatch, AnswerReader, add_answer_id, header};
 use metamcp_http::{
     FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
@@ -103,10 +104,9 @@ pub async fn relay(
     match begun {
         ResponseStart::Accepted => Ok(RelayedResponse::Reply(reply::accepted())),
         ResponseStart::Refused(response) => {
-            let passed = relay_refusal(&worker.scanner, &place.name, head.status, response, id.as_deref());
-            let kind = passed.as_ref().err().map(|fault| fault.kind);
-            resources.meter.iter_mut().for_each(|meter| meter.fail(kind));
-            passed.map(RelayedResponse::Reply)
+            let refusal = (head.status, response);
+            relay_refusal(&worker.scanner, &place.name, refusal, id.as_ref(), resources.meter.as_mut())
+                .map(RelayedResponse::Reply)
         }
         ResponseStart::Events => {
             resources.meter.iter_mut().for_each(Meter::start);
@@ -123,7 +123,7 @@ pub async fn relay(
         ResponseStart::Whole(bytes) => {
             let bytes = match id {
                 None => bytes,
-                Some(id) => check_answer(worker, &place.name, bytes, &id)
+                Some(id) => identify_answer(worker, &place.name, bytes, &id)
                     .map_err(|fault| failed(resources.meter.as_mut(), fault))?,
             };
             let bytes = match resources.tasks.take().filter(|_| is_changed) {
@@ -202,8 +202,9 @@ async fn read_start(
     Ok(if answer.is_ended() { ResponseStart::Whole(first) } else { ResponseStart::Partial(first) })
 }
 
-/// The message, if it is the answer to the call with the raw id `id`. An error without an id gets this one.
-fn check_answer(worker: &Worker, server: &ServerName, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
+/// The message, if it is the answer to the call with the raw id `id`. An error without an id gets this one. The rest of the
+/// message need not be valid: it is all that the client gets.
+fn identify_answer(worker: &Worker, server: &ServerName, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
     match AnswerMatch::of_text(&message, id) {
         AnswerMatch::ThisCall => Ok(message),
         AnswerMatch::ErrorWithoutId => {
@@ -296,24 +297,26 @@ async fn read_error(
     answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))
 }
 
-/// Passes on the server's rejection if it is a JSON-RPC error, and not under the id of another call. Many servers write
-/// `null` instead of the id.
+/// Passes on the server's rejection, its status and body, if it is a JSON-RPC error, and not under the id of another call.
+/// Many servers write `null` instead of the id; the client gets its own.
 pub fn relay_refusal(
     scanner: &RefCell<Scanner>,
     server: &ServerName,
-    status: StatusCode,
-    response: Bytes,
-    id: Option<&[u8]>,
+    (status, message): (StatusCode, Bytes),
+    id: Option<&Bytes>,
+    meter: Option<&mut Meter>,
 ) -> Result<Reply, Fault> {
-    let scanned = scanner.borrow_mut().scan(&response);
-    let is_error = scanned.is_ok_and(|envelope| {
-        let is_answer = id.is_none_or(|id| AnswerMatch::of_envelope(&response, &envelope, id).is_answer());
-        envelope.kind == FrameKind::Error && is_answer
+    let scanned = scanner.borrow_mut().scan(&message);
+    let is_error = |envelope: &Envelope| envelope.kind == FrameKind::Error;
+    let message = scanned.ok().filter(is_error).and_then(|envelope| match id {
+        Some(id) => answer_under_id(message, &envelope, id),
+        None => Some(message),
     });
-    if !is_error {
-        return Err(bad_status(server, status));
+    let passed = message.ok_or_else(|| bad_status(server, status));
+    if let Some(meter) = meter {
+        meter.fail(passed.as_ref().err().map(|fault| fault.kind));
     }
-    Ok(Reply { status, ..reply::message(response) })
+    Ok(Reply { status, ..reply::message(passed?) })
 }
 
 /// The fault for a status that MCP does not define as an answer.

@@ -40,7 +40,8 @@ pub async fn next_bytes(body: &mut ResponseBody) -> Result<Option<Bytes>, Fault>
     }
 }
 
-/// The message, if it is the answer to the request with that id. An error without an id gets this one.
+/// The message, if it is valid, so that others may follow it, and answers the request with that id. An error without an id gets
+/// this one.
 pub fn check_answer(scanner: &RefCell<Scanner>, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
     let envelope = scanner.borrow_mut().scan(&message);
     let envelope = envelope.map_err(|refused| not_an_answer().with_source(refused.error))?;

@@ -35,7 +35,7 @@ pub use header::{
 };
 pub use members::MEMBERS_MAX;
 pub use messages::{MessageFraming, MessageReader, StreamItem, StreamRemainder};
-pub use outline::{Outline, OutlineId, OutlineReader};
+pub use outline::{Outline, OutlineId, OutlineReader, object_end};
 pub use param_header::{HeaderValueError, decode_header_value, encode_header_value};
 pub use scan::BATCH_ITEMS_MAX;
 pub use scan::{Envelope, MessageKind, MessageMeta, MessageParams, ParamsForm, Scanner};

@@ -248,6 +248,41 @@ enum KnownName {
     Error,
 }
 
+/// Where the object ends that `text` begins with. `None` if it is not one, or not a complete one. It counts brackets, as
+/// [`OutlineReader`] does.
+pub fn object_end(text: &[u8]) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => at = string_end(text, at + 1)?,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' if depth == 1 => return Some(at + 1),
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                at += 1;
+            }
+            _ if depth == 0 => return None,
+            _ => at += 1,
+        }
+    }
+}
+
+/// The position after the quote that ends the string whose text begins at `start`.
+fn string_end(text: &[u8], start: usize) -> Option<usize> {
+    let mut from = start;
+    loop {
+        let quote = from + memchr(b'"', &text[from..])?;
+        if !ends_with_escape(&text[start..quote]) {
+            return Some(quote + 1);
+        }
+        from = quote + 1;
+    }
+}
+
 /// Whether the byte after a part of a string is escaped. The first byte of the part is not.
 fn ends_with_escape(part: &[u8]) -> bool {
     let backslashes = part.iter().rev().take_while(|byte| **byte == b'\\').count();

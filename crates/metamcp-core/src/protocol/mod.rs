@@ -19,6 +19,8 @@ pub mod header_param;
 mod revision;
 mod subscription_filter;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use answer::texts_agree;
 pub use answer::{AnswerMatch, AnswerReader, add_answer_id, answer_id_edit};
 pub use calls_by_id::{CallsById, InsertError};
 pub use calls_by_number::{CallsByNumber, parse_call_number};

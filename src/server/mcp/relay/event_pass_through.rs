@@ -26,6 +26,8 @@ pub struct EventPassThrough {
     held_back_bytes: usize,
     /// The event under way, if it is too big to be held back.
     long: Option<LongEvent>,
+    /// A part of the stream was read, so that no byte order mark can follow.
+    is_begun: bool,
     /// Whether the answer was passed on.
     is_answered: bool,
     /// Why the rest of the stream cannot be read. It is handled after the events before it are passed on.
@@ -195,6 +197,7 @@ impl EventPassThrough {
             self.held_back_bytes = 0;
             self.held_back.push(events);
             has_message |= self.pass_events(stream);
+            self.is_begun = true;
         }
         if chunk.is_empty() {
             return has_message;
@@ -234,7 +237,8 @@ impl EventPassThrough {
     /// Does the same by reading the events one by one.
     fn read_events(&mut self, stream: &mut RelayedStream) -> bool {
         let events = std::mem::take(&mut self.held_back);
-        let (mut reader, mut passed, mut is_changed) = (EventReader::new(), Vec::new(), false);
+        let mut reader = if self.is_begun { EventReader::mid_stream() } else { EventReader::new() };
+        let (mut passed, mut is_changed) = (Vec::new(), false);
         let mut has_message = false;
         for bytes in &events {
             reader.push(bytes.clone());
@@ -291,6 +295,7 @@ impl EventPassThrough {
 
     /// Begins to pass on the event that is held back, which is too big for that.
     fn begin_long(&mut self, stream: &mut RelayedStream) {
+        let is_begun = std::mem::replace(&mut self.is_begun, true);
         let Some(id) = stream.id.clone() else {
             stream.ready.extend(self.held_back.drain(..));
             self.long = Some(LongEvent::Passed(None));
@@ -302,7 +307,8 @@ impl EventPassThrough {
             self.long = Some(LongEvent::Dropped);
             return;
         }
-        let mut message = Box::new(LongMessage { data: DataReader::new(), answer: AnswerReader::new(id) });
+        let data = if is_begun { DataReader::mid_stream() } else { DataReader::new() };
+        let mut message = Box::new(LongMessage { data, answer: AnswerReader::new(id) });
         self.held_back.iter().for_each(|bytes| message.push(bytes));
         if self.is_refused(message.answer.so_far()) {
             self.held_back.clear();
@@ -313,13 +319,12 @@ impl EventPassThrough {
         }
     }
 
-    /// Whether a message, as far as it is known, must not be passed on.
+    /// Whether the message of a long event, as far as it is known, must not be passed on. An error without an id could not be
+    /// given one, and its client would wait for ever.
     fn is_refused(&self, message: AnswerMatch) -> bool {
         match message {
-            AnswerMatch::OtherCall => true,
-            AnswerMatch::ThisCall | AnswerMatch::ErrorWithoutId | AnswerMatch::Unidentified => {
-                self.is_answered
-            }
+            AnswerMatch::OtherCall | AnswerMatch::ErrorWithoutId => true,
+            AnswerMatch::ThisCall | AnswerMatch::Unidentified => self.is_answered,
             AnswerMatch::NotAnswer | AnswerMatch::Unreadable => false,
         }
     }
@@ -333,7 +338,7 @@ impl EventPassThrough {
         match &mut self.long {
             Some(LongEvent::Passed(Some(message))) => {
                 message.push(&part);
-                let found = message.answer.so_far();
+                let found = if end.is_some() { message.answer.finish() } else { message.answer.so_far() };
                 // Without this part, an answer that turns out to be for another call stays incomplete.
                 if self.is_refused(found) {
                     self.error = Some(UpstreamError::from_stage(FailureStage::InvalidResponse));

@@ -170,8 +170,9 @@ impl Relay {
                     if let Poll::Ready(Some(Ok(bytes))) = &next {
                         check.push(bytes);
                     }
+                    // An error without an id could not be given one any more.
                     let is_refused = if self.answer.is_ended() {
-                        !check.finish().is_answer()
+                        check.finish() != AnswerMatch::ThisCall
                     } else {
                         check.so_far() == AnswerMatch::OtherCall
                     };
