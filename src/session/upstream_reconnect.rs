@@ -33,10 +33,13 @@ pub struct UpstreamReconnect {
     asking: Option<ReconnectAttempts>,
 }
 
+/// The body of the resumed stream, and the schedule of the attempts after it. `None` if it cannot be resumed.
+type ResumedBody = Pin<Box<dyn Future<Output = Option<(UpstreamBody, AttemptSchedule)>>>>;
+
 /// Attempts to resume a stream, until one succeeds.
 struct ReconnectAttempts {
     /// Resolves to `None` if the server does not resume the stream.
-    answer: Pin<Box<dyn Future<Output = Option<(UpstreamBody, AttemptSchedule)>>>>,
+    answer: ResumedBody,
     /// The error that broke the stream, reported if the server does not resume it.
     why: UpstreamError,
 }

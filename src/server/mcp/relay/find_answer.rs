@@ -48,6 +48,7 @@ pub fn find_answer(events: &[u8], call: &Bytes) -> FoundAnswer {
 
 /// Whether a text may name a member `result` or `error`, in upper or lower case: whether it has the end of such a name. Written
 /// without branches and searches, so that the compiler makes vector instructions of it.
+#[expect(clippy::needless_bitwise_bool, reason = "lazy operators are branches")]
 fn may_name_answer(text: &[u8]) -> bool {
     let (Some(second), Some(third)) = (text.get(1..), text.get(2..)) else { return false };
     let ends = text.iter().zip(second).zip(third).map(|((first, second), quote)| {
