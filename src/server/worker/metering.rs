@@ -1,16 +1,17 @@
 //! What one worker counts and traces, and how it logs faults.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::clock::Clock;
 use crate::catalog::Catalog;
 use crate::journal::usage::WorkerCounters;
 use crate::telemetry::metrics::{LabelId, MetricsWriter, OpenStreamGuard, StreamKind};
 use crate::telemetry::traces::Tracer;
-use metamcp_core::base::{Fault, FaultOrigin};
+use metamcp_core::base::{Fault, FaultOrigin, LogLimit};
 
 /// The counters of one worker.
 pub struct Metering {
@@ -27,7 +28,13 @@ pub struct Metering {
     pub number: usize,
     /// The number of request ids so far.
     pub requests: Cell<u64>,
+    /// Of the faults that are not the client's.
+    pub fault_log: RefCell<LogLimit>,
 }
+
+/// Faults of a worker that are logged in a minute. The state of a server that fails is logged besides, and all faults are
+/// counted.
+pub const FAULT_LOG: LogLimit = LogLimit::new(10, Duration::from_mins(1));
 
 impl Metering {
     /// Counts an event stream until the guard is dropped.
@@ -53,15 +60,19 @@ impl Metering {
         self.note_fault(fault)
     }
 
-    /// Logs a fault. Faults of clients are only logged for debugging. Returns the request id.
+    /// Logs a fault. Faults of clients, and those over the limit, are only logged for debugging. Returns the request id.
     #[cold]
     pub fn note_fault(&self, fault: &Fault) -> String {
         let request_id = self.request_id();
         let kind = fault.kind.label();
-        if fault.origin == FaultOrigin::Client {
-            tracing::debug!(request_id, kind, %fault);
-        } else {
-            tracing::warn!(request_id, kind, %fault);
+        let is_clients = fault.origin == FaultOrigin::Client;
+        let admitted = if is_clients { None } else { self.fault_log.borrow_mut().admit(Instant::now()) };
+        match admitted {
+            Some(suppressed) if suppressed > 0 => {
+                tracing::warn!(request_id, kind, %fault, suppressed, "request failed, and others that were not logged");
+            }
+            Some(_) => tracing::warn!(request_id, kind, %fault, "request failed"),
+            None => tracing::debug!(request_id, kind, %fault, "request failed"),
         }
         request_id
     }

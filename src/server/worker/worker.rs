@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::clock::Clock;
 use super::credential_cache::CredentialCache;
-use super::metering::Metering;
+use super::metering::{FAULT_LOG, Metering};
 use super::parking::Parking;
 use super::revocable_calls::RevocableCalls;
 use super::session_cache::SessionCache;
@@ -73,6 +73,7 @@ impl Worker {
             clock: Rc::clone(&clock),
             number,
             requests: Cell::new(0),
+            fault_log: RefCell::new(FAULT_LOG),
         };
         Ok(Rc::new(Self {
             clock,

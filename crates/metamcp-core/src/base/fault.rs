@@ -247,7 +247,7 @@ impl FaultKind {
 /// For the log: one line, whatever clients and servers wrote.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}: {}", self.origin, self.kind.label(), Printable(&self.text))?;
+        write!(f, "{}", Printable(&self.text))?;
         if let Some(source) = &self.source {
             write!(f, ": {}", Printable(&source.to_string()))?;
         }

@@ -7,6 +7,7 @@ mod decimal;
 mod fault;
 mod glob;
 mod key_id;
+mod log_limit;
 mod memory;
 mod names;
 mod phase;
@@ -21,6 +22,7 @@ pub use decimal::write_decimal;
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use key_id::{KEY_ID_BYTES, KeyId, is_base62};
+pub use log_limit::LogLimit;
 pub use memory::{
     ChargedBuffer, MEMORY, MemoryAccount, MemoryCharge, OutOfMemory, STEP_BYTES as CHARGED_BYTES_MIN,
     charge_bytes,
