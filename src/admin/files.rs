@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::control_plane::ControlPlane;
 use super::entity_tag::EntityTag;
 use super::problem::Problem;
-use super::views::{ServerApprovalStatus, ServerCondition};
+use super::views::ServerApprovalStatus;
 use crate::upstream::Upstream;
-use metamcp_config::server::{ServerAddress, address};
+use metamcp_config::server::{ServerAddress, ServerConfig, address};
 use metamcp_core::base::ServerName;
 
 /// A position in the list of servers: servers of files come before those of the store, each sorted by name.
@@ -57,6 +57,20 @@ impl ControlPlane {
         self.store_status().of_files.iter().any(|known| known.as_str() == name)
     }
 
+    /// Returns the configuration of a server of a file. `None` if no file defines it.
+    pub(super) fn file_server_config(&self, name: &str) -> Result<Option<ServerConfig>, Problem> {
+        if !self.is_file_server(name) {
+            return Ok(None);
+        }
+        let topology = self.topology();
+        let served = topology.upstreams().find(|upstream| upstream.name().as_str() == name);
+        let unserved = || {
+            let detail = "this server of a file is not served; see /ready for the reason";
+            Problem::new(http::StatusCode::CONFLICT, detail)
+        };
+        served.map(|upstream| Some(upstream.config.clone())).ok_or_else(unserved)
+    }
+
     /// Leaves out settings, and everything that may be secret.
     fn file_server_view(&self, name: &str) -> Value {
         let topology = self.topology();
@@ -69,7 +83,7 @@ impl ControlPlane {
         let (kind, member, shown) = address_members(upstream);
         view["kind"] = kind.into();
         view[member] = shown.into();
-        view["condition"] = json!(ServerCondition::new(upstream.status(), true));
+        view["condition"] = json!(self.server_condition(upstream, true));
         if let Some(approvals) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(name)) {
             view["vetting"] = json!(approvals);
         }

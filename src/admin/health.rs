@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::request::{json_body, json_response};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
 use crate::catalog::View;
-use crate::upstream::UpstreamId;
+use crate::upstream::{Upstream, UpstreamId};
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::ShutdownPhase;
 use metamcp_store::auth::{self, AuthDenial, Credential, Identity, KeySource, Role};
@@ -107,15 +107,17 @@ impl ControlPlane {
                 }
             }
         }
-        let servers = servers.into_iter().map(|(name, (upstream, modern))| {
-            let condition = topology.upstream(UpstreamId(upstream)).map(|upstream| upstream.status());
-            ReadyServer {
-                name: name.as_str().to_owned(),
-                modern,
-                condition: ServerCondition::new(condition.unwrap_or_default(), is_admin),
-            }
+        let servers = servers.into_iter().filter_map(|(name, (upstream, modern))| {
+            let upstream = topology.upstream(UpstreamId(upstream))?;
+            let condition = self.server_condition(upstream, is_admin);
+            Some(ReadyServer { name: name.as_str().to_owned(), modern, condition })
         });
         servers.collect()
+    }
+
+    /// Reasons of failures are included for administrators only.
+    pub(super) fn server_condition(&self, upstream: &Upstream, is_admin: bool) -> ServerCondition {
+        ServerCondition::new(self.parts.catalog.server_state(upstream), upstream.status(), is_admin)
     }
 
     /// Returns warnings about tools that a key may call: long names, and tools that are quarantined.

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::control_plane::ControlPlane;
 use super::problem::Problem;
+use crate::catalog::{Catalog, ServerState};
 use crate::runtime::run_blocking;
 use crate::telemetry::metrics::{
     ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, SampleValue,
@@ -41,11 +42,12 @@ impl ControlPlane {
         let _turn = self.metrics_state.render_lock.lock().await;
         let format = negotiate_format(headers);
         let (metrics, topology, own) = (Arc::clone(metrics), self.topology(), self.own_families());
+        let catalog = Arc::clone(&self.parts.catalog);
         let text = run_blocking(move || {
             let [endpoints, servers] = topology.table.labels();
             let mut families = metrics.families(endpoints, servers);
             families.extend(own);
-            families.extend(server_families(&topology, &metrics));
+            families.extend(server_families(&topology, &metrics, &catalog));
             families.extend(collect_process_metrics());
             render(families, format)
         });
@@ -169,7 +171,7 @@ fn servers_by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
 }
 
 /// The metrics of each server.
-fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
+fn server_families(topology: &Topology, metrics: &Metrics, catalog: &Catalog) -> Vec<MetricFamily> {
     let places = topology.table.server_endpoints().map(|endpoint| &endpoint.servers[0]);
     let labels: HashMap<u32, LabelId> = places.map(|place| (place.upstream, place.label)).collect();
     let looks: Vec<_> = servers_by_name(topology)
@@ -205,6 +207,15 @@ fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> 
         gauge("metamcp_server_idle_connections", "Idle connections to a server", &|upstream, _| {
             Some(metrics.idle_connections(labels.get(&upstream.id.0).copied()?))
         }),
+        gauge(
+            "metamcp_server_up",
+            "Whether the last request reached a server and its lists can be fetched; missing until it has answered or failed",
+            &|upstream, _| match catalog.server_state(upstream) {
+                ServerState::Unknown => None,
+                ServerState::Ok => Some(1),
+                ServerState::Failing(_) => Some(0),
+            },
+        ),
         gauge(
             "metamcp_server_left_alone",
             "Whether the circuit breaker of a server is open",

@@ -218,7 +218,7 @@ pub static ROUTES: &[Route] = &[
     route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, RouteShape::ServerPut, "Create or replace a server; idempotent"),
     route("PATCH", "/api/v1/mcp/servers/{server}", Admin, O::PatchServer, DEFINITION_BYTES_MAX, RouteShape::ServerPatch, "Change members of a server (JSON merge patch)"),
     route("DELETE", "/api/v1/mcp/servers/{server}", Admin, O::DeleteServer, 0, RouteShape::Delete, "Delete a server, and remove it from every endpoint"),
-    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, RouteShape::Test, "Connect to a stored server and count what it offers"),
+    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, RouteShape::Test, "Connect to a server and count what it offers"),
     route("GET", "/api/v1/mcp/servers/{server}/vetting", Admin, O::GetVetting, 0, RouteShape::Vetting, "List tools of a server that wait for approval, or that contain invisible characters"),
     route("POST", "/api/v1/mcp/servers/{server}/approve", Admin, O::ApproveTools, DEFINITION_BYTES_MAX, RouteShape::Approve, "Approve changed tools"),
     route("GET", "/api/v1/mcp/servers/{server}/tools", Client, O::ListTools, 0, RouteShape::Tools, "List the tools of a server that the key may call"),

@@ -276,12 +276,14 @@ impl ControlPlane {
         add_row_status(&mut view, &store_status, row.id, [row.version, row.created_at, row.changed_at]);
         let mut upstreams = topology.upstreams().filter(|_| store_status.is_served(row.id));
         if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
-            view["condition"] = json!(ServerCondition::new(upstream.status(), true));
+            view["condition"] = json!(self.server_condition(upstream, true));
             if let Some(approvals) =
                 ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name))
             {
                 view["vetting"] = json!(approvals);
             }
+        } else if row.definition["enabled"] == json!(false) {
+            view["condition"] = json!(ServerCondition::disabled());
         }
         view
     }

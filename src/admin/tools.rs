@@ -29,6 +29,7 @@ use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::route::{Endpoint, RouteTable};
 use crate::telemetry::metrics;
 use crate::upstream::{Upstream, UpstreamId, UpstreamPool};
+use metamcp_config::server::ServerConfig;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::protocol::{ClientCapabilities, Era, header};
 use metamcp_store::auth::Identity;
@@ -77,17 +78,16 @@ fn with_reason(text: String, upstream: &Upstream) -> String {
 }
 
 impl ControlPlane {
-    /// Connects to a stored server, served or not. The caller cannot influence the address.
+    /// Connects to a server of a file that is served, or to a stored server, served or not. The caller cannot influence the
+    /// address.
     pub(super) async fn test_server(
         &self,
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
-        let row = self.server_row(call.parameter(0)).await?;
-        let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
-            .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-        let config = server
-            .to_upstream_config(&self.parts.serving)
-            .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))?;
+        let config = match self.file_server_config(call.parameter(0))? {
+            Some(config) => config,
+            None => self.stored_server_config(call.parameter(0)).await?,
+        };
         let begun = Instant::now();
         let tested = self.test_upstream(config).await;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -98,10 +98,16 @@ impl ControlPlane {
         Ok(ok_response(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn test_upstream(
-        &self,
-        config: metamcp_config::server::ServerConfig,
-    ) -> Result<TestSummary, String> {
+    async fn stored_server_config(&self, reference: &str) -> Result<ServerConfig, Problem> {
+        let row = self.server_row(reference).await?;
+        let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
+            .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
+        server
+            .to_upstream_config(&self.parts.serving)
+            .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))
+    }
+
+    async fn test_upstream(&self, config: ServerConfig) -> Result<TestSummary, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let probed = self.parts.admin_jobs.run(TEST_TIMEOUT, move || async move {
             let upstream =

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::catalog::{ApprovalStatus, QuarantineReason};
+use crate::catalog::{ApprovalStatus, QuarantineReason, ServerState};
 use crate::upstream::UpstreamStatus;
 use crate::upstream::stdio::ProcessStats;
 use metamcp_store::definition::FieldError;
@@ -85,18 +85,23 @@ pub struct ReadyServer {
     pub name: String,
     /// `ok`, or why its items are missing from lists of 2026-07-28.
     pub modern: String,
-    /// The outcome of recent calls.
     #[serde(flatten)]
     pub condition: ServerCondition,
 }
 
-/// The outcome of recent calls to a server. The server is not asked for it.
-#[derive(Serialize, ToSchema)]
+/// Whether a server works, from the outcome of recent calls and of fetching its lists. The server is not asked for it.
+#[derive(Default, Serialize, ToSchema)]
 pub struct ServerCondition {
-    /// `ok`; `failing`: the last request did not reach the server; `left alone`: the circuit breaker is open,
-    /// so requests are rejected except for occasional probes.
+    /// `unknown`: it has neither answered nor failed yet; `ok`; `failing`: the last request did not reach it, or its lists
+    /// cannot be fetched; `disabled`.
     pub state: &'static str,
-    /// Time until the next probe, while the circuit breaker is open.
+    /// Why it fails. For administrators only, because it may name the server's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it fails, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Time until the next probe, while the circuit breaker is open: until then requests are rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
     /// The last failure of any kind, even if the server responds again.
@@ -139,13 +144,8 @@ pub struct LastFailure {
 
 impl ServerCondition {
     /// Reasons of failures are included for administrators only.
-    pub fn new(condition: UpstreamStatus, is_admin: bool) -> Self {
-        let UpstreamStatus { retry_in, failures_in_a_row, last_failure, processes } = condition;
-        let state = match (retry_in, failures_in_a_row) {
-            (Some(_), _) => "left alone",
-            (None, 1..) => "failing",
-            (None, 0) => "ok",
-        };
+    pub fn new(state: ServerState, status: UpstreamStatus, is_admin: bool) -> Self {
+        let UpstreamStatus { retry_in, last_failure, processes, .. } = status;
         let last_failure = last_failure.map(|failure| LastFailure {
             stage: failure.stage.text(),
             reason: is_admin.then_some(failure.reason),
@@ -155,7 +155,17 @@ impl ServerCondition {
         let retry_in_seconds =
             retry_in.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
         let processes = processes.map(|processes| ServerProcesses::new(processes, is_admin));
-        Self { state, retry_in_seconds, last_failure, processes }
+        let name = state.as_str();
+        let (reason, since) = match state {
+            ServerState::Failing(failure) => (is_admin.then_some(failure.reason), failure.since),
+            ServerState::Unknown | ServerState::Ok => (None, None),
+        };
+        Self { state: name, reason, since, retry_in_seconds, last_failure, processes }
+    }
+
+    /// The condition of a server that is not served because it is disabled.
+    pub fn disabled() -> Self {
+        Self { state: "disabled", ..Self::default() }
     }
 }
 

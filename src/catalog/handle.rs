@@ -16,10 +16,11 @@ use super::list::ListKind;
 use super::merge::merge;
 use super::merged::MergedLists;
 use super::missing::MissingReason;
+use super::server_state::{ListOutcomes, ServerState};
 use super::view::View;
 use crate::route::{Endpoint, EndpointId};
 use crate::topology::Topology;
-use crate::upstream::UpstreamId;
+use crate::upstream::{Upstream, UpstreamId};
 use metamcp_config::sections::CatalogConfig;
 
 /// Identifies a snapshot: the lists of one endpoint in one view.
@@ -37,8 +38,8 @@ pub struct Catalog {
     changes: watch::Sender<u64>,
     /// By upstream: incremented when its lists become stale. A snapshot that was made before is stale.
     generations: ArcSwap<Generations>,
-    /// By upstream: when its lists were last fetched.
-    fetched_at: Mutex<HashMap<UpstreamId, Instant>>,
+    /// By upstream: the outcomes of fetching its lists.
+    list_outcomes: Mutex<HashMap<UpstreamId, ListOutcomes>>,
     list_requests: mpsc::Sender<ListRequest>,
     topologies: mpsc::Sender<TopologyUpdate>,
     approvals: ToolApprovals,
@@ -99,7 +100,7 @@ impl Catalog {
             snapshots: ArcSwap::default(),
             changes: watch::Sender::new(0),
             generations: ArcSwap::from_pointee(next_generations(&Generations::default(), topology)),
-            fetched_at: Mutex::default(),
+            list_outcomes: Mutex::default(),
             list_requests,
             topologies,
             approvals: ToolApprovals::default(),
@@ -128,7 +129,12 @@ impl Catalog {
 
     /// Returns when a server's lists were last fetched, for any kind of client.
     pub fn fetched_at(&self, upstream: UpstreamId) -> Option<Instant> {
-        self.lock_fetched_at().get(&upstream).copied()
+        self.lock_list_outcomes().get(&upstream)?.fetched_at
+    }
+
+    /// Returns the state of a server.
+    pub fn server_state(&self, upstream: &Upstream) -> ServerState {
+        ServerState::new(upstream.status(), self.lock_list_outcomes().get(&upstream.id))
     }
 
     /// Returns the approvals of tools. What changes in them is in the lists after
@@ -259,12 +265,19 @@ impl Catalog {
     pub(super) fn adopt_servers(&self, topology: &Topology) {
         let generations = next_generations(&self.generations.load(), topology);
         self.generations.store(Arc::new(generations));
-        self.lock_fetched_at().retain(|upstream, _| topology.upstream(*upstream).is_some());
+        self.lock_list_outcomes().retain(|upstream, _| topology.upstream(*upstream).is_some());
     }
 
-    /// Records that a server's lists were fetched.
-    pub(super) fn record_fetch(&self, upstream: UpstreamId) {
-        self.lock_fetched_at().insert(upstream, Instant::now());
+    /// Records the outcome of fetching a server's lists.
+    pub(super) fn record_fetch(&self, upstream: UpstreamId, view: View, outcome: Result<(), &MissingReason>) {
+        self.lock_list_outcomes().entry(upstream).or_default().record(view, outcome);
+    }
+
+    /// Forgets the outcomes of the views of which no lists are kept.
+    pub(super) fn retain_outcomes(&self, is_kept: impl Fn(UpstreamId, View) -> bool) {
+        for (upstream, outcomes) in self.lock_list_outcomes().iter_mut() {
+            outcomes.retain_views(|view| is_kept(*upstream, view));
+        }
     }
 
     /// Publishes changed snapshots. Only the catalog task calls this.
@@ -287,8 +300,8 @@ impl Catalog {
     }
 
     /// A poisoned lock is sound: every change under it is one operation on the map.
-    fn lock_fetched_at(&self) -> MutexGuard<'_, HashMap<UpstreamId, Instant>> {
-        self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_list_outcomes(&self) -> MutexGuard<'_, HashMap<UpstreamId, ListOutcomes>> {
+        self.list_outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

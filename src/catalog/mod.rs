@@ -5,6 +5,7 @@
 //! worker:    handle.rs     reads snapshots, requests missing ones
 //! main task: task.rs       merges what was fetched (merge.rs), publishes snapshots (merged.rs, listing.rs)
 //!            refresher.rs  keeps the lists of one server fresh for one view (fetch.rs, list.rs)
+//!            state_log.rs  logs servers that fail or work again (server_state.rs)
 //!            approvals.rs  quarantines tools that changed since approval (pins.rs, fingerprint.rs)
 //! ```
 //!
@@ -31,6 +32,8 @@ mod probe;
 mod quarantine;
 mod refresher;
 mod server_approvals;
+mod server_state;
+mod state_log;
 mod stored_pins;
 mod task;
 mod tool_override;
@@ -46,6 +49,7 @@ pub use merged::{HiddenItem, MergedLists, ServerListing};
 pub use missing::{ListFailure, MissingReason, MissingServer};
 pub use probe::{ProbeResult, probe};
 pub use quarantine::{QuarantineReason, QuarantinedTools};
+pub use server_state::{ServerFailure, ServerState};
 pub use stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};
 pub use task::CatalogTask;
 pub use tool_override::apply_override;

@@ -63,8 +63,8 @@ pub trait ListObserver {
     /// Returns the generation of a server's lists: how often they were marked stale.
     fn generation(&self, upstream: UpstreamId) -> u64;
 
-    /// Called after each fetch that succeeded.
-    fn record_fetch(&self, upstream: UpstreamId);
+    /// Called after each fetch that reached the server.
+    fn record_fetch(&self, upstream: UpstreamId, view: View, outcome: Result<(), &MissingReason>);
 
     /// Called when a server's lists changed or were fetched for the first time.
     fn record_change(&self, pool: &UpstreamPool, view: View, lists: &ServerLists);
@@ -155,10 +155,14 @@ impl ListRefresher {
             let began = Instant::now();
             let generation = observer.generation(upstream.id);
             self.fetched.set(self.announced.get());
-            let due = match self.fetch_or_report_slow(&config, &*observer, generation).await {
+            let outcome = self.fetch_or_report_slow(&config, &*observer, generation).await;
+            // While it cannot be reached, its callers know more, and notice earlier that it is back.
+            if outcome.is_ok() || upstream.status().failures_in_a_row == 0 {
+                observer.record_fetch(upstream.id, self.view, outcome.as_ref().map(|_| ()));
+            }
+            let due = match outcome {
                 Ok(lists) => {
                     (retry, fetched) = (RETRY_MIN, Instant::now());
-                    observer.record_fetch(upstream.id);
                     let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
                     let due = config.refresh_after.min(ttl.max(POLL_INTERVAL_MIN));
                     self.update(&*observer, Ok(Arc::new(lists)), generation);
@@ -173,7 +177,7 @@ impl ListRefresher {
                 }
                 Err(reason) => {
                     let (server, view) = (upstream.name(), self.view);
-                    tracing::warn!(%server, %view, reason = reason.text(), "server not listed");
+                    tracing::debug!(%server, %view, reason = reason.text(), "server not listed");
                     let due = match reason {
                         MissingReason::OtherEra => config.refresh_after,
                         _ => next_backoff(&mut retry),
@@ -278,14 +282,23 @@ impl ListRefresher {
 
     /// Fetches from a server that speaks only the Legacy era, for Modern clients. Lists of the Modern era do
     /// not depend on capabilities, so the gateway declares all of them, as it does to a Modern server. This
-    /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after.
+    /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after; but a server of
+    /// which nothing is known is tried once.
     async fn fetch_bridged(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, FetchError> {
-        if !self.is_in_use() {
-            self.is_dormant.set(true);
-            self.end_session();
-            return Err(FetchError::NotRequested);
+        if self.is_in_use() {
+            return self.fetch_legacy(config, ClientCapabilities::ALL).await;
         }
-        self.fetch_legacy(config, ClientCapabilities::ALL).await
+        // A program that ends when it gets a message of the other era has told nothing of itself.
+        let status = self.pool.upstream().status();
+        let is_untried = !status.has_answered && status.failures_in_a_row == 0;
+        let fetched = if is_untried {
+            self.fetch_legacy(config, ClientCapabilities::ALL).await
+        } else {
+            Err(FetchError::NotRequested)
+        };
+        self.is_dormant.set(true);
+        self.end_session();
+        fetched
     }
 
     /// Ends the catalog's own session, if there is one.

@@ -20,6 +20,7 @@ use super::merged::{MergedLists, ServerListing};
 use super::missing::{ListFailure, MissingReason, MissingServer};
 use super::refresher::{AbortOnDrop, IDLE_TIMEOUT, ListObserver, ListRefresher};
 use super::server_approvals::ToolVisibility;
+use super::state_log::StateLog;
 use super::view::View;
 use crate::route::{Endpoint, EndpointId};
 use crate::topology::{Topology, UpstreamPools};
@@ -39,6 +40,7 @@ struct CatalogState {
     refreshers: RefCell<Refreshers>,
     /// The snapshots that are kept up to date.
     active: RefCell<HashMap<SnapshotKey, ActiveSnapshot>>,
+    state_log: RefCell<StateLog>,
 }
 
 /// Each refresher with its task.
@@ -65,6 +67,7 @@ impl CatalogTask {
             pools: UpstreamPools::new(&topology),
             refreshers: RefCell::default(),
             active: RefCell::default(),
+            state_log: RefCell::new(StateLog::new()),
         });
         Self { state, list_requests, topologies, approval_changes }
     }
@@ -99,8 +102,8 @@ impl ListObserver for CatalogState {
         self.catalog.generation(upstream)
     }
 
-    fn record_fetch(&self, upstream: UpstreamId) {
-        self.catalog.record_fetch(upstream);
+    fn record_fetch(&self, upstream: UpstreamId, view: View, outcome: Result<(), &MissingReason>) {
+        self.catalog.record_fetch(upstream, view, outcome);
     }
 
     fn record_change(&self, pool: &UpstreamPool, view: View, lists: &ServerLists) {
@@ -272,7 +275,7 @@ impl CatalogState {
         self.drop_inactive();
     }
 
-    /// Drops idle snapshots and idle connections.
+    /// Drops idle snapshots and idle connections, and logs the states of servers.
     fn sweep(&self) {
         let now = Instant::now();
         let snapshots = self.catalog.snapshots.load();
@@ -289,6 +292,19 @@ impl CatalogState {
         drop(snapshots);
         self.drop_removed_endpoints();
         self.pools.sweep();
+        self.log_states();
+    }
+
+    /// Logs the servers that fail or work again.
+    fn log_states(&self) {
+        let topology = Arc::clone(&self.pools.topology());
+        let states = topology
+            .upstreams()
+            .map(|upstream| (upstream.id, upstream.name(), self.catalog.server_state(upstream)));
+        let lines = self.state_log.borrow_mut().update(states);
+        for line in lines {
+            line.log(&topology);
+        }
     }
 
     /// Tells the refreshers of an endpoint's servers that clients use their lists.
@@ -308,6 +324,7 @@ impl CatalogState {
         });
         let refreshers = self.refreshers.borrow();
         self.catalog.approvals().retain_views(|upstream, view| refreshers.contains_key(&(upstream, view)));
+        self.catalog.retain_outcomes(|upstream, view| refreshers.contains_key(&(upstream, view)));
         drop(refreshers);
         let has_inactive = self.catalog.snapshots.load().keys().any(|key| !active.contains_key(key));
         if has_inactive {

@@ -6,15 +6,15 @@
 //! longer. A request that failed after it reached the server does not open it: one tool may be at fault, and
 //! others must go on.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use tokio::time::Instant;
 
 use super::stdio::ProcessStats;
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{ServerName, unix_seconds};
 use metamcp_http::multiplex::Backoff;
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -23,8 +23,12 @@ use metamcp_http::{FailureStage, UpstreamError};
 pub struct UpstreamStatus {
     /// Set while the circuit breaker is open: the time until the next probe.
     pub retry_in: Option<Duration>,
+    /// Whether it has ever answered.
+    pub has_answered: bool,
     /// Consecutive requests that did not reach the server.
     pub failures_in_a_row: u32,
+    /// When the first of these failed, in seconds since 1970.
+    pub failing_since: Option<u64>,
     /// The last failure of any kind, which may be long ago.
     pub last_failure: Option<UpstreamFailure>,
     /// The state of the server's processes, if it is a program.
@@ -42,12 +46,18 @@ pub struct UpstreamFailure {
 
 /// The circuit breaker of one server, shared by all workers.
 pub struct Breaker {
-    /// Consecutive requests that did not reach the server. Every request reads it; only failures and
-    /// recoveries write it.
-    failures: CachePadded<AtomicU32>,
+    counters: CachePadded<Counters>,
     failures_max: u32,
     /// Guards what must change together. Locked only while something is wrong.
     state: Mutex<BreakerState>,
+}
+
+/// Every request reads them; only failures, recoveries and the first answer write them.
+#[derive(Default)]
+struct Counters {
+    /// Consecutive requests that did not reach the server.
+    failures: AtomicU32,
+    has_answered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -56,6 +66,7 @@ struct BreakerState {
     /// Set while a probe is in flight, until its result is known or another probe may start.
     probe_until: Option<Instant>,
     last_failure: Option<UpstreamFailure>,
+    failing_since: Option<u64>,
 }
 
 /// A server that restarts refuses a handful of requests; more are no accident.
@@ -77,12 +88,16 @@ impl Breaker {
     }
 
     fn with_threshold(failures_max: u32) -> Self {
-        Self { failures: CachePadded::default(), failures_max, state: Mutex::default() }
+        Self { counters: CachePadded::default(), failures_max, state: Mutex::default() }
     }
 
     /// Checks whether a request may be sent now.
     pub fn admit(&self) -> Result<(), UpstreamError> {
-        if self.failures.load(Ordering::Relaxed) < self.failures_max { Ok(()) } else { self.admit_probe() }
+        if self.counters.failures.load(Ordering::Relaxed) < self.failures_max {
+            Ok(())
+        } else {
+            self.admit_probe()
+        }
     }
 
     #[cold]
@@ -100,7 +115,8 @@ impl Breaker {
 
     /// Records that the server answered, whatever it said.
     pub fn record_response(&self, server: &ServerName) {
-        if self.failures.load(Ordering::Relaxed) != 0 {
+        let Counters { failures, has_answered } = &*self.counters;
+        if failures.load(Ordering::Relaxed) != 0 || !has_answered.load(Ordering::Relaxed) {
             self.close(server);
         }
     }
@@ -110,8 +126,10 @@ impl Breaker {
         let mut state = self.state();
         state.backoff = Backoff::default();
         state.probe_until = None;
-        if self.failures.swap(0, Ordering::Relaxed) >= self.failures_max {
-            tracing::info!(%server, "server is reachable again, circuit breaker closed");
+        state.failing_since = None;
+        self.counters.has_answered.store(true, Ordering::Relaxed);
+        if self.counters.failures.swap(0, Ordering::Relaxed) >= self.failures_max {
+            tracing::debug!(%server, "server is reachable again, circuit breaker closed");
         }
     }
 
@@ -122,9 +140,11 @@ impl Breaker {
             return;
         }
         let mut state = self.state();
+        let at = unix_seconds();
         if error.is_undelivered() {
-            let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
-            self.failures.store(failures, Ordering::Relaxed);
+            let failures = self.counters.failures.load(Ordering::Relaxed).saturating_add(1);
+            self.counters.failures.store(failures, Ordering::Relaxed);
+            state.failing_since.get_or_insert(at);
             let was_probing = state.probe_until.take().is_some();
             // Requests that were in flight when the breaker opened report too; at worst one is taken for the
             // probe.
@@ -132,21 +152,22 @@ impl Breaker {
                 state.backoff.fail(Duration::ZERO);
             }
             if failures == self.failures_max {
-                tracing::warn!(%server, %error, "server is unreachable, circuit breaker opened");
+                tracing::debug!(%server, %error, "server is unreachable, circuit breaker opened");
             }
         }
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         state.last_failure = Some(UpstreamFailure { stage: error.stage, reason: error.to_string(), at });
     }
 
     /// Returns the health of the server, without its processes.
     pub fn status(&self) -> UpstreamStatus {
         let state = self.state();
-        let failures_in_a_row = self.failures.load(Ordering::Relaxed);
+        let failures_in_a_row = self.counters.failures.load(Ordering::Relaxed);
         let is_open = failures_in_a_row >= self.failures_max;
         UpstreamStatus {
             retry_in: is_open.then(|| state.wait(Instant::now())),
+            has_answered: self.counters.has_answered.load(Ordering::Relaxed),
             failures_in_a_row,
+            failing_since: state.failing_since,
             last_failure: state.last_failure.clone(),
             processes: None,
         }

@@ -217,6 +217,11 @@ impl Upstream {
         UpstreamStatus { processes, ..self.breaker.status() }
     }
 
+    /// Whether it is a program of which no process has answered since the last failure.
+    fn is_silent_program(&self) -> bool {
+        matches!(&self.transport, Transport::Stdio(server) if !server.is_answering())
+    }
+
     /// Ends the server's processes, if any, and waits until they have ended. Cancel safe: they end in any case.
     pub async fn stop(&self) {
         if let Transport::Stdio(server) = &self.transport {
@@ -269,6 +274,8 @@ impl UpstreamPool {
         };
         let result = self.send_admitted(request, kind, permit).await;
         match &result {
+            // Of a program that does not run, the gateway itself answers that it does not speak the era.
+            Ok(_) if self.upstream.is_silent_program() => {}
             Ok(_) => breaker.record_response(self.upstream.name()),
             Err(error) => breaker.record_failure(self.upstream.name(), error),
         }

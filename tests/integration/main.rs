@@ -41,6 +41,7 @@ mod replicas;
 mod rest;
 mod resume;
 mod revocation;
+mod server_states;
 mod sessionless;
 mod sessions;
 mod shutdown;

@@ -511,6 +511,11 @@ fn servers_of_files_are_shown_and_changed_in_their_files() {
     assert_eq!(one["url"], format!("http://{}/mcp", peer.address));
     let program = house.get(&server("p"));
     assert_eq!((&program["kind"], &program["command"]), (&json!("stdio"), &json!("no-such-program")));
+    // They are tried like those of the store.
+    for (name, is_ok) in [("b", true), ("p", false)] {
+        let tested = house.rest(&house.admin, "POST", &format!("{}/test", server(name)), None).json();
+        assert_eq!((&tested["ok"], tested["reason"].is_string()), (&json!(is_ok), !is_ok), "{tested}");
+    }
     for (method, body) in [("PATCH", Some(json!({"era": "modern"}))), ("DELETE", None)] {
         let refused = house.rest(&house.admin, method, &server("b"), body.as_ref());
         assert_eq!(refused.status, 409, "{}", refused.text());

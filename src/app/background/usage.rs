@@ -66,7 +66,7 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, U
     match UsageTables::open(&config) {
         Ok((usage, outbox, recovery)) => {
             for damage in &recovery.damage {
-                tracing::warn!(?damage, "part of the usage journal is lost");
+                tracing::warn!(%damage, "part of the usage journal is lost");
             }
             Ok(Some((usage, outbox)))
         }

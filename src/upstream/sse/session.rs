@@ -158,7 +158,7 @@ impl SseHub {
 
     /// Records a failed attempt to open a session, after which the next must wait.
     pub fn record_failure(&self, began: Instant, reason: &str) {
-        tracing::warn!(server = %self.target.name, reason, "cannot open a session");
+        tracing::debug!(server = %self.target.name, reason, "cannot open a session");
         self.failures.borrow_mut().record(began);
     }
 

@@ -108,6 +108,7 @@ impl ProcessConnection {
         }
         drop(state);
         if !self.has_answered.replace(true) {
+            self.context.counters.record_answer();
             self.settled.notify_one();
         }
         self.forget_call(&entry.call);

@@ -101,7 +101,7 @@ impl Supervisor {
         SpawnedProcess::start(&self.context).map_err(|error| {
             self.context.counters.record_failure(ProcessStage::Start, error.to_string());
             self.context.backoff.borrow_mut().fail(Duration::ZERO);
-            tracing::warn!(server = %self.context.name, %error, "cannot start a server process");
+            tracing::debug!(server = %self.context.name, %error, "cannot start a server process");
             let reason = describe_spawn_error(&error, &self.context.program);
             UpstreamError::start_failure(reason, Some(error.to_string()))
         })
@@ -217,7 +217,7 @@ impl Supervisor {
         connection.record_failure();
         let reason = "it did not answer `initialize` within start_timeout";
         self.context.counters.record_failure(ProcessStage::Initialize, reason);
-        tracing::warn!(server = %self.context.name, "server process did not answer `initialize` in time");
+        tracing::debug!(server = %self.context.name, "server process did not answer `initialize` in time");
         connection.close(FailureStage::ProcessStart);
         connection.request_end();
         UpstreamError::start_failure("it did not answer within start_timeout", None)
@@ -274,7 +274,9 @@ impl Supervisor {
         };
         connection.close(FailureStage::NoResponse);
         connection.request_end();
-        tracing::info!(server = %self.context.name, era = era_name(era), "detected protocol era");
+        if matches!(response, Some(Ok(_))) {
+            tracing::info!(server = %self.context.name, era = era_name(era), "detected protocol era");
+        }
         self.detected_era.set(Some(era));
         Ok(era == Era::Modern)
     }

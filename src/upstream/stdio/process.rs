@@ -79,7 +79,9 @@ impl SpawnedProcess {
             return Err(io::Error::other("the process has no pipes"));
         };
         context.counters.record_start();
-        let tail = Rc::new(RefCell::new(StderrTail::default()));
+        // What a program says that fails again and again was logged the first time.
+        let is_logged = context.backoff.borrow().failures() == 0;
+        let tail = Rc::new(RefCell::new(StderrTail::new(is_logged)));
         let task = spawn_local(drain_stderr(stderr, Rc::clone(&tail), context.name.to_string(), pid));
         let stderr = StderrReader { tail, task };
         Ok(Self { pid, started_at: Instant::now(), child, stdin, stdout, stderr })
@@ -283,9 +285,13 @@ fn report_failure(
 ) -> ExitReport {
     let reason = cause.describe(&context.program);
     let lines: Vec<&str> = stderr.lines().iter().map(String::as_str).collect();
-    context.counters.record_failure(ProcessStage::Run, &*reason);
+    let is_news = context.counters.record_failure(ProcessStage::Run, &*reason);
     let (server, ran_ms, stderr) = (&context.name, ran.as_millis(), lines.join(" | "));
-    tracing::warn!(%server, reason, ran_ms, stderr, "server process failed");
+    if is_news {
+        tracing::warn!(%server, reason, ran_ms, stderr, "server process failed");
+    } else {
+        tracing::debug!(%server, reason, ran_ms, stderr, "server process failed again");
+    }
     ExitReport { reason, last_stderr: lines.last().map(|last| (*last).to_owned()) }
 }
 

@@ -24,6 +24,10 @@ pub struct ProcessStats {
     pub awaiting_restart: u64,
     /// The last failure, which may be long ago.
     pub last_failure: Option<ProcessFailure>,
+    /// Whether a process has answered since the last failure.
+    pub is_answering: bool,
+    /// The last failure that was recorded, expected or not.
+    last_recorded: Option<ProcessFailure>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,9 @@ pub enum ProcessStage {
     Initialize,
     Run,
 }
+
+/// A process that fails again in the same way within this time is no news.
+const REPEAT_INTERVAL_S: u64 = 3600;
 
 impl ProcessStage {
     /// Returns the value of `stage` in `/ready`.
@@ -93,13 +100,32 @@ impl ProcessCounters {
         stats.running = stats.running.saturating_sub(1);
     }
 
-    /// Counts a failed process.
-    pub fn record_failure(&self, stage: ProcessStage, message: impl Into<String>) {
+    /// Counts a failed process. Returns whether the failure is news: the last one was another, or long ago.
+    pub fn record_failure(&self, stage: ProcessStage, message: impl Into<String>) -> bool {
         let mut stats = self.lock();
         stats.failed += 1;
+        stats.is_answering = false;
         // One process is started in place of however many failed.
         stats.awaiting_restart = 1;
-        stats.last_failure = Some(ProcessFailure { stage, message: message.into(), at: unix_seconds() });
+        let failure = ProcessFailure { stage, message: message.into(), at: unix_seconds() };
+        let is_same = |last: &ProcessFailure| {
+            let is_recent = failure.at.saturating_sub(last.at) < REPEAT_INTERVAL_S;
+            is_recent && (last.stage, &last.message) == (stage, &failure.message)
+        };
+        let is_news = !stats.last_recorded.as_ref().is_some_and(is_same);
+        stats.last_recorded = Some(failure.clone());
+        stats.last_failure = Some(failure);
+        is_news
+    }
+
+    /// Records that a process has answered for the first time.
+    pub fn record_answer(&self) {
+        self.lock().is_answering = true;
+    }
+
+    /// Whether a process has answered since the last failure.
+    pub fn is_answering(&self) -> bool {
+        self.lock().is_answering
     }
 
     /// Takes back the failures since a snapshot, because they were expected.
@@ -108,6 +134,7 @@ impl ProcessCounters {
         stats.failed = before.failed;
         stats.awaiting_restart = before.awaiting_restart;
         stats.last_failure = before.last_failure;
+        stats.is_answering |= before.is_answering;
     }
 
     fn lock(&self) -> MutexGuard<'_, ProcessStats> {
@@ -133,7 +160,7 @@ mod tests {
         check("idle", 0, 0, 0);
         counters.record_start();
         check("running", 1, 0, 0);
-        counters.record_failure(ProcessStage::Run, "it ended");
+        assert!(counters.record_failure(ProcessStage::Run, "it ended"));
         counters.record_end();
         check("failed", 0, 0, 1);
         counters.record_failure(ProcessStage::Start, "no such program");

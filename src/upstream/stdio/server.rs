@@ -83,6 +83,11 @@ impl StdioServer {
         self.counters.snapshot()
     }
 
+    /// Whether a process has answered since the last failure.
+    pub fn is_answering(&self) -> bool {
+        self.counters.is_answering()
+    }
+
     /// Returns the health of the server; `None` if the supervising task has ended. Cancel safe.
     pub async fn health(&self) -> Option<StdioHealth> {
         let (reply, health) = oneshot::channel();

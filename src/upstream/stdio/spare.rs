@@ -57,7 +57,7 @@ impl Supervisor {
         let reason = ExitCause::Exited(status).describe(&context.program);
         context.counters.record_failure(ProcessStage::Start, &*reason);
         context.backoff.borrow_mut().fail(spare.started_at.elapsed());
-        tracing::warn!(server = %context.name, reason, "spare process has ended");
+        tracing::debug!(server = %context.name, reason, "spare process has ended");
         spawn_local(spare.discard(Rc::clone(context)));
         None
     }

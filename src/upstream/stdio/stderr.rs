@@ -9,15 +9,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use metamcp_core::base::LogLimit;
+
 /// The last lines of standard error, and the rate limit of their log lines.
-#[derive(Default)]
 pub struct StderrTail {
     lines: VecDeque<String>,
-    /// Lines logged since `second_started`.
-    logged: u32,
-    second_started: Option<Instant>,
-    /// Lines not logged since then.
-    suppressed: u64,
+    /// `None` if the lines are only logged for debugging.
+    log_limit: Option<LogLimit>,
 }
 
 /// Bytes kept of a line.
@@ -57,6 +55,12 @@ pub async fn drain_stderr(
 }
 
 impl StderrTail {
+    /// Keeps lines, and logs them too.
+    pub fn new(is_logged: bool) -> Self {
+        let log_limit = is_logged.then(|| LogLimit::new(LOGGED_MAX, Duration::from_secs(1)));
+        Self { lines: VecDeque::new(), log_limit }
+    }
+
     /// Returns the last lines, the oldest first.
     pub fn lines(&self) -> &VecDeque<String> {
         &self.lines
@@ -67,18 +71,15 @@ impl StderrTail {
         if text.is_empty() {
             return;
         }
-        let now = Instant::now();
-        if self.second_started.is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1)) {
-            if self.suppressed > 0 {
-                tracing::info!(server, pid, lines = self.suppressed, "suppressed lines of standard error");
+        match self.log_limit.as_mut().map(|limit| limit.admit(Instant::now().into_std())) {
+            Some(Some(suppressed)) => {
+                if suppressed > 0 {
+                    tracing::info!(server, pid, lines = suppressed, "suppressed lines of standard error");
+                }
+                tracing::info!(server, pid, "stderr: {text}");
             }
-            (self.second_started, self.logged, self.suppressed) = (Some(now), 0, 0);
-        }
-        if self.logged < LOGGED_MAX {
-            self.logged += 1;
-            tracing::info!(server, pid, "stderr: {text}");
-        } else {
-            self.suppressed += 1;
+            Some(None) => {}
+            None => tracing::debug!(server, pid, "stderr: {text}"),
         }
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
@@ -99,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn keeps_the_last_lines() {
-        let tail = Rc::new(RefCell::new(StderrTail::default()));
+        let tail = Rc::new(RefCell::new(StderrTail::new(true)));
         let mut flood = vec![b'x'; 300 << 10];
         flood.extend_from_slice(b"\n\n");
         for n in 0..1000 {
@@ -107,10 +108,12 @@ mod tests {
         }
         flood.extend_from_slice(b"no end \xff");
         drain_stderr(&flood[..], Rc::clone(&tail), "a".into(), 1).await;
-        let tail = tail.borrow();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let mut tail = tail.borrow_mut();
         assert_eq!(tail.lines.len(), LINES_MAX);
         assert_eq!(tail.lines.back().unwrap(), "no end \u{fffd}");
         assert_eq!(tail.lines[LINES_MAX - 2], "line .[31m999");
-        assert_eq!((tail.logged, tail.suppressed), (LOGGED_MAX, 982));
+        let limit = tail.log_limit.as_mut().expect("lines are logged");
+        assert_eq!(limit.admit(Instant::now().into_std()), Some(1002 - u64::from(LOGGED_MAX)));
     }
 }

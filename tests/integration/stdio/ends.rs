@@ -101,10 +101,7 @@ fn a_client_is_told_why_a_program_does_not_start() {
 fn a_spare_that_ends_at_once_has_failed() {
     let lines = "command = \"/bin/false\"\nprewarm = true\nera = \"legacy\"";
     let gateway = Setup::new().with(&format!("[servers.a]\n{lines}")).start();
-    until("it is noted", || {
-        gateway.log().contains("spare process has ended")
-            && gateway.log().contains("its program ended with exit status 1")
-    });
+    until("it is noted", || gateway.log().contains("reason=\"its program ended with exit status 1\""));
 }
 
 #[test]

@@ -106,13 +106,18 @@ fn a_slow_start_is_hidden_by_a_spare() {
         let script = format!("sleep 0.5; exec {program} legacy");
         let gateway = Setup::new()
             .with(&format!("[servers.a]\ncommand = \"sh\"\nargs = [\"-c\", {script:?}]\n{prewarm}"))
-            .with("era = \"legacy\"\nidle_timeout = \"2s\"")
+            .with("era = \"legacy\"\nidle_timeout = \"5s\"")
             .start();
         let (session, _) = process_of(&gateway, ALL);
         let pids = || descendants(gateway.pid()).into_iter().map(|(pid, _)| pid).collect::<HashSet<_>>();
         if has_spare {
-            // Each process has a reaper. The third one is the gateway's own, for the lists.
-            until("a spare is started", || pids().len() == 6);
+            // Each process has a reaper, and some are the gateway's own, for the lists. While one starts, its shell has
+            // another child.
+            until("a spare is started", || {
+                let before = pids();
+                thread::park_timeout(Duration::from_millis(700));
+                before.len() >= 6 && before == pids()
+            });
         }
         let known = pids();
         let (other, pid) = process_of(&gateway, ALL);
