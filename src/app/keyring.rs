@@ -7,13 +7,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::error::AppError;
+use super::first_key::FirstKey;
 use super::startup_info::StartupKeys;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::unix_seconds;
 use metamcp_store::auth::{
-    self, AuthError, Authenticator, EncryptionKey, FirstStartError, InstallationSecrets, KeyRequest,
-    KeySource, Sealer, check_first_start, create_first_key, parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, CreateKeyError, EncryptionKey, FirstStartError, InstallationSecrets,
+    KeyRequest, KeySource, Sealer, check_first_start, generate_key, parse_encryption_key, parse_jwt_secret,
 };
 use metamcp_store::store::{Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState};
 use zeroize::Zeroizing;
@@ -210,9 +211,21 @@ pub async fn create_key_at_first_start(
     };
     let audit = Audit::by(Audit::GATEWAY);
     // Another replica may be at its first start too; only one of them creates the key and shows it.
-    let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
+    let sealer = authenticator.sealer();
+    let (key, row) = generate_key(store, sealer, request, audit.at).await?;
+    let first_key = match FirstKey::deliver(&key, &config.data_dir) {
+        Ok(first_key) => first_key,
+        Err(undeliverable) => return Ok(StartupKeys::NotCreated(undeliverable)),
+    };
+    // If this fails, the key may have been stored all the same, so its file stays.
+    let stored = store.bound_by(Sealer::clone(sealer)).insert_first_key(row, audit).await;
+    let is_stored = stored.map_err(CreateKeyError::from)?.is_some();
     authenticator.refresh().await?;
-    Ok(key.map_or(StartupKeys::Active, |key| StartupKeys::Created(key.expose().to_owned())))
+    if is_stored {
+        return Ok(StartupKeys::Created(first_key));
+    }
+    first_key.discard();
+    Ok(StartupKeys::Active)
 }
 
 /// Refreshes the keyring whenever keys change in the store, and increments `changed` each time.

@@ -273,6 +273,25 @@ fn the_greeting_is_said_in_full_once() {
     assert!(open.contains("No key is required") && !open.contains("No API key"), "{open}");
 }
 
+/// A first key that can be written nowhere is not created: it is neither lost nor in the log.
+#[test]
+fn a_first_key_that_cannot_be_written_is_not_created() {
+    let place = Setup::new().place();
+    let path = place.path().join("data/first-key");
+    fs::create_dir_all(&path).unwrap();
+    let first = greeting(place.path(), &[], &[]);
+    assert!(first.contains("data/first-key cannot be written"), "{first}");
+    assert!(
+        first.contains("keyadm keys create --name NAME --data-dir '/") && !first.contains("mcp_"),
+        "{first}"
+    );
+    let rows = Keys::at(place.path().join("data")).run(async |store| store.keys().await.unwrap().rows);
+    assert!(rows.is_empty());
+    fs::remove_dir(&path).unwrap();
+    assert!(greeting(place.path(), &[], &[]).contains("export METAMCP_KEY="));
+    assert!(fs::read_to_string(&path).unwrap().starts_with("mcp_"));
+}
+
 fn switch_keys_off(place: &Path) {
     let keys = Keys::at(place.join("data"));
     let rows = keys.run(async |store| store.keys().await.unwrap().rows);

@@ -50,7 +50,7 @@ pub use health::{AuthHealth, KeySource};
 pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
-pub use key_creation::{CreateKeyError, KeyRequest, create_first_key, create_key, generate_key, import_key};
+pub use key_creation::{CreateKeyError, KeyRequest, create_key, generate_key, import_key};
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{
