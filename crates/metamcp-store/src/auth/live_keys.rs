@@ -202,7 +202,14 @@ impl LiveKeys {
             log_unusable_keys(&next, &next_jwt, Some((&current, &current_jwt)));
             (next, next_jwt)
         });
-        let (next, next_jwt) = build.await.map_err(|_| StoreError::Stopped)?;
+        let (next, next_jwt) = build.await.map_err(|error| {
+            // A defect, which must not look as if the store were unavailable.
+            if error.is_panic() {
+                StoreError::Failed("the keys could not be read, because of a panic".into())
+            } else {
+                StoreError::Stopped
+            }
+        })?;
         self.tokens.publish(next_jwt);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| AuthHealth { key_source: KeySource::Store, ..(**health).clone() });
