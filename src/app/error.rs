@@ -22,13 +22,13 @@ pub enum AppError {
     /// The secrets in the data directory are missing, and must not be created or cannot be.
     #[error(transparent)]
     FirstStart(#[from] FirstStartError),
-    #[error("ENCRYPTION_KEY: {0}")]
+    #[error(transparent)]
     EncryptionKey(#[from] EncryptionKeyError),
     /// `JWT_SECRET` is too weak.
-    #[error("jwt_secret: {0}")]
+    #[error(transparent)]
     JwtSecret(#[from] WeakJwtSecret),
     /// The versions of `ENCRYPTION_KEY` conflict.
-    #[error("ENCRYPTION_KEY: {0}")]
+    #[error(transparent)]
     Sealer(#[from] SealerError),
     /// The database cannot be opened or read.
     #[error(transparent)]

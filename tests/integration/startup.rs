@@ -11,7 +11,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Client, Cluster, Database, ENCRYPTION_KEY, Keys, PATIENCE, Setup, clear_environment, modern, sql,
+    Client, Cluster, Database, ENCRYPTION_KEY, Keys, PATIENCE, Request, Setup, clear_environment, modern, sql,
 };
 
 /// How a run of the program ended. `code` is `None` if it served, and was killed.
@@ -54,8 +54,12 @@ fn what_cannot_start_does_not_pass_the_check() {
     let rows: [(Texts<'_>, Texts<'_>, &str); 5] = [
         (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
         (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
-        (&[], &[("ENCRYPTION_KEY", "hunter2")], "ENCRYPTION_KEY"),
-        (&[], &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)], "ENCRYPTION_KEY"),
+        (&[], &[("ENCRYPTION_KEY", "hunter2")], "metamcp: ENCRYPTION_KEY version 1 is not 32 bytes"),
+        (
+            &[],
+            &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)],
+            "metamcp: ENCRYPTION_KEY version 1",
+        ),
         (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml"),
     ];
     for (files, variables, expected) in rows {
@@ -202,10 +206,16 @@ fn a_path_is_named_in_its_error() {
         let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
         assert_eq!(response.status, 404, "{path}");
         assert!(response.text().contains(name), "{path}: {}", response.text());
+        // Nobody is asked for a key.
+        assert!(!response.text().contains("key"), "{path}: {}", response.text());
     }
     for path in ["/mcp", "/mcp/", "/mcp/default/", "/servers/demo/mcp/"] {
         let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
         assert_eq!(response.status, 200, "{path}: {}", response.text());
+    }
+    for path in ["/api/v1/mcp/stream", "/api/v1/mcp/stream/"] {
+        let response = Client::once(gateway.address, &Request::new("GET", path));
+        assert_eq!(response.status, 405, "{path}: {}", response.text());
     }
 }
 
