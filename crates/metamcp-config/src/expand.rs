@@ -62,7 +62,7 @@ pub(super) fn expand(
 
 /// A part of a text with references.
 enum Part<'a> {
-    /// Stands for itself.
+    /// Text that stands for itself.
     Text(&'a str),
     /// What is between `${` and `}`.
     Reference(&'a str),

@@ -734,8 +734,8 @@ fn variables_of_a_file_are_validated() {
     };
     check("A=x\0y", &["mcpServers.a.envFile: is no variable"]);
     check("A=(sealed)", &["mcpServers.a.envFile: stands for what is not shown"]);
-    let many: String = (0..300).map(|number| format!("A{number}=1\n")).collect();
-    check(&many, &["mcpServers.a.envFile: has more than 256 variables"]);
+    let many: Vec<_> = (0..300).map(|number| format!("A{number}=1")).collect();
+    check(&many.join("\n"), &["mcpServers.a.envFile: has more than 256 variables"]);
 }
 
 #[test]
