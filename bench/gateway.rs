@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use metamcp::app::{App, StartupKeys};
+use metamcp::app::{App, FirstKey, StartupKeys};
 use metamcp::server::ListenTarget;
 use metamcp_config::{Cli, ProcessEnv};
 use tokio::runtime::Builder;
@@ -133,8 +133,14 @@ fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
         let app =
             App::start(config, ListenTarget::Private(dir.join("door")), reload).await.expect("it starts");
-        let StartupKeys::Created(key) = &app.info.keys else { panic!("there is none yet") };
-        started.send(key.clone()).expect("somebody waits for it");
+        let key = match &app.info.keys {
+            StartupKeys::Created(FirstKey::Printed(key)) => key.clone(),
+            StartupKeys::Created(FirstKey::File(path)) => {
+                fs::read_to_string(path).expect("it was just written").trim().to_owned()
+            }
+            _ => panic!("there is none yet"),
+        };
+        started.send(key).expect("somebody waits for it");
         let client = async { drop(stopped.await) };
         app.run(client).await.expect("it ends well");
     });

@@ -52,7 +52,7 @@ impl ControlPlane {
             render(families, format)
         });
         let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "rendering the metrics failed");
-        let text = text.await.ok().and_then(Result::ok).ok_or_else(failed)?;
+        let text = text.await?.map_err(|_| failed())?;
         let mut response = Response::new(Bytes::from(text));
         let content_type = match format {
             ExpositionFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::limits::AdmissionError;
+use crate::runtime::BlockingError;
 use metamcp_core::base::{Fault, FaultKind, OutOfMemory};
 use metamcp_store::auth::AuthDenial;
 use metamcp_store::definition::FieldError;
@@ -56,6 +57,18 @@ pub struct ProblemDocument<'a> {
 impl From<OutOfMemory> for Problem {
     fn from(error: OutOfMemory) -> Self {
         Self::unavailable(error.to_string())
+    }
+}
+
+impl From<BlockingError> for Problem {
+    fn from(error: BlockingError) -> Self {
+        match error {
+            BlockingError::Panicked => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the gateway failed at this unexpectedly; its log says more",
+            ),
+            BlockingError::Stopped => Self::unavailable(error.to_string()),
+        }
     }
 }
 

@@ -89,8 +89,7 @@ impl ControlPlane {
             let next = found.last().filter(|_| more).map(|(place, _)| place.clone());
             (found, next)
         };
-        let gathered = run_blocking(gather).await;
-        let (found, next) = gathered.map_err(|_| Problem::unavailable("the gateway is stopping"))?;
+        let (found, next) = run_blocking(gather).await?;
         Ok(page_response(found.into_iter().map(|(_, view)| view).collect(), next.as_ref()))
     }
 }

@@ -9,7 +9,7 @@ use crate::server::ListenError;
 use metamcp_connect::ConnectError;
 use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{
-    AuthError, CreateKeyError, EncryptionKeyError, SealerError, SecretsError, WeakJwtSecret,
+    AuthError, CreateKeyError, EncryptionKeyError, FirstStartError, SealerError, SecretsError, WeakJwtSecret,
 };
 use metamcp_store::store::StoreError;
 
@@ -19,20 +19,16 @@ pub enum AppError {
     /// The secrets in the data directory cannot be read or created.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// The database is not that of a first start, and the secrets are missing.
-    #[error(
-        "the database has keys, but {}/secrets.toml is missing, and with it the secrets that they are sealed with. \
-         Restore this file from the backup, or set ENCRYPTION_KEY and JWT_SECRET to those of the gateway that made the keys",
-        data_dir.display()
-    )]
-    NoSecrets { data_dir: PathBuf },
-    #[error("ENCRYPTION_KEY: {0}")]
+    /// The secrets in the data directory are missing, and must not be created or cannot be.
+    #[error(transparent)]
+    FirstStart(#[from] FirstStartError),
+    #[error(transparent)]
     EncryptionKey(#[from] EncryptionKeyError),
     /// `JWT_SECRET` is too weak.
-    #[error("jwt_secret: {0}")]
+    #[error(transparent)]
     JwtSecret(#[from] WeakJwtSecret),
     /// The versions of `ENCRYPTION_KEY` conflict.
-    #[error("ENCRYPTION_KEY: {0}")]
+    #[error(transparent)]
     Sealer(#[from] SealerError),
     /// The database cannot be opened or read.
     #[error(transparent)]

@@ -1,23 +1,19 @@
 //! What the program prints to standard output once it serves: in full at the first start, and later in one line.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, IsTerminal as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
+use super::first_key::FirstKey;
 use super::startup_info::{StartupInfo, StartupKeys};
-
-/// The file in the data directory that the first key is written to, where nobody reads standard output.
-const KEY_FILE: &str = "first-key";
 
 /// Servers named in one line. More are counted.
 const NAMED_MAX: usize = 5;
 
 /// Prints the greeting. Standard output may be closed, which is no reason to stop.
 pub fn print_greeting(info: &StartupInfo) {
-    let mut out = io::stdout().lock();
-    let is_terminal = out.is_terminal();
-    let _ = write_greeting(&mut out, info, is_terminal);
+    let _ = write_greeting(&mut io::stdout().lock(), info);
 }
 
 /// How requests are authenticated in the examples.
@@ -29,21 +25,26 @@ enum Credential<'a> {
     Variable,
 }
 
-fn write_greeting(out: &mut impl Write, info: &StartupInfo, is_terminal: bool) -> io::Result<()> {
-    // What is not a terminal is often a log, which others may read. Written first: who waits for the first line finds it.
-    let key_file = match &info.keys {
-        StartupKeys::Created(key) if !is_terminal => write_key_file(&info.data_dir, key).ok(),
-        _ => None,
-    };
+fn write_greeting(out: &mut impl Write, info: &StartupInfo) -> io::Result<()> {
     write_summary(out, info)?;
     match &info.keys {
         StartupKeys::NotRequired => {
             writeln!(out, "No key is required (--no-auth): anyone on this machine can call the servers.")?;
         }
-        StartupKeys::NoneActive => writeln!(
-            out,
-            "No API key is active, so every request is refused. Create one: keyadm keys create --name NAME"
-        )?,
+        StartupKeys::NoneActive => {
+            write!(out, "No API key is active, so every request is refused. Create one: ")?;
+            write_create_command(out, info)?;
+        }
+        StartupKeys::NotCreated(key) => {
+            write!(
+                out,
+                "No API key was created, because {} cannot be written ({}), so every request is refused. Start the gateway \
+                 again when it can be written, or create a key: ",
+                key.path.display(),
+                key.source
+            )?;
+            write_create_command(out, info)?;
+        }
         StartupKeys::Created(_) | StartupKeys::Active => {}
     }
     if info.is_demo {
@@ -57,22 +58,23 @@ fn write_greeting(out: &mut impl Write, info: &StartupInfo, is_terminal: bool) -
         return out.flush();
     }
     write_endpoints(out, info)?;
-    let credential = match (&info.keys, &key_file) {
-        (StartupKeys::NotRequired, _) => Credential::None,
-        (StartupKeys::Created(_), Some(file)) => {
-            let file = file.display();
-            writeln!(
+    let credential = match &info.keys {
+        StartupKeys::NotRequired => Credential::None,
+        StartupKeys::Created(FirstKey::File(file)) => {
+            write!(
                 out,
                 "\nYour first API key is in a file that only you can read. Delete it after reading it:\n\n  \
-                 METAMCP_KEY=$(cat {file})"
+                 export METAMCP_KEY=\"$(cat "
             )?;
+            out.write_all(&quote(file))?;
+            writeln!(out, ")\"")?;
             Credential::Variable
         }
-        (StartupKeys::Created(key), None) => {
+        StartupKeys::Created(FirstKey::Printed(key)) => {
             writeln!(out, "\nYour first API key, shown only now and stored nowhere:\n\n  {key}")?;
             Credential::Key(key)
         }
-        (StartupKeys::Active | StartupKeys::NoneActive, _) => Credential::Variable,
+        StartupKeys::NotCreated(_) | StartupKeys::Active | StartupKeys::NoneActive => Credential::Variable,
     };
     write_examples(out, info, credential)?;
     out.flush()
@@ -110,18 +112,29 @@ fn write_endpoints(out: &mut impl Write, info: &StartupInfo) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the key to a file that only its owner can read, and returns the file's path.
-fn write_key_file(data_dir: &Path, key: &str) -> io::Result<PathBuf> {
-    let path = data_dir.join(KEY_FILE);
-    // Of an earlier installation in the same directory. It may have another mode.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// The command that creates a key in this installation.
+fn write_create_command(out: &mut impl Write, info: &StartupInfo) -> io::Result<()> {
+    write!(out, "keyadm keys create --name NAME")?;
+    // keyadm finds a database server as the gateway does, and the data directory only by its default.
+    if info.is_embedded_database {
+        write!(out, " --data-dir ")?;
+        out.write_all(&quote(&info.data_dir))?;
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    writeln!(file, "{key}")?;
-    file.sync_all()?;
-    Ok(path)
+    writeln!(out)
+}
+
+/// The absolute form of a path, quoted for a shell: nothing in it is expanded, in whatever directory it is pasted.
+fn quote(path: &Path) -> Vec<u8> {
+    let path = std::path::absolute(path).map_or(Cow::Borrowed(path), Cow::Owned);
+    let mut quoted = vec![b'\''];
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'\'' => quoted.extend_from_slice(br"'\''"),
+            byte => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
 }
 
 /// Writes a request that every server answers, and how to add the gateway to clients.
@@ -159,4 +172,106 @@ fn write_examples(out: &mut impl Write, info: &StartupInfo, credential: Credenti
         "\nFor an MCP client:\n\n  {{\n    \"mcpServers\": {{\n      \"metamcp\": {{\n        \"type\": \"http\",\n        \
          \"url\": \"{url}/mcp\"{headers}\n      }}\n    }}\n  }}\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::super::first_key::UndeliverableKey;
+    use super::*;
+
+    const KEY: &str = "mcp_the_first_key";
+
+    fn greeting(keys: StartupKeys, data_dir: &Path) -> Vec<u8> {
+        let mut out = Vec::new();
+        let info = StartupInfo {
+            url: "http://127.0.0.1:12009".into(),
+            keys,
+            is_first_start: true,
+            data_dir: data_dir.to_owned(),
+            database: "SQLite".into(),
+            is_embedded_database: true,
+            servers: Vec::new(),
+            endpoints: Vec::new(),
+            is_demo: false,
+        };
+        write_greeting(&mut out, &info).unwrap();
+        out
+    }
+
+    #[track_caller]
+    fn check(keys: StartupKeys, expected: &[&str], unexpected: &[&str]) {
+        let text = String::from_utf8(greeting(keys, Path::new("/data"))).unwrap();
+        for expected in expected {
+            assert!(text.contains(expected), "{expected:?} is not in {text}");
+        }
+        for unexpected in unexpected {
+            assert!(!text.contains(unexpected), "{unexpected:?} is in {text}");
+        }
+    }
+
+    #[test]
+    fn the_greeting_says_where_the_key_is() {
+        let printed = FirstKey::Printed(KEY.into());
+        check(
+            StartupKeys::Created(printed),
+            &[KEY, "'Authorization: Bearer mcp_the_first_key'"],
+            &["METAMCP_KEY"],
+        );
+        let file = FirstKey::File("/data/first-key".into());
+        let variable = "\"Authorization: Bearer $METAMCP_KEY\"";
+        check(
+            StartupKeys::Created(file),
+            &["export METAMCP_KEY=\"$(cat '/data/first-key')\"\n", variable],
+            &[KEY],
+        );
+        let source = io::ErrorKind::StorageFull.into();
+        let undeliverable = UndeliverableKey { path: "/data/first-key".into(), source };
+        check(
+            StartupKeys::NotCreated(undeliverable),
+            &[
+                "because /data/first-key cannot be written (no storage space)",
+                "keyadm keys create --name NAME --data-dir '/data'\n",
+            ],
+            &["METAMCP_KEY=", KEY],
+        );
+        check(
+            StartupKeys::NoneActive,
+            &["keyadm keys create --name NAME --data-dir '/data'\n"],
+            &["METAMCP_KEY="],
+        );
+        check(StartupKeys::Active, &[variable], &["METAMCP_KEY=", "keyadm"]);
+        check(StartupKeys::NotRequired, &["No key is required"], &["METAMCP_KEY", "Authorization"]);
+    }
+
+    /// Whatever the name of the directory, a shell reads the file.
+    #[test]
+    fn the_command_can_be_pasted() {
+        let parent = std::env::temp_dir().join(format!("metamcp-greeting-{}", std::process::id()));
+        let names: [&[u8]; 6] =
+            [b"plain", b"two words", b"it's $HOME `id` \"x\" !*", b"-n", b"a\\b\nc;d", b"\xff"];
+        for name in names {
+            let dir = parent.join(OsStr::from_bytes(name));
+            std::fs::create_dir_all(&dir).unwrap();
+            let file = dir.join("first-key");
+            std::fs::write(&file, format!("{KEY}\n")).unwrap();
+            let text = greeting(StartupKeys::Created(FirstKey::File(file)), &dir);
+            let start = text.windows(7).position(|window| window == b"export ").unwrap();
+            let end = text.windows(7).position(|window| window == b"\nTry it").unwrap();
+            let script = [&text[start..end], b"printenv METAMCP_KEY"].concat();
+            let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&script)).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{KEY}\n"), "{dir:?}: {output:?}");
+        }
+        std::fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn a_relative_directory_is_quoted_in_full() {
+        let relative = PathBuf::from("data");
+        let expected = format!("'{}'", std::env::current_dir().unwrap().join("data").display());
+        assert_eq!(quote(&relative), expected.as_bytes());
+    }
 }

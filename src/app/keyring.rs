@@ -7,17 +7,16 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::error::AppError;
+use super::first_key::FirstKey;
 use super::startup_info::StartupKeys;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::unix_seconds;
 use metamcp_store::auth::{
-    self, AuthError, Authenticator, EncryptionKey, InstallationSecrets, KeyRequest, KeySource, Sealer,
-    create_first_key, parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, CreateKeyError, EncryptionKey, FirstStartError, InstallationSecrets,
+    KeyRequest, KeySource, Sealer, check_first_start, generate_key, parse_encryption_key, parse_jwt_secret,
 };
-use metamcp_store::store::{
-    Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState, sqlite_has_keys,
-};
+use metamcp_store::store::{Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState};
 use zeroize::Zeroizing;
 
 /// The embedded database's file in the data directory.
@@ -47,12 +46,8 @@ pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppErro
     let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
     auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
     let store = open_store(config).await?;
-    let secrets = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
-        Some(load_secrets(config, &store).await?)
-    } else {
-        None
-    };
-    let (encryption_keys, jwt_secret) = parse_secrets(config, secrets.as_ref())?;
+    let secrets = load_secrets(config, &store).await?;
+    let ParsedSecrets { encryption_keys, jwt_secret } = parse_secrets(config, secrets.as_ref())?;
     let timing = &config.auth_timing;
     let auth_config = auth::Config {
         mode: config.auth_mode,
@@ -71,36 +66,37 @@ pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppErro
     Ok(Arc::new(authenticator))
 }
 
-/// Parses the secrets of the configuration, and those of the data directory in the place of missing ones.
-fn parse_secrets(
-    config: &Config,
-    secrets: Option<&InstallationSecrets>,
-) -> Result<(Vec<EncryptionKey>, Zeroizing<Vec<u8>>), AppError> {
+/// The secrets of the configuration, and those of the data directory in the place of missing ones.
+struct ParsedSecrets {
+    /// Empty if there is no `ENCRYPTION_KEY`.
+    encryption_keys: Vec<EncryptionKey>,
+    jwt_secret: Option<Zeroizing<Vec<u8>>>,
+}
+
+fn parse_secrets(config: &Config, secrets: Option<&InstallationSecrets>) -> Result<ParsedSecrets, AppError> {
     let encryption_keys = match (&config.encryption_key, secrets) {
         (Some(text), _) => parse_encryption_key(text)?,
         (None, Some(secrets)) => parse_encryption_key(&secrets.encryption_key)?,
         (None, None) => Vec::new(),
     };
     let jwt_secret = match (&config.jwt_secret, secrets) {
-        (Some(secret), _) => secret.clone(),
-        (None, Some(secrets)) => parse_jwt_secret(&secrets.jwt_secret)?,
-        (None, None) => Zeroizing::default(),
+        (Some(secret), _) => Some(secret.clone()),
+        (None, Some(secrets)) => Some(parse_jwt_secret(&secrets.jwt_secret)?),
+        (None, None) => None,
     };
-    Ok((encryption_keys, jwt_secret))
+    Ok(ParsedSecrets { encryption_keys, jwt_secret })
 }
 
 /// Checks the secrets as far as that is possible without starting.
 pub fn check_secrets(config: &Config) -> Result<(), AppError> {
-    let secrets = InstallationSecrets::load_existing(&config.data_dir)?;
-    let (encryption_keys, _) = parse_secrets(config, secrets.as_ref())?;
+    let secrets = load_existing_secrets(config)?;
+    let ParsedSecrets { encryption_keys, .. } = parse_secrets(config, secrets.as_ref())?;
     if !encryption_keys.is_empty() {
         Sealer::new(&encryption_keys)?;
+    } else if config.database.is_none() {
+        check_first_start(&config.data_dir, &config.data_dir.join(DATABASE))?;
     }
-    let is_complete = secrets.is_some() || (config.encryption_key.is_some() && config.jwt_secret.is_some());
-    let database = config.data_dir.join(DATABASE);
-    let is_first_start =
-        is_complete || config.database.is_some() || !database.exists() || !sqlite_has_keys(&database)?;
-    if is_first_start { Ok(()) } else { Err(AppError::NoSecrets { data_dir: config.data_dir.clone() }) }
+    Ok(())
 }
 
 /// Opens the store, and says which one it is. A database server is not connected to yet.
@@ -115,23 +111,34 @@ async fn open_store(config: &Config) -> Result<Store, AppError> {
     Ok(Store::postgres(&database.url)?.with_foreign_tables(foreign_tables))
 }
 
-/// Reads the secrets of the data directory. Creates them at the first start only: beside keys that were sealed with other
-/// secrets, new ones would make every row look altered.
-async fn load_secrets(config: &Config, store: &Store) -> Result<InstallationSecrets, AppError> {
-    if let Some(secrets) = InstallationSecrets::load_existing(&config.data_dir)? {
-        return Ok(secrets);
+/// Reads the secrets of the data directory, if the configuration lacks one. `None` if there are none.
+fn load_existing_secrets(config: &Config) -> Result<Option<InstallationSecrets>, AppError> {
+    if config.encryption_key.is_some() && config.jwt_secret.is_some() {
+        return Ok(None);
     }
+    Ok(InstallationSecrets::load_existing(&config.data_dir)?)
+}
+
+/// Reads the secrets of the data directory. Creates them at the first start, if the configuration has no `ENCRYPTION_KEY`.
+///
+/// `JWT_SECRET` is not required: the database has the keys that sign tokens, sealed with `ENCRYPTION_KEY`.
+async fn load_secrets(config: &Config, store: &Store) -> Result<Option<InstallationSecrets>, AppError> {
+    if config.encryption_key.is_some() {
+        return load_existing_secrets(config);
+    }
+    let data_dir = &config.data_dir;
     loop {
-        match store.keys().await {
-            Ok(keys) if keys.rows.is_empty() => break,
-            Ok(_) => return Err(AppError::NoSecrets { data_dir: config.data_dir.clone() }),
-            Err(error) if error.is_away() && config.database.is_some() => {
+        match InstallationSecrets::load_or_create_at_first_start(data_dir, store).await {
+            Err(FirstStartError::Store(error)) if error.is_away() && config.database.is_some() => {
+                // Written beside a database with keys, and sealed with the secret that is missing.
+                if data_dir.join(KEYRING).exists() {
+                    return Err(FirstStartError::missing(data_dir).into());
+                }
                 wait_for_database(config, &error).await;
             }
-            Err(error) => return Err(error.into()),
+            result => return Ok(Some(result?)),
         }
     }
-    Ok(InstallationSecrets::load_or_create(&config.data_dir)?.0)
 }
 
 /// Reports that the database server cannot be reached, and waits until the next attempt.
@@ -204,9 +211,21 @@ pub async fn create_key_at_first_start(
     };
     let audit = Audit::by(Audit::GATEWAY);
     // Another replica may be at its first start too; only one of them creates the key and shows it.
-    let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
+    let sealer = authenticator.sealer();
+    let (key, row) = generate_key(store, sealer, request, audit.at).await?;
+    let first_key = match FirstKey::deliver(&key, &config.data_dir) {
+        Ok(first_key) => first_key,
+        Err(undeliverable) => return Ok(StartupKeys::NotCreated(undeliverable)),
+    };
+    // If this fails, the key may have been stored all the same, so its file stays.
+    let stored = store.bound_by(Sealer::clone(sealer)).insert_first_key(row, audit).await;
+    let is_stored = stored.map_err(CreateKeyError::from)?.is_some();
     authenticator.refresh().await?;
-    Ok(key.map_or(StartupKeys::Active, |key| StartupKeys::Created(key.expose().to_owned())))
+    if is_stored {
+        return Ok(StartupKeys::Created(first_key));
+    }
+    first_key.discard();
+    Ok(StartupKeys::Active)
 }
 
 /// Refreshes the keyring whenever keys change in the store, and increments `changed` each time.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use metamcp_core::base::{EndpointName, ServerName};
 
 use super::config_sync::MergedConfig;
+use super::first_key::{FirstKey, UndeliverableKey};
 use metamcp_config::Config;
 use metamcp_config::sections::{EndpointConfig, EndpointMembers};
 
@@ -18,6 +19,8 @@ pub struct StartupInfo {
     pub data_dir: PathBuf,
     /// The database, without a password.
     pub database: String,
+    /// Whether the database is in the data directory.
+    pub is_embedded_database: bool,
     /// The names of all servers.
     pub servers: Vec<ServerName>,
     /// Each endpoint with its servers.
@@ -30,8 +33,10 @@ pub struct StartupInfo {
 pub enum StartupKeys {
     /// Requests need no key, since the gateway is open.
     NotRequired,
-    /// The first one was created. It is shown once and stored nowhere.
-    Created(String),
+    /// The first one was created.
+    Created(FirstKey),
+    /// None was created, since it could not be shown to anybody.
+    NotCreated(UndeliverableKey),
     /// There is one that is accepted, as far as that is known.
     Active,
     /// All are switched off or expired.
@@ -61,6 +66,7 @@ impl StartupInfo {
                 Some(database) => format!("PostgreSQL {database}"),
                 None => "SQLite".to_owned(),
             },
+            is_embedded_database: config.database.is_none(),
             endpoints: merged
                 .endpoints
                 .iter()

@@ -1,10 +1,12 @@
 //! The folder of a journal: its lock, its identity, and the names of its files.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{major, minor};
 
 use super::error::JournalError;
 use super::header::{FILE_HEADER_BYTES, FileHeader};
@@ -133,15 +135,48 @@ impl Folder {
 
 /// The process that holds the lock of a file, if the kernel says so (`proc_locks(5)`). It does not in another PID namespace.
 fn lock_holder(file: &File) -> Option<u32> {
-    let inode = file.metadata().ok()?.ino().to_string();
+    let metadata = file.metadata().ok()?;
+    let device = (major(metadata.dev()), minor(metadata.dev()));
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`; after `->`, a process that waits.
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, process, place, ..] = fields[..] else { return None };
-        let is_same = place.rsplit(':').next() == Some(&inode);
-        process.parse().ok().filter(|process| is_same && *process > 0)
+    let holder = flocks(&locks).find(|lock| {
+        // Files of two file systems may have the same inode. On overlayfs and btrfs, the kernel names another device here
+        // than `stat` does; what the process has open tells.
+        lock.inode == metadata.ino() && (lock.device == device || has_open(lock.process, &metadata))
+    })?;
+    Some(holder.process)
+}
+
+/// A lock of a whole file.
+#[derive(Debug, PartialEq, Eq)]
+struct Flock {
+    process: u32,
+    /// Major and minor number.
+    device: (u32, u32),
+    inode: u64,
+}
+
+/// Reads the lines of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`, where only the inode is decimal. After
+/// `->`, a process waits.
+fn flocks(locks: &str) -> impl Iterator<Item = Flock> {
+    locks.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        if fields.next() != Some("FLOCK") {
+            return None;
+        }
+        let process = fields.nth(2)?.parse().ok().filter(|process| *process > 0)?;
+        let mut place = fields.next()?.split(':');
+        let mut number = || u32::from_str_radix(place.next()?, 16).ok();
+        let device = (number()?, number()?);
+        Some(Flock { process, device, inode: place.next()?.parse().ok()? })
     })
+}
+
+/// Whether a process has a file open, as far as this process may know.
+fn has_open(process: u32, file: &Metadata) -> bool {
+    // At most as many entries as the process may have files open.
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+    let is_same = |open: Metadata| (open.dev(), open.ino()) == (file.dev(), file.ino());
+    descriptors.flatten().any(|descriptor| std::fs::metadata(descriptor.path()).is_ok_and(is_same))
 }
 
 /// 64 random bits: unique in practice.
@@ -167,4 +202,37 @@ fn read_identity(file: &File) -> Option<u64> {
     file.take(64).read_to_string(&mut text).ok()?;
     let directory = u64::from_str_radix(text.get(..16)?, 16).ok()?;
     (text == identity_text(directory)).then_some(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_locks_of_whole_files() {
+        let check = |line: &str, expected: Option<(u32, (u32, u32), u64)>| {
+            let expected = expected.map(|(process, device, inode)| Flock { process, device, inode });
+            assert_eq!(flocks(line).next(), expected, "{line:?}");
+        };
+        check("1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF", Some((4711, (0xfe, 0), 1234)));
+        check("12: FLOCK  ADVISORY  READ  1 103:0a:99 0 EOF", Some((1, (0x103, 10), 99)));
+        check("1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 0 EOF", None);
+        check("1: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF", None);
+        // In another PID namespace.
+        check("1: FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF", None);
+        check("1: FLOCK  ADVISORY  WRITE 4711 1234 0 EOF", None);
+        check("", None);
+    }
+
+    #[test]
+    fn another_file_with_the_same_inode_is_not_ours() {
+        let path = std::env::temp_dir().join(format!("metamcp-lock-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let ours = file.metadata().unwrap();
+        assert!(has_open(std::process::id(), &ours));
+        assert!(!has_open(1, &ours) && !has_open(u32::MAX, &ours));
+        drop(file);
+        assert!(!has_open(std::process::id(), &ours));
+        std::fs::remove_file(path).unwrap();
+    }
 }

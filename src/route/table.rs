@@ -70,8 +70,9 @@ impl<'a> EndpointReference<'a> {
     }
 
     /// Reads the path of a framed stream: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}` or
-    /// `/api/v1/mcp/stream/servers/{server}`.
+    /// `/api/v1/mcp/stream/servers/{server}`, each also with a slash at its end.
     pub fn of_stream_path(path: &'a str) -> Option<Self> {
+        let path = path.strip_suffix('/').unwrap_or(path);
         let rest = path.strip_prefix(STREAM_PATH)?;
         if rest.is_empty() {
             return Some(Self::Named(EndpointName::DEFAULT));
@@ -262,7 +263,10 @@ mod tests {
         check("/api/v1/mcp/stream/default", Some("e/default"));
         check("/api/v1/mcp/stream/only-b", Some("e/only-b"));
         check("/api/v1/mcp/stream/servers/a", Some("s/a"));
-        for path in ["/api/v1/mcp/stream/", "/api/v1/mcp/streamed", "/api/v1/mcp/stream/servers/", "/mcp"] {
+        check("/api/v1/mcp/stream/", Some("e/default"));
+        check("/api/v1/mcp/stream/only-b/", Some("e/only-b"));
+        check("/api/v1/mcp/stream/servers/a/", Some("s/a"));
+        for path in ["/api/v1/mcp/stream//", "/api/v1/mcp/streamed", "/api/v1/mcp/stream/servers/", "/mcp"] {
             check(path, None);
         }
         for path in

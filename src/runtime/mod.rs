@@ -5,5 +5,5 @@
 mod purge;
 mod turn;
 
-pub use purge::{LargeMessage, MemoryPurger, run_blocking};
+pub use purge::{BlockingError, LargeMessage, MemoryPurger, run_blocking};
 pub use turn::{await_socket_polls, yield_once};

@@ -5,6 +5,7 @@
 //! global allocator this does nothing.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
@@ -104,16 +105,37 @@ impl Default for MemoryPurger {
     }
 }
 
+/// Why work on a blocking thread has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BlockingError {
+    /// A defect, which is logged. What the work owned is lost.
+    #[error("it failed unexpectedly, see the log")]
+    Panicked,
+    /// It never ran, because the runtime ends.
+    #[error("the gateway is stopping")]
+    Stopped,
+}
+
 /// Runs `work` on a blocking thread, which delivers its result, and then returns free memory if any thread has requested
 /// collections since. The allocator gives a new thread what an ended one has left: a blocking thread may so get the memory of
-/// large messages, and would keep it for as long as regular jobs keep the thread. Fails if `work` panics, or never runs
-/// because the runtime ends.
-pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+/// large messages, and would keep it for as long as regular jobs keep the thread.
+///
+/// The work begins at once. Cancel safe: it runs to its end also if the result is not awaited.
+pub fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, BlockingError>> {
     let (sender, receiver) = oneshot::channel();
     // Not waited for: a caller has the result before the memory is returned, which takes a while.
     drop(spawn_blocking(move || {
+        // What the work has changed is dropped with it, or is the caller's to judge.
+        let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+            let message = panic.downcast_ref::<&str>().copied();
+            let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            tracing::error!(message, "a background job panicked");
+            BlockingError::Panicked
+        });
         // Nobody may wait for it any more.
-        drop(sender.send(work()));
+        drop(sender.send(result));
         BLOCKING_THREAD.with(|(seen, purger)| {
             let requests = REQUESTS.load(Ordering::Relaxed);
             if seen.replace(requests) != requests {
@@ -122,7 +144,7 @@ pub fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
             purger.collect_if_due();
         });
     }));
-    receiver
+    async { receiver.await.unwrap_or(Err(BlockingError::Stopped)) }
 }
 
 /// Returns the free memory of this thread's heap to the system.
@@ -179,6 +201,25 @@ mod tests {
         let due = due_before();
         assert!(due > 0 && due < COLLECTIONS, "{due}");
         assert!(due_before() > 0);
+    }
+
+    #[test]
+    fn a_panic_differs_from_a_shutdown() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        let runtime = runtime.expect("a runtime can be built");
+        let check = |work: fn() -> u8, expected| {
+            assert_eq!(runtime.block_on(async { run_blocking(work).await }), expected);
+        };
+        check(|| 1, Ok(1));
+        check(|| std::panic::resume_unwind(Box::new("a defect")), Err(BlockingError::Panicked));
+        check(|| 2, Ok(2));
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let never_run = {
+            let _entered = handle.enter();
+            run_blocking(|| 3)
+        };
+        assert_eq!(futures_util::FutureExt::now_or_never(never_run), Some(Err(BlockingError::Stopped)));
     }
 
     #[test]

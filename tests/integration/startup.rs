@@ -1,16 +1,18 @@
 //! What the program says when it starts, and what it refuses to start with.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Client, Database, Keys, PATIENCE, Setup, clear_environment, modern, sql};
+use crate::support::{
+    Client, Cluster, Database, ENCRYPTION_KEY, Keys, PATIENCE, Request, Setup, clear_environment, modern, sql,
+};
 
 /// How a run of the program ended. `code` is `None` if it served, and was killed.
 struct Run {
@@ -26,16 +28,8 @@ fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
         setup = setup.file(name, text);
     }
     let place = setup.place();
-    let child = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
-        .args(arguments)
-        .args(["--port", "0", "--data-dir", "data"])
-        .envs(variables.iter().copied())
-        .current_dir(place.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = start(place.path(), arguments, variables);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&child);
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
@@ -60,8 +54,12 @@ fn what_cannot_start_does_not_pass_the_check() {
     let rows: [(Texts<'_>, Texts<'_>, &str); 5] = [
         (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
         (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
-        (&[], &[("ENCRYPTION_KEY", "hunter2")], "ENCRYPTION_KEY"),
-        (&[], &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)], "ENCRYPTION_KEY"),
+        (&[], &[("ENCRYPTION_KEY", "hunter2")], "metamcp: ENCRYPTION_KEY version 1 is not 32 bytes"),
+        (
+            &[],
+            &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)],
+            "metamcp: ENCRYPTION_KEY version 1",
+        ),
         (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml"),
     ];
     for (files, variables, expected) in rows {
@@ -98,18 +96,70 @@ fn no_secrets_are_made_beside_keys() {
     gateway.kill();
     fs::rename(path.join(secrets), path.join("away")).unwrap();
     for arguments in [&["check"][..], &[]] {
-        let ended = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
-            .args(arguments)
-            .args(["--port", "0", "--data-dir", "data"])
-            .current_dir(&path)
-            .output()
-            .unwrap();
+        let ended = start(&path, arguments, &[]).output().unwrap();
         let err = String::from_utf8(ended.stderr).unwrap();
         assert!(!ended.status.success() && err.contains("secrets.toml is missing"), "{arguments:?}: {err}");
         assert!(!path.join(secrets).exists(), "{arguments:?}");
     }
     fs::rename(path.join("away"), path.join(secrets)).unwrap();
     gateway.start_again();
+}
+
+/// The database has the keys that sign tokens, sealed with `ENCRYPTION_KEY`: no other secret is missing.
+#[test]
+fn an_encryption_key_alone_opens_the_database() {
+    let jwt_secret = "j".repeat(40);
+    let (key, secret) = (("ENCRYPTION_KEY", ENCRYPTION_KEY), ("JWT_SECRET", jwt_secret.as_str()));
+    // A secrets file that is not needed is not read.
+    let rows: [(Texts<'_>, Texts<'_>); 3] =
+        [(&[key], &[key]), (&[key, secret], &[key]), (&[key], &[key, secret])];
+    for (first, later) in rows {
+        let place = Setup::new().place();
+        assert!(greeting(place.path(), &[], first).contains("data/first-key"));
+        assert!(!place.path().join("data/secrets.toml").exists(), "{first:?}");
+        if later.len() == 2 {
+            fs::write(place.path().join("data/secrets.toml"), "not needed, and not read").unwrap();
+        }
+        let checked = start(place.path(), &["check"], later).output().unwrap();
+        assert!(
+            checked.status.success(),
+            "{first:?} {later:?}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
+        assert!(greeting(place.path(), &[], later).contains(" listens on "), "{first:?} {later:?}");
+    }
+}
+
+/// A start without the database uses the keys of the last run if there is a secret to open them with, and says so at once if
+/// there is none. Without these keys it waits, also for its secrets.
+#[test]
+fn a_start_without_the_database_needs_one_secret() {
+    let away = [("DATABASE_URL", "postgres://user:secret@127.0.0.1:1/none")];
+    let ended = run(&[("data/keyring.sealed", "sealed")], &[], &away);
+    assert!(ended.code.is_some_and(|code| code != 0), "{:?} {}", ended.code, ended.err);
+    assert!(ended.err.contains("secrets.toml is missing"), "{}", ended.err);
+
+    let Some(mut cluster) = Cluster::start() else { return };
+    let (database, file) = (cluster.url(), "data/secrets.toml");
+    let place = Setup::new().place();
+    let (path, url) = (place.path(), ("DATABASE_URL", database.as_str()));
+    assert!(greeting(path, &[], &[url]).contains("data/first-key"));
+    let secrets = fs::read_to_string(path.join(file)).unwrap();
+    let line = secrets.lines().find_map(|line| line.strip_prefix("encryption_key = ")).unwrap();
+    fs::rename(path.join(file), path.join("away")).unwrap();
+    cluster.end();
+    assert!(greeting(path, &[], &[url, ("ENCRYPTION_KEY", line.trim_matches('"'))]).contains(" listens on "));
+
+    // The file is restored while the gateway waits.
+    fs::remove_file(path.join("data/keyring.sealed")).unwrap();
+    let mut child = start(path, &[], &[url]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut log = log.lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("waiting for the database")));
+    thread::spawn(move || log.for_each(drop));
+    fs::rename(path.join("away"), path.join(file)).unwrap();
+    cluster.begin();
+    assert!(greeting_of(child).contains(" listens on "));
 }
 
 /// A `.env` of another program takes nothing from the gateway, and its database gets no tables.
@@ -139,11 +189,7 @@ fn the_env_file_of_another_program_does_no_harm() {
 #[test]
 fn a_data_directory_in_use_names_its_process() {
     let gateway = Setup::new().start();
-    let second = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
-        .args(["--port", "0", "--data-dir", "data", "--no-auth"])
-        .current_dir(gateway.path())
-        .output()
-        .unwrap();
+    let second = start(gateway.path(), &["--no-auth"], &[]).output().unwrap();
     let err = String::from_utf8(second.stderr).unwrap();
     assert!(!second.status.success(), "{err}");
     assert!(err.contains(&format!("is used by process {}", gateway.pid())), "{err}");
@@ -160,24 +206,39 @@ fn a_path_is_named_in_its_error() {
         let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
         assert_eq!(response.status, 404, "{path}");
         assert!(response.text().contains(name), "{path}: {}", response.text());
+        // Nobody is asked for a key.
+        assert!(!response.text().contains("key"), "{path}: {}", response.text());
     }
     for path in ["/mcp", "/mcp/", "/mcp/default/", "/servers/demo/mcp/"] {
         let response = Client::once(gateway.address, &modern(path, "tools/list", ""));
         assert_eq!(response.status, 200, "{path}: {}", response.text());
     }
+    for path in ["/api/v1/mcp/stream", "/api/v1/mcp/stream/"] {
+        let response = Client::once(gateway.address, &Request::new("GET", path));
+        assert_eq!(response.status, 405, "{path}: {}", response.text());
+    }
+}
+
+/// The program in a directory.
+fn start(place: &Path, arguments: &[&str], variables: Texts<'_>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+    clear_environment(&mut command)
+        .args(arguments)
+        .args(["--port", "0", "--data-dir", "data"])
+        .envs(variables.iter().copied())
+        .current_dir(place)
+        .stdin(Stdio::null());
+    command
 }
 
 /// Runs a gateway in a directory until it has printed its greeting, and returns that.
-fn greeting(place: &Path, arguments: &[&str]) -> String {
-    let mut child = clear_environment(&mut Command::new(env!("CARGO_BIN_EXE_metamcp")))
-        .args(["--port", "0", "--data-dir", "data"])
-        .args(arguments)
-        .current_dir(place)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+fn greeting(place: &Path, arguments: &[&str], variables: Texts<'_>) -> String {
+    let mut command = start(place, arguments, variables);
+    greeting_of(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// Waits until a gateway has printed its greeting, ends it, and returns the greeting.
+fn greeting_of(mut child: Child) -> String {
     let mut out = child.stdout.take().unwrap();
     let mut first = [0; 1];
     out.read_exact(&mut first).unwrap();
@@ -193,7 +254,7 @@ fn greeting(place: &Path, arguments: &[&str]) -> String {
 #[test]
 fn the_greeting_is_said_in_full_once() {
     let place = Setup::new().place();
-    let first = greeting(place.path(), &[]);
+    let first = greeting(place.path(), &[], &[]);
     let key_file = place.path().join("data/first-key");
     let key = fs::read_to_string(&key_file).unwrap();
     assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -211,15 +272,34 @@ fn the_greeting_is_said_in_full_once() {
     ] {
         assert!(first.contains(expected), "{expected:?} is not in {first}");
     }
-    let later = greeting(place.path(), &[]);
+    let later = greeting(place.path(), &[], &[]);
     assert_eq!(later.lines().count(), 2, "{later}");
     assert!(later.contains(" listens on ") && later.contains("demonstration server"), "{later}");
 
     switch_keys_off(place.path());
-    let later = greeting(place.path(), &[]);
+    let later = greeting(place.path(), &[], &[]);
     assert!(later.contains("No API key is active") && later.contains("keyadm keys create"), "{later}");
-    let open = greeting(place.path(), &["--no-auth"]);
+    let open = greeting(place.path(), &["--no-auth"], &[]);
     assert!(open.contains("No key is required") && !open.contains("No API key"), "{open}");
+}
+
+/// A first key that can be written nowhere is not created: it is neither lost nor in the log.
+#[test]
+fn a_first_key_that_cannot_be_written_is_not_created() {
+    let place = Setup::new().place();
+    let path = place.path().join("data/first-key");
+    fs::create_dir_all(&path).unwrap();
+    let first = greeting(place.path(), &[], &[]);
+    assert!(first.contains("data/first-key cannot be written"), "{first}");
+    assert!(
+        first.contains("keyadm keys create --name NAME --data-dir '/") && !first.contains("mcp_"),
+        "{first}"
+    );
+    let rows = Keys::at(place.path().join("data")).run(async |store| store.keys().await.unwrap().rows);
+    assert!(rows.is_empty());
+    fs::remove_dir(&path).unwrap();
+    assert!(greeting(place.path(), &[], &[]).contains("export METAMCP_KEY="));
+    assert!(fs::read_to_string(&path).unwrap().starts_with("mcp_"));
 }
 
 fn switch_keys_off(place: &Path) {

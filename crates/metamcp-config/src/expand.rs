@@ -41,35 +41,55 @@ pub(super) fn expand(
 ) -> Result<String, Vec<String>> {
     let mut expanded = String::with_capacity(text.len());
     let mut mistakes = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        expanded.push_str(&rest[..start]);
-        let inner = &rest[start + 2..];
-        if expanded.ends_with('$') {
-            expanded.push('{');
-            rest = inner;
-            continue;
+    for part in parts(text) {
+        match part {
+            Part::Text(text) => expanded.push_str(text),
+            Part::Reference(written) => match variable(written, variables, workspace) {
+                Ok(value) => expanded.push_str(&value),
+                Err(mistake) => mistakes.push(mistake),
+            },
+            Part::Unclosed => {
+                mistakes.push("has a ${ without its }; write $${ if you mean the characters".to_owned());
+            }
         }
-        let Some(end) = inner.find('}') else {
-            mistakes.push("has a ${ without its }; write $${ if you mean the characters".to_owned());
-            break;
-        };
-        match variable(&inner[..end], variables, workspace) {
-            Ok(value) => expanded.push_str(&value),
-            Err(mistake) => mistakes.push(mistake),
-        }
-        rest = &inner[end + 1..];
         if expanded.len() > EXPANDED_BYTES_MAX {
             mistakes.push("is longer than 64 KiB with its variables put in".to_owned());
             break;
         }
     }
-    if mistakes.is_empty() {
-        expanded.push_str(rest);
-        Ok(expanded)
-    } else {
-        Err(mistakes)
-    }
+    if mistakes.is_empty() { Ok(expanded) } else { Err(mistakes) }
+}
+
+/// A part of a text with references.
+enum Part<'a> {
+    /// Text that stands for itself.
+    Text(&'a str),
+    /// What is between `${` and `}`.
+    Reference(&'a str),
+    /// A `${` without its `}`, and the rest of the text.
+    Unclosed,
+}
+
+fn parts(mut rest: &str) -> impl Iterator<Item = Part<'_>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (part, after) = match (rest.strip_prefix("${"), rest.find("${")) {
+            (Some(inner), _) => match inner.split_once('}') {
+                Some((written, after)) => (Part::Reference(written), after),
+                None => (Part::Unclosed, ""),
+            },
+            // `$${` stands for `${`: the second dollar is left out, and without it the brace begins no reference.
+            (None, Some(start)) if rest[..start].ends_with('$') => {
+                (Part::Text(&rest[..start]), &rest[start + 1..])
+            }
+            (None, Some(start)) => (Part::Text(&rest[..start]), &rest[start..]),
+            (None, None) => (Part::Text(rest), ""),
+        };
+        rest = after;
+        Some(part)
+    })
 }
 
 fn variable(written: &str, variables: &Variables<'_>, workspace: Option<&Path>) -> Result<String, String> {
@@ -131,8 +151,10 @@ fn is_filled_in_by_editor(written: &str) -> bool {
 
 /// The first reference in a text whose value is known only to an editor.
 pub(super) fn find_filled_in_by_editor(text: &str) -> Option<&str> {
-    let references = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
-    references.map(|(written, _)| written).find(|written| is_filled_in_by_editor(written))
+    parts(text).find_map(|part| match part {
+        Part::Reference(written) if is_filled_in_by_editor(written) => Some(written),
+        _ => None,
+    })
 }
 
 pub(super) const FILLED_IN_BY_EDITOR: &str =
@@ -158,7 +180,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        let env = env(&[("A", "one"), ("B_2", "two"), ("EMPTY", "")]);
+        let env = env(&[("A", "one"), ("B_2", "two"), ("EMPTY", ""), ("DOLLAR", "$")]);
         let found = expand(text, &Variables::process(&env), Some(Path::new("/work space")));
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text:?}"),
@@ -180,6 +202,10 @@ mod tests {
         check("${EMPTY:-other}", Ok("other"));
         check("${EMPTY}", Ok(""));
         check("$${A} ${A}", Ok("${A} one"));
+        check("$$${A} $$$${A}", Ok("$${A} $$${A}"));
+        check("$${$${A}}", Ok("${${A}}"));
+        // A value is not read again.
+        check("${DOLLAR}${A} ${DOLLAR}{A}", Ok("$one ${A}"));
         check("${workspaceFolder}${/}x${pathSeparator}", Ok("/work space/x/"));
         check("${workspaceFolderBasename}", Ok("work space"));
     }
@@ -193,6 +219,16 @@ mod tests {
         check("${1A}", Err("names no variable"));
         check("${input:token}", Err("which an editor fills in"));
         check("${file}", Err("which an editor fills in"));
+    }
+
+    #[test]
+    fn finds_what_an_editor_fills_in() {
+        let check = |text: &str, expected| assert_eq!(find_filled_in_by_editor(text), expected, "{text:?}");
+        check("${A}-${input:token} ${file}", Some("input:token"));
+        check("${file}", Some("file"));
+        check("${A} $file {file} ${file", None);
+        check("$${input:token}", None);
+        check("$${file} ${input:x}", Some("input:x"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod database;
 mod defaults;
 mod describe;
 mod endpoints;
+mod env_file;
 mod expand;
 pub mod mcp_json;
 mod mcp_json_entries;

@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::env_file;
 use super::expand::Context;
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation, quote};
 use super::raw::read_named;
@@ -162,35 +163,52 @@ impl Draft<'_> {
 
 /// Expands and validates variables of a program.
 fn read_env(written: &[(&str, WithLocation<&str>)], context: Context<'_>) -> Vec<(String, String)> {
-    let report = context.report;
     let mut env = Vec::with_capacity(written.len());
     for (name, written) in written {
         let Some(value) = context.expand(written) else { continue };
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
-        }
-        check_shown(&value, &written.place, report);
+        check_variable(name, &value, &written.place, context.report);
         env.push(((*name).to_owned(), value));
     }
     env
 }
 
-/// The variables in a file of `NAME=value` lines. Their values are taken as they are.
+/// Reads and validates the variables in a file of `NAME=value` lines. Their values are taken as they are.
 fn read_env_file(written: &WithLocation<&str>, context: Context<'_>) -> Vec<(String, String)> {
     let Some(path) = context.expand(written) else { return Vec::new() };
     // As the other relative paths of the file: from the directory in which the gateway was started.
     let Some(text) = read_named(Path::new(&path), &written.place, context.report) else { return Vec::new() };
     let mut variables = Vec::new();
-    for item in dotenvy::from_read_iter(text.as_bytes()) {
-        match item {
-            Ok(variable) => variables.push(variable),
-            // The line is not quoted, because it may contain a secret.
-            Err(_) => {
-                context.report.notice(&written.place, "has a line that is not NAME=value, and is skipped");
+    for line in env_file::read(&text) {
+        match line {
+            Ok((name, value)) if context.variables.is_own_secret(name, &value) => {
+                let text = format!(
+                    "sets the {name} of this gateway, which is not passed on; write it into env if the program needs it"
+                );
+                context.report.notice(&written.place, text);
             }
+            Ok((name, value)) => {
+                check_variable(name, &value, &written.place, context.report);
+                variables.push((name.to_owned(), value));
+            }
+            // The line is not quoted, because it may contain a secret.
+            Err(line) => {
+                let text = format!("has a line that is not NAME=value ({}), and is skipped", line.number);
+                context.report.notice(&written.place, text);
+            }
+        }
+        if variables.len() > ENV_MAX {
+            context.report.mistake(&written.place, format!("has more than {ENV_MAX} variables"));
+            break;
         }
     }
     variables
+}
+
+fn check_variable(name: &str, value: &str, place: &SourceLocation, report: &Diagnostics) {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        report.mistake(place, "is no variable: a name has no `=`, and neither part a NUL");
+    }
+    check_shown(value, place, report);
 }
 
 /// Explains why the program could not be started at the moment. Not an error: the program may exist by the

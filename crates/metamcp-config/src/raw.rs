@@ -128,6 +128,13 @@ impl<'a> Variables<'a> {
         self.process.var(name).map(|value| value.into_string().map_err(|_| NotUnicode)).transpose()
     }
 
+    /// Whether a variable gives access to this gateway itself: its `.env` may be the `envFile` of a program, too.
+    pub fn is_own_secret(&self, name: &str, value: &str) -> bool {
+        OWN_SECRETS.contains(&name)
+            && !value.is_empty()
+            && self.lookup(name).is_ok_and(|own| own.as_deref() == Some(value))
+    }
+
     fn find(&self, name: &str) -> Result<Option<WithLocation<String>>, NotUnicode> {
         if let Some(value) = self.lookup_process(name)? {
             return Ok(Some(WithLocation { value, place: SourceLocation::variable(name) }));
@@ -167,6 +174,7 @@ fn sets_own_variable(line: &str) -> bool {
 /// The variables of `.env.example`, and those with [`OWN_PREFIXES`].
 const OWN_VARIABLES: [&str; 6] =
     ["DATABASE_URL", "ENCRYPTION_KEY", "JWT_SECRET", "RUST_LOG", "SERVER_HOST", "SERVER_PORT"];
+const OWN_SECRETS: [&str; 4] = ["DATABASE_URL", "ENCRYPTION_KEY", "JWT_SECRET", "METAMCP_KEY"];
 const OWN_PREFIXES: [&str; 2] = ["METAMCP_", "OTEL_"];
 
 fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: &Diagnostics) -> PathBuf {

@@ -697,11 +697,12 @@ fn a_file_of_an_editor_is_read_as_the_editor_does() {
             "asks": {"url": "http://a", "headers": {"Authorization": "Bearer ${input:token}"}},
             "open": {"command": "sh", "args": ["${file}"]}
         }}"#;
-    let files: [(&str, &[u8]); 2] =
-        [(".vscode/mcp.json", json.as_bytes()), ("own.env", b"A=of-file\nB=of-file\nno line\n")];
+    let own_env =
+        b"A=of-file\nB=of-file\nno line\nSAME=$HOME/${HOME}\nJWT_SECRET=theirs\nENCRYPTION_KEY=ours\n";
+    let files: [(&str, &[u8]); 2] = [(".vscode/mcp.json", json.as_bytes()), ("own.env", own_env)];
     let dir = Dir::with(&files);
     let line = ["metamcp", "--mcp-json", ".vscode/mcp.json"];
-    let variables = env(&[("METAMCP_DATA_DIR", "data"), ("HOME", "/me")]);
+    let variables = env(&[("METAMCP_DATA_DIR", "data"), ("HOME", "/me"), ("ENCRYPTION_KEY", "ours")]);
     let config = load(&Cli::try_parse_from(line).unwrap(), &variables, &dir.0).unwrap();
     let crate::server::ServerAddress::Stdio(program) = &config.servers[0].address else {
         panic!("a program")
@@ -709,17 +710,32 @@ fn a_file_of_an_editor_is_read_as_the_editor_does() {
     assert_eq!(Path::new(&program.command), dir.0.join("bin/x"));
     assert_eq!(program.args, ["/me"]);
     let variables: Vec<_> = program.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    assert_eq!(variables, ["HOME=/me", "A=of-file", "B=of-file", "B=of env"]);
+    let of_file = ["A=of-file", "B=of-file", "SAME=$HOME/${HOME}", "JWT_SECRET=theirs"];
+    assert_eq!(variables, [&["HOME=/me"], &of_file[..], &["B=of env"]].concat());
     // What only an editor can fill in is no reason not to serve the others.
     assert_eq!(config.servers.len(), 1);
     let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
     for expected in [
         "servers.asks: skipped: it has ${input:token}, which an editor fills in",
         "servers.open: skipped: it has ${file}",
-        "servers.here.envFile: has a line that is not NAME=value",
+        "servers.here.envFile: has a line that is not NAME=value (3)",
+        "servers.here.envFile: sets the ENCRYPTION_KEY of this gateway, which is not passed on",
     ] {
         assert!(notices.iter().any(|notice| notice.contains(expected)), "{expected} is not in {notices:#?}");
     }
+}
+
+/// The variables of a file obey the rules of those in `env`.
+#[test]
+fn variables_of_a_file_are_validated() {
+    let json = r#"{"mcpServers": {"a": {"command": "sh", "envFile": "${workspaceFolder}/a.env"}}}"#;
+    let check = |text: &str, expected: &[&str]| {
+        check_mistakes(run("", &[], &[("mcp.json", json), ("a.env", text)]), expected);
+    };
+    check("A=x\0y", &["mcpServers.a.envFile: is no variable"]);
+    check("A=(sealed)", &["mcpServers.a.envFile: stands for what is not shown"]);
+    let many: Vec<_> = (0..300).map(|number| format!("A{number}=1")).collect();
+    check(&many.join("\n"), &["mcpServers.a.envFile: has more than 256 variables"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::journal::usage::{
     self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
 };
 use crate::journal::{self, JournalError};
-use crate::runtime::run_blocking;
+use crate::runtime::{BlockingError, run_blocking};
 use crate::server::ListenTarget;
 use metamcp_store::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
 
@@ -214,7 +214,10 @@ impl UsageDelivery {
                 self.outbox = Some(outbox);
                 result
             }
-            Err(_panicked) => Err(JournalError::Config("the thread that used the journal has panicked")),
+            Err(BlockingError::Panicked) => {
+                Err(JournalError::Config("the thread that used the journal has panicked"))
+            }
+            Err(BlockingError::Stopped) => Err(JournalError::Config("the gateway is stopping")),
         }
     }
 }

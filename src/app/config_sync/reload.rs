@@ -39,6 +39,15 @@ fn admin_limits(config: &Config) -> &StdioAllowlist {
     &config.serving_policy.allowed
 }
 
+/// The address of the database server, wherever it is written.
+fn database_url(config: &Config) -> Option<&str> {
+    config.database.as_ref().map(|database| database.url.as_str())
+}
+
+fn accepts_foreign_tables(config: &Config) -> bool {
+    config.database.as_ref().is_some_and(|database| database.is_shared)
+}
+
 /// Returns the settings that differ and need a restart, by their names in `metamcp.toml` or in the environment.
 fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
     let (was, is) = (&running.server, &loaded.server);
@@ -79,7 +88,59 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("data directory", running.data_dir != loaded.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),
         ("JWT_SECRET", running.jwt_secret != loaded.jwt_secret),
-        ("DATABASE_URL", running.database != loaded.database),
+        ("DATABASE_URL", database_url(running) != database_url(loaded)),
+        ("METAMCP_SHARED_DATABASE", accepts_foreign_tables(running) != accepts_foreign_tables(loaded)),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    use metamcp_config::{Cli, Env};
+    use metamcp_store::store::testing::Folder;
+
+    use super::*;
+
+    struct Variables(BTreeMap<&'static str, &'static str>);
+
+    impl Env for Variables {
+        fn var(&self, name: &str) -> Option<OsString> {
+            self.0.get(name).map(OsString::from)
+        }
+    }
+
+    /// Environment, `.env` and `metamcp.toml`.
+    type Sources = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
+    fn load((variables, env_file, toml): Sources, dir: &Path) -> Config {
+        std::fs::write(dir.join(".env"), env_file).unwrap();
+        std::fs::write(dir.join("metamcp.toml"), toml).unwrap();
+        let home = [("METAMCP_DATA_DIR", "/data")];
+        let variables = Variables(variables.iter().copied().chain(home).collect());
+        metamcp_config::load(&Cli::default(), &variables, dir).unwrap()
+    }
+
+    #[test]
+    fn settings_that_differ_are_named() {
+        const URL: &str = "DATABASE_URL=postgres://a/b";
+        let dir = Folder::create();
+        let check = |running: Sources, loaded: Sources, expected: &[&str]| {
+            let (was, is) = (load(running, dir.path()), load(loaded, dir.path()));
+            assert_eq!(restart_settings(&was, &is), expected, "{running:?} {loaded:?}");
+        };
+        check((&[], "", ""), (&[], "", ""), &[]);
+        check((&[], "", ""), (&[], "", "[servers.a]\nurl = 'http://a'"), &[]);
+        check((&[], "", ""), (&[], "", "server.port = 1"), &["server.host, server.port"]);
+        check((&[], "", ""), (&[], URL, ""), &["DATABASE_URL"]);
+        check((&[], URL, ""), (&[], "DATABASE_URL=postgres://a/c", ""), &["DATABASE_URL"]);
+        // The same address, written elsewhere.
+        check((&[], URL, ""), (&[("DATABASE_URL", "postgres://a/b")], "", ""), &[]);
+        let shared = "DATABASE_URL=postgres://a/b\nMETAMCP_SHARED_DATABASE=true";
+        check((&[], URL, ""), (&[], shared, ""), &["METAMCP_SHARED_DATABASE"]);
+        check((&[], "", ""), (&[], "METAMCP_SHARED_DATABASE=true", ""), &[]);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::merge::StoredConfig;
-use crate::runtime::run_blocking;
+use crate::runtime::{BlockingError, run_blocking};
 use metamcp_store::auth::{Sealer, SnapshotFile, SnapshotWriter};
 use metamcp_store::store::{Store, StoreError};
 
@@ -62,8 +62,11 @@ impl StoredConfigSource {
                 tracing::error!(%error, "cannot read the snapshot of servers and endpoints; serving none of them");
                 None
             }
-            // The runtime is stopping.
-            Err(_) => None,
+            Err(BlockingError::Panicked) => {
+                tracing::error!("reading the snapshot of servers and endpoints failed; serving none of them");
+                None
+            }
+            Err(BlockingError::Stopped) => None,
         }
     }
 

@@ -60,7 +60,9 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         (Ok(()), Some((reference, kind))) => {
             let admitted =
                 worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await;
-            Err(admitted.map_or_else(|fault| fault, |_| reply::no_such_endpoint(&reference.display_name())))
+            let mode = worker.shared.auth.mode();
+            Err(admitted
+                .map_or_else(|fault| fault, |_| reply::no_such_endpoint(mode, &reference.display_name())))
         }
         (Ok(()), None) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
@@ -106,7 +108,7 @@ async fn forward(
     if !identity.can_use_endpoint(&endpoint.scope) {
         // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
         // use.
-        return Err(reply::no_such_endpoint(&endpoint.display_name()));
+        return Err(reply::no_such_endpoint(worker.shared.auth.mode(), &endpoint.display_name()));
     }
     match method {
         Method::POST => {

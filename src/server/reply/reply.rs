@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::body::ResponseBody;
+use metamcp_config::sections::AuthMode;
 use metamcp_core::base::{Fault, FaultKind, FaultOrigin, FaultScope};
 use metamcp_core::protocol::{code, header};
 
@@ -204,11 +205,15 @@ fn json(status: StatusCode, body: ResponseBody) -> Reply {
 /// The fault of a path that names no endpoint, or none that the key may use. `name` is that of the path or of the endpoint, as
 /// [`Endpoint::display_name`](crate::route::Endpoint::display_name) writes it.
 #[cold]
-pub fn no_such_endpoint(name: &str) -> Fault {
+pub fn no_such_endpoint(mode: AuthMode, name: &str) -> Fault {
     let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    let for_key = match mode {
+        AuthMode::Keys => " that this key may use",
+        AuthMode::Open => "",
+    };
     let text = format!(
-        "there is no endpoint `{name}` that this key may use; MCP is at /mcp, /mcp/{{endpoint}}, \
-         /metamcp/{{endpoint}}/mcp and /servers/{{server}}/mcp"
+        "there is no endpoint `{name}`{for_key}; MCP is at /mcp, /mcp/{{endpoint}}, /metamcp/{{endpoint}}/mcp and \
+         /servers/{{server}}/mcp"
     );
     Fault::client(FaultKind::NotFound, text)
 }

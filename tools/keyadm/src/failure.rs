@@ -3,7 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use metamcp_store::auth::{CreateKeyError, EncryptionKeyError, RotateError, SealerError, SecretsError};
+use metamcp_store::auth::{
+    CreateKeyError, EncryptionKeyError, FirstStartError, RotateError, SealerError, SecretsError,
+};
 use metamcp_store::store::StoreError;
 
 /// Why a command fails. Nothing was changed, unless the text says otherwise.
@@ -66,6 +68,16 @@ impl From<SecretsError> for Failure {
         match error {
             SecretsError::Io { .. } => Self::Unavailable(error.to_string()),
             SecretsError::Exposed { .. } | SecretsError::Syntax { .. } => Self::Data(error.to_string()),
+        }
+    }
+}
+
+impl From<FirstStartError> for Failure {
+    fn from(error: FirstStartError) -> Self {
+        match error {
+            FirstStartError::Secrets(error) => error.into(),
+            FirstStartError::Store(error) => error.into(),
+            FirstStartError::Missing { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use metamcp_config::{Base, DatabaseConfig, ProcessEnv, is_postgres_url};
 use metamcp_store::auth::{
-    EncryptionKey, InstallationSecrets, Sealer, generate_encryption_key, parse_encryption_key,
-    prepare_data_dir,
+    EncryptionKey, InstallationSecrets, Sealer, check_first_start, generate_encryption_key,
+    parse_encryption_key, prepare_data_dir,
 };
 use metamcp_store::store::{ForeignTables, Store, is_new_postgres};
 use zeroize::Zeroizing;
@@ -204,31 +204,20 @@ impl Installation {
         let text = if let Some(text) = self.required_encryption_key()? {
             text
         } else {
-            self.check_first_start().await?;
-            InstallationSecrets::load_or_create(self.data_dir()?)?.0.encryption_key
+            let store = self.open(MissingDatabase::Create).await?;
+            InstallationSecrets::load_or_create_at_first_start(self.data_dir()?, &store).await?.encryption_key
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
     }
 
-    /// Fails if the embedded database has keys.
-    async fn check_first_start(&self) -> Result<(), Failure> {
-        let path = self.data_dir()?.join(DATABASE);
-        if !path.exists() || Store::open_sqlite(&path).await?.keys().await?.rows.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::Unavailable(format!(
-            "the database has keys, but {}/secrets.toml is missing, and with it the secret that they are sealed with: restore \
-             this file from the backup, or set ENCRYPTION_KEY to that of the gateway that made the keys",
-            self.data_dir()?.display()
-        )))
-    }
-
     /// Like `sealer`, but stores nothing: if there is no secret yet, the sealer has a temporary one.
     pub fn sealer_for_dry_run(&self) -> Result<Sealer, Failure> {
-        match self.required_encryption_key()? {
-            Some(text) => Ok(Sealer::new(&parse_encryption_key(&text)?)?),
-            None => Ok(Sealer::new(&[EncryptionKey { version: 1, key: generate_encryption_key() }])?),
+        if let Some(text) = self.required_encryption_key()? {
+            return Ok(Sealer::new(&parse_encryption_key(&text)?)?);
         }
+        let data_dir = self.data_dir()?;
+        check_first_start(data_dir, &data_dir.join(DATABASE))?;
+        Ok(Sealer::new(&[EncryptionKey { version: 1, key: generate_encryption_key() }])?)
     }
 
     /// Returns a secret that is set in the environment or in `.env`.

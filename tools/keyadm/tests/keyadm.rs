@@ -309,8 +309,16 @@ fn no_secret_is_made_beside_keys() {
     place.key("laptop");
     let secrets = place.data_dir().join("secrets.toml");
     std::fs::remove_file(&secrets).unwrap();
-    place.run(&["keys", "create", "--name", "x"]).check(69, "secrets.toml is missing");
-    assert!(!secrets.exists());
+    std::fs::write(place.data_dir().join("mcp.json"), r#"{"mcpServers": {}}"#).unwrap();
+    let file = place.data_dir().join("mcp.json").display().to_string();
+    for arguments in [
+        &["keys", "create", "--name", "x"][..],
+        &["servers", "import", &file],
+        &["servers", "import", &file, "--dry-run"],
+    ] {
+        place.run(arguments).check(69, "secrets.toml is missing");
+        assert!(!secrets.exists(), "{arguments:?}");
+    }
     assert_eq!(place.run(&["keys", "list"]).code, 0);
 }
 

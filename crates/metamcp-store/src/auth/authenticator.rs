@@ -77,7 +77,7 @@ impl Authenticator {
         store: Store,
         snapshot: Option<PathBuf>,
     ) -> Result<Self, AuthError> {
-        check_jwt_secret(&config.jwt_secret)?;
+        config.jwt_secret.as_ref().map_or(Ok(()), |secret| check_jwt_secret(secret))?;
         let keys = LiveKeys::load(&config, store, snapshot).await?;
         let hasher = SecretHasher::new(&config)?;
         Ok(Self {

@@ -13,8 +13,8 @@ pub struct Config {
     /// The versions of `ENCRYPTION_KEY`, newest first. They encrypt at rest and seal ids. The first one
     /// seals; all of them open.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// Becomes the first token signing key (HS256) when the store holds none.
-    pub jwt_secret: Zeroizing<Vec<u8>>,
+    /// Becomes the first token signing key (HS256) when the store holds none. Without it, a random one does.
+    pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
     /// Lifetime of an access token.
     pub token_lifetime: Duration,
     /// Concurrent argon2 runs. Each takes one core for about 50 ms and 19 MiB of memory.

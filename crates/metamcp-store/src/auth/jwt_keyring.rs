@@ -183,15 +183,22 @@ fn is_kid(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// Reads the signing keys of the store. If there are none, stores `secret` as the first one.
+/// Reads the signing keys of the store. If there are none, stores `secret` as the first one, or a random one.
 ///
 /// Cancel safe: a repeated call finds what an earlier one stored.
-pub async fn load_or_create(store: &Store, sealer: &Sealer, secret: &[u8]) -> Result<JwtKeys, StoreError> {
+pub async fn load_or_create(
+    store: &Store,
+    sealer: &Sealer,
+    secret: Option<&[u8]>,
+) -> Result<JwtKeys, StoreError> {
     let keys = store.jwt_keys().await?;
     if !keys.rows.is_empty() {
         return Ok(keys);
     }
-    let first = jwt_key_from_secret(secret, JwtPhase::Active);
+    let first = match secret {
+        Some(secret) => jwt_key_from_secret(secret, JwtPhase::Active),
+        None => NewJwtKey { phase: JwtPhase::Active, ..generate_jwt_key() },
+    };
     match store.bound_by(sealer.clone()).insert_jwt_key(first, Audit::by(Audit::GATEWAY)).await {
         // If another replica was faster, its key is the one that all use.
         Ok(_) | Err(StoreError::Exists { .. }) => store.jwt_keys().await,

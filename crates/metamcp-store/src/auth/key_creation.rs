@@ -74,20 +74,6 @@ pub async fn generate_key(
     Ok((key, new))
 }
 
-/// Creates the first key of an installation. `None` when a key exists by now.
-///
-/// Cancel safe.
-pub async fn create_first_key(
-    store: &Store,
-    sealer: &Sealer,
-    request: KeyRequest,
-    audit: Audit,
-) -> Result<Option<ApiKey>, CreateKeyError> {
-    let (key, new) = generate_key(store, sealer, request, audit.at).await?;
-    let store = store.bound_by(sealer.clone());
-    Ok(store.insert_first_key(new, audit).await?.map(|_| key))
-}
-
 /// The row to store for a key that MetaMCP created, under the UUID it had there.
 ///
 /// Cancel safe.

@@ -25,6 +25,7 @@ use super::jwt_keyring::{self, JwtKeyring};
 use super::keyring::Keyring;
 use super::keyring_snapshot::KeyringSnapshot;
 use super::seal::Sealer;
+use super::secrets::generate_jwt_secret;
 use super::snapshot::{SnapshotFile, SnapshotWriter};
 use super::token::TokenAuthority;
 
@@ -35,7 +36,7 @@ pub struct LiveKeys {
     tokens: TokenAuthority,
     health: ArcSwap<AuthHealth>,
     /// Becomes the first token signing key when the store has none.
-    jwt_secret: Zeroizing<Vec<u8>>,
+    jwt_secret: Option<Zeroizing<Vec<u8>>>,
     /// Stores each published keyring for a start without the store.
     snapshot_writer: Option<Arc<SnapshotWriter<KeyringSnapshot>>>,
     /// Refreshes started since the process began.
@@ -67,8 +68,9 @@ impl LiveKeys {
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // Before anything is written: an ENCRYPTION_KEY that opens no stored key must not seal new values.
         keyring.check_startup()?;
+        let jwt_secret = config.jwt_secret.as_ref().map(|secret| secret.as_slice());
         let jwt_keys = match health.key_source {
-            KeySource::Store => Some(jwt_keyring::load_or_create(&store, &sealer, &config.jwt_secret).await?),
+            KeySource::Store => Some(jwt_keyring::load_or_create(&store, &sealer, jwt_secret).await?),
             KeySource::Snapshot { .. } => jwt_keys,
         };
         if let (KeySource::Store, Some(writer), Some(jwt_keys)) =
@@ -76,13 +78,15 @@ impl LiveKeys {
         {
             writer.write_now(to_snapshot(&keys, jwt_keys));
         }
-        let jwt_keyring = match jwt_keys {
-            Some(keys) => JwtKeyring::build(&keys, &sealer, &JwtKeyring::empty()),
-            None => JwtKeyring::from_secret(&config.jwt_secret),
+        let jwt_keyring = match (jwt_keys, jwt_secret) {
+            (Some(keys), _) => JwtKeyring::build(&keys, &sealer, &JwtKeyring::empty()),
+            (None, Some(secret)) => JwtKeyring::from_secret(secret),
+            // Tokens of this key are valid until the store is available.
+            (None, None) => JwtKeyring::from_secret(generate_jwt_secret().as_bytes()),
         };
         jwt_keyring.check_startup()?;
         log_unusable_keys(&keyring, &jwt_keyring, None);
-        if !jwt_keyring.contains_secret(&config.jwt_secret) {
+        if jwt_secret.is_some_and(|secret| !jwt_keyring.contains_secret(secret)) {
             tracing::info!("JWT_SECRET is not in use: tokens are signed by the rotated keys in the database");
         }
         Ok(Self {
@@ -102,6 +106,10 @@ impl LiveKeys {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    fn jwt_secret(&self) -> Option<&[u8]> {
+        self.jwt_secret.as_ref().map(|secret| secret.as_slice())
     }
 
     pub fn sealer(&self) -> &Arc<Sealer> {
@@ -184,7 +192,7 @@ impl LiveKeys {
             return Ok(false);
         }
         let keys = self.store.keys().await?;
-        let jwt_keys = jwt_keyring::load_or_create(&self.store, &self.sealer, &self.jwt_secret).await?;
+        let jwt_keys = jwt_keyring::load_or_create(&self.store, &self.sealer, self.jwt_secret()).await?;
         let sealer = Arc::clone(&self.sealer);
         let snapshot = self.snapshot_writer.as_ref().map(|writer| (writer, to_snapshot(&keys, &jwt_keys)));
         // Thousands of keys take milliseconds, and the caller may be a worker with streams to serve.
@@ -194,7 +202,14 @@ impl LiveKeys {
             log_unusable_keys(&next, &next_jwt, Some((&current, &current_jwt)));
             (next, next_jwt)
         });
-        let (next, next_jwt) = build.await.map_err(|_| StoreError::Stopped)?;
+        let (next, next_jwt) = build.await.map_err(|error| {
+            // A defect, which must not look as if the store were unavailable.
+            if error.is_panic() {
+                StoreError::Failed("the keys could not be read, because of a panic".into())
+            } else {
+                StoreError::Stopped
+            }
+        })?;
         self.tokens.publish(next_jwt);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| AuthHealth { key_source: KeySource::Store, ..(**health).clone() });

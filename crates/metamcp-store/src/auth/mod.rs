@@ -50,12 +50,13 @@ pub use health::{AuthHealth, KeySource};
 pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
-pub use key_creation::{CreateKeyError, KeyRequest, create_first_key, create_key, generate_key, import_key};
+pub use key_creation::{CreateKeyError, KeyRequest, create_key, generate_key, import_key};
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{
-    EncryptionKeyError, InstallationSecrets, RotateError, SecretsError, SecretsOrigin, WeakJwtSecret,
-    generate_encryption_key, generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
+    EncryptionKeyError, FirstStartError, InstallationSecrets, RotateError, SecretsError, SecretsOrigin,
+    WeakJwtSecret, check_first_start, generate_encryption_key, generate_jwt_secret, parse_encryption_key,
+    parse_jwt_secret, prepare_data_dir,
 };
 pub use snapshot::{SnapshotError, SnapshotFile, SnapshotWriter};
 pub use token::AccessToken;

@@ -1,5 +1,6 @@
 //! Random secrets, their text forms, and the file that stores them when no configuration provides them.
 
+mod first_start;
 mod rotate;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -13,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::config::EncryptionKey;
 
+pub use first_start::{FirstStartError, check_first_start};
 pub use rotate::RotateError;
 
 /// The contents of `secrets.toml`, as text: to be parsed by the `parse_` functions of this module.
@@ -33,7 +35,8 @@ pub enum SecretsOrigin {
 }
 
 impl InstallationSecrets {
-    /// Reads `secrets.toml` in the data directory. If there is none, creates both (directory 0700, file 0600).
+    /// Reads `secrets.toml` in the data directory. If there is none, creates both (directory 0700, file 0600), whatever the
+    /// database has: only for [`InstallationSecrets::load_or_create_at_first_start`] and tests.
     ///
     /// Several processes may call this at once: one creates the file, the others load it.
     pub fn load_or_create(data_dir: &Path) -> Result<(Self, SecretsOrigin), SecretsError> {
@@ -106,7 +109,7 @@ pub fn prepare_data_dir(path: &Path) -> std::io::Result<()> {
 fn create(path: &Path) -> std::io::Result<SecretsOrigin> {
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write(&draft).and_then(|()| match std::fs::hard_link(&draft, path) {
-        Ok(()) => Ok(SecretsOrigin::Create),
+        Ok(()) => sync_parent(path).map(|()| SecretsOrigin::Create),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(SecretsOrigin::Load),
         Err(error) => Err(error),
     });
@@ -114,6 +117,12 @@ fn create(path: &Path) -> std::io::Result<SecretsOrigin> {
     let origin = written?;
     removed?;
     Ok(origin)
+}
+
+/// Waits until the names in the directory of `path` are on disk: rows that are sealed from now on must not outlive the
+/// file.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn write(path: &Path) -> std::io::Result<()> {

@@ -7,7 +7,7 @@ use super::epochs::{self, Epochs};
 use super::error::StoreError;
 use super::postgres::{ForeignTables, Postgres};
 use super::row_sealer::{OptionalSealer, RowSealer};
-use super::sqlite::{self, Sqlite};
+use super::sqlite::Sqlite;
 use super::transaction::AccessMode;
 
 /// A handle to the store. Cheap to clone; the engine stops when the last handle is dropped.
@@ -101,11 +101,6 @@ impl Store {
     fn with_engine(engine: Engine) -> Self {
         Self { engine, binding: OptionalSealer::default() }
     }
-}
-
-/// Whether the SQLite file at `path` has keys. Changes nothing, and migrates no schema.
-pub fn sqlite_has_keys(path: &Path) -> Result<bool, StoreError> {
-    sqlite::has_keys(path)
 }
 
 /// Whether the PostgreSQL database at `url` has none of our migrations. Changes nothing, and creates no schema.

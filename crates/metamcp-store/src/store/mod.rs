@@ -42,7 +42,7 @@ pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
 pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
 pub use epochs::Epochs;
 pub use error::StoreError;
-pub use handle::{Store, is_new_postgres, sqlite_has_keys};
+pub use handle::{Store, is_new_postgres};
 pub use id::new_id;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};
@@ -51,7 +51,7 @@ pub use metamcp::{
 };
 pub use page::{PAGE_ITEMS_MAX, PagedRows};
 pub use postgres::ForeignTables;
-pub use reseal::{ResealedBatch, SealedKind};
+pub use reseal::{ResealedBatch, SealedKind, sqlite_has_sealed_rows};
 pub use retention::PruneReport;
 pub use row_sealer::{RowSealer, SealedRow};
 pub use sealed_value::{Plaintext, SealedValue};

@@ -3,6 +3,8 @@
 //! A run goes through each kind of row in batches: rows that are not at the wanted version, until there are none. An
 //! interrupted run continues where it stopped, since rows that are done are not found again.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::audit::{Audit, Change, ObjectKind, record};
@@ -10,6 +12,7 @@ use super::error::StoreError;
 use super::handle::{Store, transact};
 use super::page::{PAGE_ITEMS_MAX, fetch_limit, to_page};
 use super::row_sealer::{OptionalSealer, SealedRow};
+use super::sqlite;
 use super::transaction::{AccessMode, Transaction};
 use super::{endpoints, jwt_keys, keys, servers, tool_pins};
 
@@ -63,7 +66,17 @@ impl SealedKind {
     }
 }
 
+/// Whether the SQLite file at `path` has sealed rows. Changes nothing, and migrates no schema.
+pub fn sqlite_has_sealed_rows(path: &Path) -> Result<bool, StoreError> {
+    sqlite::has_rows(path, SealedKind::ALL.map(|kind| kind.table_and_name().0))
+}
+
 impl Store {
+    /// Whether any row is sealed, so that a new `ENCRYPTION_KEY` would make it unreadable. Cancel safe.
+    pub async fn has_sealed_rows(&self) -> Result<bool, StoreError> {
+        transact!(self, AccessMode::Read, |tx| has_rows(tx))
+    }
+
     /// The number of values sealed under each version of `ENCRYPTION_KEY`. Cancel safe.
     pub async fn sealed_versions(&self, kind: SealedKind) -> Result<Vec<(u8, u64)>, StoreError> {
         transact!(self, AccessMode::Read, |tx| versions(tx, kind))
@@ -94,6 +107,16 @@ impl Store {
         let after = after.unwrap_or_default();
         transact!(self, AccessMode::Administer, |tx| batch(tx, &binding, kind, (&after, items), &audit))
     }
+}
+
+async fn has_rows<T: Transaction>(tx: &mut T) -> Result<bool, StoreError> {
+    for kind in SealedKind::ALL {
+        let (table, _) = kind.table_and_name();
+        if !tx.query(&format!("SELECT 1 FROM {table} LIMIT 1"), &[]).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn batch<T: Transaction>(

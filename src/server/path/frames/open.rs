@@ -42,7 +42,7 @@ pub async fn open(
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
-        return Err(reply::no_such_endpoint(&endpoint.display_name()));
+        return Err(reply::no_such_endpoint(worker.shared.auth.mode(), &endpoint.display_name()));
     }
     if head.method != Method::POST {
         return Ok(not_allowed(&worker.metering, endpoint));

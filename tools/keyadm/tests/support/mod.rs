@@ -236,7 +236,7 @@ pub async fn gateway(place: &Place) -> Authenticator {
     let config = auth::Config {
         mode: AuthMode::Keys,
         encryption_keys: auth::parse_encryption_key(&secrets.encryption_key).unwrap(),
-        jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
+        jwt_secret: Some(auth::parse_jwt_secret(&secrets.jwt_secret).unwrap()),
         token_lifetime: std::time::Duration::from_mins(15),
         hash_permits: 1,
         hash_thread: || {},

@@ -24,7 +24,7 @@ fn config() -> Config {
     Config {
         mode: AuthMode::Keys,
         encryption_keys: vec![EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) }],
-        jwt_secret: Zeroizing::new(vec![9; 32]),
+        jwt_secret: Some(Zeroizing::new(vec![9; 32])),
         token_lifetime: Duration::from_mins(15),
         hash_permits: 1,
         hash_thread: || {},
@@ -458,7 +458,7 @@ async fn open_mode_accepts_everyone_as_the_anonymous_client() {
 #[tokio::test]
 async fn a_short_jwt_secret_prevents_the_start() {
     let fixture = AuthFixture::new().await;
-    let weak = Config { jwt_secret: Zeroizing::new(b"secret".to_vec()), ..config() };
+    let weak = Config { jwt_secret: Some(Zeroizing::new(b"secret".to_vec())), ..config() };
     assert!(matches!(Authenticator::new(weak, fixture.store.clone()).await, Err(AuthError::JwtSecret(_))));
 }
 
@@ -537,11 +537,13 @@ async fn opens(auth: &Authenticator, token: &str) -> bool {
 #[tokio::test]
 async fn every_replica_accepts_tokens_in_every_phase_of_a_rotation() {
     let (fixture, audit) = (AuthFixture::new().await, || Audit::by("test"));
-    // A replica with another JWT_SECRET: the key in the store is the one that counts.
-    let own = Config { jwt_secret: Zeroizing::new(vec![8; 32]), ..config() };
+    // A replica with another JWT_SECRET, and one with none: the key in the store is the one that counts.
+    let own = Config { jwt_secret: Some(Zeroizing::new(vec![8; 32])), ..config() };
+    let without = Config { jwt_secret: None, ..config() };
+    let without = Authenticator::new(without, fixture.store.clone()).await.unwrap();
     let other = Authenticator::new(own, fixture.store.clone()).await.unwrap();
     let key = fixture.key().await;
-    let replicas = [&fixture.auth, &other];
+    let replicas = [&fixture.auth, &other, &without];
     let mut tokens = vec![token(&other, &key).await];
     let first = fixture.store.jwt_keys().await.unwrap().rows.remove(0);
     // One replica has refreshed in each phase and one has not, in both orders.

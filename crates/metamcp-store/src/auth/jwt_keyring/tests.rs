@@ -173,9 +173,9 @@ fn the_encoded_header_is_what_the_library_writes() {
 async fn the_first_stored_secret_is_the_first_key_for_all_replicas() {
     let folder = Folder::create();
     let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap();
-    let (one, other) = (secret(b'1'), secret(b'2'));
-    let sealer = sealer(1);
-    let both = tokio::join!(load_or_create(&store, &sealer, &one), load_or_create(&store, &sealer, &other));
+    let (one, sealer) = (secret(b'1'), sealer(1));
+    let both =
+        tokio::join!(load_or_create(&store, &sealer, Some(&one)), load_or_create(&store, &sealer, None));
     let (one, other) = (both.0.unwrap(), both.1.unwrap());
     assert_eq!((&one.rows, one.rows.len(), one.rows[0].phase), (&other.rows, 1, JwtPhase::Active));
     let key = generate_jwt_key();

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::config::EncryptionKey;
 use super::{
     EncryptionKeyError, FILE_NAME, InstallationSecrets, STANDARD, SecretsError, VERSIONS_MAX,
-    generate_encryption_key, parse_encryption_key, random_bytes, render, write_new,
+    generate_encryption_key, parse_encryption_key, random_bytes, render, sync_parent, write_new,
 };
 use base64::Engine;
 use zeroize::Zeroizing;
@@ -78,7 +78,7 @@ fn rotate(
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write_new(&draft, &render(&text, &secrets.jwt_secret))
         .and_then(|()| std::fs::rename(&draft, &path))
-        .and_then(|()| std::fs::File::open(data_dir)?.sync_all());
+        .and_then(|()| sync_parent(&path));
     if let Err(error) = written {
         // The draft may not exist, or may already be the file itself.
         drop(std::fs::remove_file(&draft));

@@ -24,15 +24,21 @@ pub struct Sqlite {
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Whether the database file has keys. Migrates nothing.
-pub fn has_keys(path: &Path) -> Result<bool, StoreError> {
+/// Whether one of the tables in the database file has a row. A table that does not exist has none. Migrates nothing.
+pub fn has_rows(path: &Path, tables: impl IntoIterator<Item = &'static str>) -> Result<bool, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    let has_table = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'api_keys')";
-    if !connection.query_row(has_table, [], |row| row.get::<_, bool>(0))? {
-        return Ok(false);
+    for table in tables {
+        let has_table = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = ?1)";
+        if !connection.query_row(has_table, [table], |row| row.get::<_, bool>(0))? {
+            continue;
+        }
+        let has_row = format!("SELECT EXISTS (SELECT 1 FROM {table})");
+        if connection.query_row(&has_row, [], |row| row.get(0))? {
+            return Ok(true);
+        }
     }
-    Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM api_keys)", [], |row| row.get(0))?)
+    Ok(false)
 }
 
 impl Sqlite {

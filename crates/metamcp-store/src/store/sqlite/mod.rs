@@ -9,5 +9,5 @@ mod error;
 pub mod migrate;
 mod transaction;
 
-pub use engine::{Sqlite, has_keys};
+pub use engine::{Sqlite, has_rows};
 pub(super) use transaction::resolve_now;
