@@ -262,11 +262,8 @@ impl FastLane<'_> {
                 Ok(pause) => return pause,
                 // It ends by itself, and says why. A client that does not read does not learn of it.
                 Err(CredentialEnded) => {
-                    match timeout(LAST_EVENTS_TIMEOUT, self.write_events(writing)).await {
-                        Ok(pause) => return pause,
-                        Err(_elapsed) if !writing.is_silent() => return Some(ReadOutcome::Gone),
-                        Err(_elapsed) => {}
-                    }
+                    let ending = timeout(LAST_EVENTS_TIMEOUT, self.write_events(writing)).await;
+                    return ending.unwrap_or(Some(ReadOutcome::Gone));
                 }
             }
         }

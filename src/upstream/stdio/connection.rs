@@ -95,6 +95,8 @@ pub struct ProcessConnection {
     pub outbox_ready: Notify,
     /// Notified when the process is to end.
     pub end_requested: Notify,
+    /// Notified when more control messages wait than may.
+    pub input_stalled: Notify,
     /// The back-off of the process's slot: a client that crashes its processes delays no other.
     backoff: Rc<RefCell<Backoff>>,
     pub has_answered: Cell<bool>,
@@ -173,9 +175,9 @@ pub enum Recipient {
 /// Bytes that wait to be written to one process: a few large messages. With more, the process does not read.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
-/// Control messages that wait to be written to one process: some hundred, each of about a hundred bytes. Only a process
-/// that reads nothing and is sent more, mostly because it pings, is not sent the rest.
-const CONTROL_BYTES_MAX: usize = 64 << 10;
+/// Control messages that wait to be written to one process: some thousand, each of about a hundred bytes, so that all its
+/// calls may be cancelled at once. With more, the process does not read, and is ended: it must miss none of them.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
 
 /// The `params` of `logging/setLevel`: a word, and what clients put into `_meta`.
 const LOG_LEVEL_BYTES_MAX: usize = 4 << 10;
@@ -234,6 +236,7 @@ impl ProcessConnection {
             outbox: RefCell::default(),
             outbox_ready: Notify::new(),
             end_requested: Notify::new(),
+            input_stalled: Notify::new(),
             backoff,
             request_ids: RequestIds::new(),
             has_answered: Cell::new(false),
@@ -413,11 +416,17 @@ impl ProcessConnection {
     }
 
     /// Queues a short message of the gateway that the process depends on: a cancellation, a refusal, a pong. It needs
-    /// no memory of those for messages, so that a full gateway frees what it can. Returns whether it was queued.
+    /// no memory of those for messages, so that a full gateway frees what it can. Returns whether it was queued: if not, the
+    /// process has ended, or ends because it does not read.
     pub fn queue_control(&self, message: &[u8]) -> bool {
+        if !self.is_alive() {
+            return false;
+        }
         let mut outbox = self.outbox.borrow_mut();
         let before = outbox.bytes.len();
-        if !self.is_alive() || outbox.control_bytes + message.len() >= CONTROL_BYTES_MAX {
+        if outbox.control_bytes + message.len() >= CONTROL_BYTES_MAX {
+            MessageCounters::increment(&self.context.message_counters.undeliverable);
+            self.input_stalled.notify_one();
             return false;
         }
         write_line(message, &[], &mut outbox.bytes);

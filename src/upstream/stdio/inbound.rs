@@ -7,6 +7,7 @@ use super::behavior::declares;
 use super::connection::{
     CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
 };
+use super::request_ids::RequestIds;
 use crate::runtime::LargeMessage;
 use metamcp_config::server::Sharing;
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
@@ -153,7 +154,7 @@ impl ProcessConnection {
         self.context.behavior.update(|behavior| behavior.note_request(&method));
         let mut state = self.state.borrow_mut();
         let is_full = state.server_requests.is_full();
-        let is_short = id.len() <= REQUEST_ID_BYTES_MAX;
+        let is_short = id.len() + RequestIds::ADDED_BYTES <= REQUEST_ID_BYTES_MAX;
         let client = state.only_recipient().filter(|_| self.era == Era::Legacy && !is_full && is_short);
         // A program may ask whatever its client declared, in particular one that all clients of a key share.
         let capabilities = client.and_then(|client| Some(state.clients.get_mut(client)?.origin.capabilities));

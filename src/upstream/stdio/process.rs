@@ -231,6 +231,7 @@ async fn wait_for_end(
     let cause = tokio::select! {
         biased;
         () = connection.end_requested.notified() => ExitCause::Requested,
+        () = connection.input_stalled.notified() => ExitCause::StdinStalled,
         status = child.wait() => {
             drop(timeout(DRAIN_TIMEOUT, &mut *reading).await);
             ExitCause::Exited(status)

@@ -4,7 +4,10 @@
 //! the process before at that time. So each id carries a tag of its process, and an answer with another tag is for no
 //! request of this one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
+use metamcp_core::base::unix_seconds;
 
 /// Tags the ids of one process.
 pub struct RequestIds {
@@ -17,10 +20,15 @@ const STRING: char = 's';
 const NUMBER: char = 'n';
 
 impl RequestIds {
+    /// What an id for the client is longer than that of the process: the tag, the mark and two quotes.
+    pub const ADDED_BYTES: usize = 16 + 1 + 2;
+
     /// With a random tag.
     pub fn new() -> Self {
-        let mut bytes = [0; 8];
-        // Without random bytes, late answers are told apart by the program's own ids alone.
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        // Without random bytes, it is at least that of no other process.
+        let number = (unix_seconds() << 24).wrapping_add(STARTED.fetch_add(1, Ordering::Relaxed));
+        let mut bytes = number.to_ne_bytes();
         let _ = getrandom::fill(&mut bytes);
         let tag = format!("{:016x}", u64::from_ne_bytes(bytes));
         Self { tag }

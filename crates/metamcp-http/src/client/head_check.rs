@@ -66,6 +66,8 @@ impl HeadCheck {
                 (LineState::Cr, b'\n') => self.end_line()?,
                 (LineState::Cr, _) | (LineState::Text, b'\n') => return Err(AmbiguousHead),
                 (LineState::Text, b'\r') => self.state = LineState::Cr,
+                // Of underscores at the start, one is enough to misspell a name.
+                (LineState::Text, b'_') if self.line[..self.line_bytes.min(LINE_BYTES)] == *b"_" => {}
                 (LineState::Text, _) => {
                     if let Some(place) = self.line.get_mut(self.line_bytes) {
                         *place = byte.to_ascii_lowercase();
@@ -150,6 +152,8 @@ mod tests {
             "transfer-encoding:chunked\r\nX: 1\r\nCONTENT-LENGTH: 1\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer_Encoding: chunked\r\n",
+            "____________Transfer_Encoding: chunked\r\n",
+            "Transfer_Encoding____________: chunked\r\n",
             "content_length: 1\r\n",
             "Content-Length: 1\n",
             "X: a\rb\r\n",
