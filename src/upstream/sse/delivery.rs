@@ -153,9 +153,19 @@ impl SseSession {
             self.closed().await;
             sleep(self.hub.connect_timeout()).await;
         };
+        let posted = async {
+            match self.post(&post, not_found).await {
+                Ok(PostOutcome::Refused(StatusCode::NOT_FOUND, error))
+                    if not_found == NotFound::Undecided =>
+                {
+                    self.decide_not_found(error).await
+                }
+                outcome => outcome,
+            }
+        };
         let outcome = tokio::select! {
             biased;
-            outcome = self.post(&post, not_found) => outcome,
+            outcome = posted => outcome,
             () = overdue => Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
         };
         let is_closed = self.is_closed.get();
@@ -174,16 +184,34 @@ impl SseSession {
         let entry = state.calls.remove(number);
         drop(state);
         if let Some(CallEntry { call, .. }) = entry {
-            self.end_undelivered(call, outcome, is_closed);
+            self.end_undelivered(call, outcome, is_closed.then_some(not_found));
         }
     }
 
-    /// Ends a call that the server refused, or whose response cannot arrive any more.
+    /// Decides what a 404 to the call of a tool means, which the server may have run. A `ping` that is refused while the event
+    /// stream is open shows that the server lost the session; one that is accepted, that it has its own reasons.
+    async fn decide_not_found(self: &Rc<Self>, error: Bytes) -> Result<PostOutcome, UpstreamError> {
+        const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
+        let ping = self.new_post(Bytes::from_static(PING));
+        let outcome = self.post(&ping, NotFound::SessionLost).await?;
+        match outcome {
+            // That it is closed by now may have another cause.
+            _ if self.is_closed.get() => Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
+            PostOutcome::Refused(StatusCode::NOT_FOUND, _) => {
+                Ok(PostOutcome::Refused(StatusCode::NOT_FOUND, Bytes::new()))
+            }
+            _ if error.starts_with(b"{") => Ok(PostOutcome::Refused(StatusCode::OK, error)),
+            _ => Err(UpstreamError::new(FailureStage::InvalidResponse, "HTTP 404")),
+        }
+    }
+
+    /// Ends a call that the server refused, or whose response cannot arrive any more. `closed` is what a 404 to it means, if
+    /// the session is closed.
     fn end_undelivered(
         &self,
         call: PendingCall,
         outcome: Result<PostOutcome, UpstreamError>,
-        is_closed: bool,
+        closed: Option<NotFound>,
     ) {
         self.forget_call(&call);
         let is_failure = match &outcome {
@@ -191,11 +219,16 @@ impl SseSession {
             Ok(PostOutcome::Accepted) | Err(_) => true,
         };
         match outcome {
-            // A restarted server: it did not run the call, which the client may repeat in a new session.
-            Ok(PostOutcome::Refused(status, _))
-                if is_closed && matches!(status.as_u16(), 400 | 404 | 410) =>
-            {
-                refuse(call.sink, StatusCode::NOT_FOUND, Bytes::new());
+            // A restarted server: it did not run the call, which the client may repeat in a new session. Unless it is that of a
+            // tool: then the session may have been closed after it ran.
+            Ok(PostOutcome::Refused(status, error)) if matches!(status.as_u16(), 400 | 404 | 410) => {
+                match closed {
+                    Some(NotFound::SessionLost) => refuse(call.sink, StatusCode::NOT_FOUND, Bytes::new()),
+                    Some(NotFound::Undecided) => {
+                        call.sink.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete));
+                    }
+                    None => refuse(call.sink, status, error),
+                }
             }
             Ok(PostOutcome::Refused(status, error)) => refuse(call.sink, status, error),
             // The stream on which the response would come is closed.
