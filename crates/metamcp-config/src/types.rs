@@ -101,7 +101,8 @@ impl LogConfig {
     pub fn install(&self) -> Result<(), ParseError> {
         let filter = EnvFilter::builder().parse(&self.filter)?;
         let subscriber = fmt::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-        let subscriber = subscriber.with_ansi(io::stderr().is_terminal());
+        // On a terminal, `NO_COLOR` decides (https://no-color.org), which the subscriber reads.
+        let subscriber = if io::stderr().is_terminal() { subscriber } else { subscriber.with_ansi(false) };
         // An error means that a subscriber is installed already, as when several tests share a process.
         let _ = match self.format {
             LogFormat::Text => subscriber.try_init(),
