@@ -68,7 +68,11 @@ impl ServerState {
     pub(super) fn new(status: UpstreamStatus, lists: Option<&ListOutcomes>) -> Self {
         let list_failure = lists.and_then(ListOutcomes::failure);
         if status.failures_in_a_row > 0 {
-            let reason = status.last_failure.map(|failure| failure.reason).unwrap_or_default();
+            // Why a program does not run is the same each time; that it is not started again so soon is not.
+            let process = status.processes.and_then(|processes| processes.last_failure);
+            let reason = process.map(|failure| failure.message);
+            let reason =
+                reason.or_else(|| status.last_failure.map(|failure| failure.reason)).unwrap_or_default();
             return Self::Failing(ServerFailure { reason, since: status.failing_since });
         }
         if let Some(ListFailure { text, since, .. }) = list_failure {

@@ -15,6 +15,9 @@ use metamcp_core::base::ServerName;
 /// fill the log.
 const CHANGE_INTERVAL_MIN: Duration = Duration::from_mins(1);
 
+/// A server that goes on failing for another reason is logged once in this time.
+const REASON_INTERVAL_MIN: Duration = Duration::from_mins(10);
+
 /// Between two lines about all servers that fail.
 const SUMMARY_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -72,7 +75,11 @@ impl StateLog {
                 ServerState::Unknown => before.as_ref().and_then(|before| before.failure.clone()),
             };
             let known = before.as_ref().and_then(|before| before.failure.as_deref());
-            let is_recent = before.as_ref().is_some_and(|before| now - before.at < CHANGE_INTERVAL_MIN);
+            let interval = match (known, &failure) {
+                (Some(_), Some(_)) => REASON_INTERVAL_MIN,
+                _ => CHANGE_INTERVAL_MIN,
+            };
+            let is_recent = before.as_ref().is_some_and(|before| now - before.at < interval);
             if failure.as_deref() == known || is_recent {
                 if known.is_some() {
                     failing.push(name.as_str());
@@ -121,7 +128,7 @@ mod tests {
     use super::super::server_state::ServerFailure;
     use super::*;
 
-    /// Events in order: `.` the server works, `?` nothing is known of it, a lower-case letter: it fails for this reason, `m` a
+    /// Events in order: `.` the server works, `?` nothing is known of it, `a` or `b`: it fails for this reason, `m` a
     /// minute passes, `h` an hour. Each state is observed twice. Returns the lines: `+` it works, a letter: it fails, `!` the
     /// summary.
     async fn lines(events: &str) -> String {
@@ -162,11 +169,12 @@ mod tests {
             ("?...m.", ""),
             ("aaa", "a"),
             (".aam.", "a+"),
-            ("amb", "ab"),
+            ("amb", "a"),
+            ("ammmmmmmmmmb", "ab"),
             // At most one line a minute, then with what is true by then.
             ("a.b.m", "a+"),
             ("a.am", "a"),
-            ("a.a.bm", "ab"),
+            ("a.a.bm", "a"),
             ("a?m?m.", "a+"),
             // The summary comes every hour while it fails.
             ("ahh", "a!!"),

@@ -252,8 +252,8 @@ fn a_server_that_was_started_anew_costs_nothing() {
     // It knows the session no more, and does not say so on the stream.
     server.forget();
     ask(20);
-    for n in 0..=20 {
-        let is_it = |call: &Value| call["params"]["arguments"]["text"] == n.to_string();
+    for n in (0..=20).map(|n| n.to_string()) {
+        let is_it = |call: &Value| call["params"]["arguments"]["text"] == n;
         let ran = server.seen("tools/call").into_iter().filter(|(_, call)| is_it(call));
         assert_eq!(ran.count(), 1, "{n}");
     }

@@ -252,22 +252,18 @@ impl FastLane<'_> {
 
     /// Writes events as [`Self::write_events`] does, as long as the credential that the stream needs is valid.
     async fn write_owned_events(&mut self, writing: &mut ResponseWriter) -> Option<ReadOutcome> {
-        if let Some(owner) = writing.owner().cloned() {
-            let worker = self.worker;
-            let written = {
-                let events = pin!(self.write_events(writing));
-                worker.revocable_calls.until_revoked(owner, events).await
-            };
-            match written {
-                Ok(pause) => return pause,
-                // It ends by itself, and says why. A client that does not read does not learn of it.
-                Err(CredentialEnded) => {
-                    let ending = timeout(LAST_EVENTS_TIMEOUT, self.write_events(writing)).await;
-                    return ending.unwrap_or(Some(ReadOutcome::Gone));
-                }
-            }
+        let Some(owner) = writing.owner().cloned() else { return self.write_events(writing).await };
+        let worker = self.worker;
+        let written = {
+            let events = pin!(self.write_events(writing));
+            worker.revocable_calls.until_revoked(owner, events).await
+        };
+        if let Ok(pause) = written {
+            return pause;
         }
-        self.write_events(writing).await
+        // It ends by itself, and says why. A client that does not read does not learn of it.
+        let ending = timeout(LAST_EVENTS_TIMEOUT, self.write_events(writing)).await;
+        ending.unwrap_or(Some(ReadOutcome::Gone))
     }
 
     /// Writes events until the stream ends, or until it can be parked: then `None`.
