@@ -56,8 +56,13 @@ enum AttemptOutcome<B> {
 /// When to attempt it again, and until when.
 #[derive(Clone, Copy)]
 struct AttemptSchedule {
-    began_at: Instant,
+    /// When the stream broke last.
+    broke_at: Instant,
+    /// The time without a stream before that.
+    before: Duration,
     attempts: u32,
+    /// Spreads the streams that broke at the same moment, because their server did. 255: each delay is a quarter longer.
+    jitter: u8,
 }
 
 /// The delay if the server names none. It is not zero, because the server may be about to listen again.
@@ -67,7 +72,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// How long after the first break without a new event an attempt may begin. A server restarts in less; after it, the call fails.
+/// After how long without a stream, since the last new event, an attempt may begin. A server restarts in less; after it, the call
+/// fails.
 const OUTAGE_MAX: Duration = Duration::from_mins(4);
 
 /// The delay does not double more often. Even from the least delay, it has reached the greatest by then.
@@ -76,15 +82,27 @@ const DOUBLINGS_MAX: u32 = 10;
 const _: () = assert!(RETRY_DELAY_MIN.as_millis() << DOUBLINGS_MAX >= RETRY_DELAY_MAX.as_millis());
 
 impl AttemptSchedule {
-    fn new() -> Self {
-        Self { began_at: Instant::now(), attempts: 0 }
+    fn new(jitter: u8) -> Self {
+        Self { broke_at: Instant::now(), before: Duration::ZERO, attempts: 0, jitter }
     }
 
     /// The delay before the next attempt, at least `retry` before the first. `None` if it would begin too late.
     fn next_delay(&mut self, retry: Duration) -> Option<Duration> {
         let delay = retry.saturating_mul(1 << self.attempts.min(DOUBLINGS_MAX)).min(RETRY_DELAY_MAX);
+        let delay = delay + delay * u32::from(self.jitter) / 1020;
         self.attempts += 1;
-        (self.began_at.elapsed() + delay <= OUTAGE_MAX).then_some(delay)
+        (self.before + self.broke_at.elapsed() + delay <= OUTAGE_MAX).then_some(delay)
+    }
+
+    /// The stream is there again: the time until it breaks does not count.
+    fn pause(&mut self) {
+        self.before += self.broke_at.elapsed();
+    }
+
+    /// The stream broke again, without an event.
+    fn go_on(mut self) -> Self {
+        self.broke_at = Instant::now();
+        self
     }
 }
 
@@ -98,11 +116,21 @@ async fn resume<B>(
     loop {
         sleep(schedule.next_delay(retry)?).await;
         match ask().await {
-            AttemptOutcome::Resumed(body) => return Some((body, schedule)),
+            AttemptOutcome::Resumed(body) => {
+                schedule.pause();
+                return Some((body, schedule));
+            }
             AttemptOutcome::Unavailable => {}
             AttemptOutcome::Refused => return None,
         }
     }
+}
+
+/// Without random bytes all wait equally long, which does no harm.
+fn random_byte() -> u8 {
+    let mut byte = [0];
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
 }
 
 /// Whether the server, or what stands in front of it, may resume the stream later.
@@ -157,7 +185,8 @@ impl UpstreamReconnect {
                 }
             }
         };
-        let schedule = self.schedule.unwrap_or_else(AttemptSchedule::new);
+        let schedule =
+            self.schedule.map_or_else(|| AttemptSchedule::new(random_byte()), AttemptSchedule::go_on);
         self.asking = Some(ReconnectAttempts { answer: Box::pin(resume(schedule, self.retry, ask)), why });
         Ok(())
     }
@@ -210,7 +239,7 @@ mod tests {
         is_resumed: bool,
     ) {
         let (began_at, mut begun) = (Instant::now(), Vec::new());
-        let resumed = resume(AttemptSchedule::new(), retry, async || {
+        let resumed = resume(AttemptSchedule::new(0), retry, async || {
             let next = begun.len().min(outcomes.len() - 1);
             begun.push(began_at.elapsed().as_millis());
             sleep(Duration::from_millis(100)).await;
@@ -236,17 +265,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_that_break_without_an_event_share_one_schedule() {
-        let (began_at, mut begun, mut schedule) = (Instant::now(), Vec::new(), AttemptSchedule::new());
+        let (began_at, mut begun, mut schedule) = (Instant::now(), Vec::new(), AttemptSchedule::new(0));
         while let Some(((), next)) = resume(schedule, RETRY_DELAY, async || {
             begun.push(began_at.elapsed().as_millis());
             Resumed(())
         })
         .await
         {
-            schedule = next;
+            schedule = next.go_on();
         }
         assert!(begun.starts_with(&[100, 300, 700, 1500]), "{begun:?}");
         assert!(begun.len() == 15 && began_at.elapsed() < OUTAGE_MAX, "{begun:?}");
+    }
+
+    /// A stream that was resumed and stayed silent for longer than an outage may last is resumed again.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_with_a_stream_does_not_count() {
+        let mut schedule = AttemptSchedule::new(0);
+        for _ in 0..10 {
+            let resumed = resume(schedule, RETRY_DELAY, async || Resumed(())).await;
+            let Some(((), next)) = resumed else { panic!("it gave up") };
+            sleep(OUTAGE_MAX).await;
+            schedule = next.go_on();
+        }
+    }
+
+    #[test]
+    fn streams_that_broke_at_once_come_back_apart() {
+        let first = |jitter| AttemptSchedule::new(jitter).next_delay(Duration::from_secs(2));
+        assert_eq!(first(0), Some(Duration::from_secs(2)), "not before the server wants it");
+        assert_eq!(first(102), Some(Duration::from_millis(2200)));
+        assert_eq!(first(255), Some(Duration::from_millis(2500)));
     }
 
     #[tokio::test(start_paused = true)]
