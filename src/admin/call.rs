@@ -192,7 +192,6 @@ async fn read_events(
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &notifications, session) {
                 _ if AnswerMatch::of_envelope(&data, &envelope, CALL_ID.as_bytes()).is_answer() => {
-                    refusals.0.detach_all();
                     return Ok(data);
                 }
                 // The receiver is gone, and will drop this future as well.
@@ -235,6 +234,13 @@ struct RefusalQueue(JoinSet<()>);
 /// Answers to requests of a server that are sent at the same time. No server asks so much during a call; one that does
 /// waits for its answers, of which each is given up in time.
 const REFUSALS_MAX: usize = 8;
+
+/// However the call ends, the server gets the answers that it waits for; each is given up in time.
+impl Drop for RefusalQueue {
+    fn drop(&mut self) {
+        self.0.detach_all();
+    }
+}
 
 impl RefusalQueue {
     /// Starts to send an answer. Waits while there are too many. Cancel safe.
