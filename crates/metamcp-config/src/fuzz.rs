@@ -21,9 +21,8 @@ use super::resolve;
 /// Reads a `metamcp.toml`.
 pub fn metamcp_toml(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    // A file may contain the secret from the beginning, which matters only if it is no TOML.
-    resolve_files(Some(&text), None, false);
-    if let Some(text) = toml_with_secrets(&text) {
+    let is_quoted = resolve_files(Some(&text), None, false);
+    if let Some(text) = toml_with_secrets(&text).filter(|_| !is_quoted) {
         resolve_files(Some(&text), None, true);
     }
 }
@@ -31,12 +30,15 @@ pub fn metamcp_toml(bytes: &[u8]) {
 /// Reads an `mcp.json`.
 pub fn mcp_json(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    resolve_files(None, Some(&text), false);
+    let is_quoted = resolve_files(None, Some(&text), false);
     let plain = strip_comments(&text);
     assert_eq!(plain.len(), text.len());
     assert!(plain.lines().count() == text.lines().count(), "an error names a line of the file");
     if let Ok(value) = serde_json::from_str::<Value>(&text) {
         assert_eq!(serde_json::from_str::<Value>(&plain).ok(), Some(value), "JSON means what it means");
+    }
+    if is_quoted {
+        return;
     }
     if let Ok(mut value) = serde_json::from_str::<Value>(&plain) {
         // An object keeps one of the members of one name, so that this file has no duplicates.
@@ -45,7 +47,7 @@ pub fn mcp_json(bytes: &[u8]) {
     }
 }
 
-/// No word of a configuration, and no part of a name that is quoted.
+/// No word of a configuration. A fuzzer finds it, and makes a name of it.
 const SECRET: &str = "s3cr3t-c4n4ry";
 
 /// The variables that a file can refer to.
@@ -63,8 +65,9 @@ impl Env for FixedVariables {
     }
 }
 
-/// Resolves the files. `has_secrets`: whether the secret is where secrets are, and nowhere else.
-fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) {
+/// Resolves the files. `has_secrets`: whether the secret is where secrets are, and nowhere else. Without, the file may contain
+/// it anywhere, which matters only if it cannot be read. Returns whether it is quoted.
+fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) -> bool {
     let report = Diagnostics::default();
     let folder = Path::new("/nonexistent");
     let file = |name: &str, text: Option<&str>| {
@@ -91,6 +94,7 @@ fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) 
     let quoting = told.lines().find(|line| quotes(line) && (has_secrets || is_unreadable(line)));
     assert_eq!(quoting, None, "an address, a header or a variable is quoted");
     assert!(told.chars().all(|c| !c.is_control() || c == '\n'), "{told:?} goes to a terminal");
+    told.contains(SECRET)
 }
 
 /// The file with secrets in it. `None` if it is no TOML.
