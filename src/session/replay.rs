@@ -18,7 +18,8 @@ const REPLAY_TIMEOUT: Duration = Duration::from_mins(1);
 /// `ready`. Completes early if either session is over.
 ///
 /// No call waits for it. A subscription that the client ends meanwhile is left out. If both requests cross, the server may
-/// go on sending changes, which the client ignores; it never loses a subscription.
+/// go on sending changes, which the client ignores. Subscriptions that the server does not take in time are lost, which is
+/// logged.
 pub async fn replay_subscriptions(
     pool: &Rc<UpstreamPool>,
     session: &Session,
