@@ -282,7 +282,7 @@ impl ListRefresher {
 
     /// Fetches from a server that speaks only the Legacy era, for Modern clients. Lists of the Modern era do
     /// not depend on capabilities, so the gateway declares all of them, as it does to a Modern server. This
-    /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after; but a server of
+    /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after; but a program of
     /// which nothing is known is tried once.
     async fn fetch_bridged(self: &Rc<Self>, config: &CatalogConfig) -> Result<ServerLists, FetchError> {
         if self.is_in_use() {
@@ -290,7 +290,7 @@ impl ListRefresher {
         }
         // A program that ends when it gets a message of the other era has told nothing of itself.
         let status = self.pool.upstream().status();
-        let is_untried = !status.has_answered && status.failures_in_a_row == 0;
+        let is_untried = status.processes.is_some() && !status.has_answered && status.failures_in_a_row == 0;
         let fetched = if is_untried {
             self.fetch_legacy(config, ClientCapabilities::ALL).await
         } else {

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::KeyId;
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
-use metamcp_core::protocol::{Era, McpMethod, header};
+use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code, header};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -127,6 +128,26 @@ pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession,
         modern_headers: None,
     };
     send_buffered(pool, ping).await.is_ok_and(|response| is_refusal(response.status))
+}
+
+/// Whether the call with the raw id `call` may have run whose server refused it with this body, and has lost the session since
+/// then: a server that knows the id has read the call. It did not run if the server says that it is no valid request of a
+/// revision that it speaks, as one that was replaced by another does.
+pub fn may_have_run(refusal: &[u8], call: &Bytes) -> bool {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: RefusalError,
+    }
+    #[derive(Deserialize)]
+    struct RefusalError {
+        code: i64,
+    }
+    if AnswerMatch::of_text(refusal, call) != AnswerMatch::ThisCall {
+        return false;
+    }
+    let code = serde_json::from_slice::<Refusal>(refusal).map(|refusal| refusal.error.code);
+    let not_run = [code::INVALID_REQUEST, code::UNSUPPORTED_VERSION].map(i64::from);
+    !code.is_ok_and(|code| not_run.contains(&code))
 }
 
 /// Reads an event stream up to the JSON-RPC response, and skips the messages before it.

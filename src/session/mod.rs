@@ -27,7 +27,7 @@ mod upstream_slot;
 mod upstream_stream;
 
 pub use buffered::{
-    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_session_lost, notify_server,
+    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_session_lost, may_have_run, notify_server,
     read_terminal_message, send_buffered,
 };
 pub use claims::{SessionClaims, SessionKey};

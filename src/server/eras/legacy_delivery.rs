@@ -15,11 +15,10 @@ use crate::route::RoutedServer;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::relay::gateway_stops;
 use crate::server::mcp::send;
-use crate::session::{Session, UpstreamSession, is_session_lost, replay_subscriptions};
+use crate::session::{Session, UpstreamSession, is_session_lost, may_have_run, replay_subscriptions};
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::Span;
-use metamcp_core::protocol::AnswerMatch;
 use metamcp_http::{RequestKind, UpstreamResponse};
 
 /// Limits the wait for a server that opens its event stream but sends no head until it has an event.
@@ -155,8 +154,7 @@ async fn try_delivery(
         return Ok(Some(DeliveryOutcome::Refused(status, body)));
     }
     session.upstream_slot(place).discard(&ready);
-    // A server that knows the call's id has read the call, and lost the session since then: it may have run.
-    if AnswerMatch::of_text(&body, &call.id()) == AnswerMatch::ThisCall {
+    if may_have_run(&body, &call.id()) {
         return Ok(Some(DeliveryOutcome::Refused(status, body)));
     }
     Ok(None)

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::StatusCode;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind;
-use metamcp_core::protocol::AnswerMatch;
 
 use super::super::call_stream::{CallEvent, CallStream};
 use super::super::held_calls::HeldCalls;
@@ -15,7 +14,7 @@ use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::session::{is_session_lost, refuse};
+use crate::session::{is_session_lost, may_have_run, refuse};
 use crate::upstream::UpstreamPool;
 use metamcp_http::UpstreamRequest;
 
@@ -147,9 +146,7 @@ impl ActiveCall {
         }
         tracing::info!(server = %self.pool.upstream().name(), "the server lost its session");
         self.session.forget(lost);
-        // A server that knows the call's id has read the call, and lost the session since then.
-        let id = exchange.slot.number.to_string().into();
-        if AnswerMatch::of_text(body, &id) == AnswerMatch::ThisCall {
+        if may_have_run(body, &exchange.slot.number.to_string().into()) {
             return Ok(None);
         }
         let slot = self.session.begin_call(self.request.allows_input()).ok_or_else(session_ended)?;
