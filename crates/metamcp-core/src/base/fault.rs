@@ -286,7 +286,7 @@ mod tests {
         let source = std::io::Error::other("b\r\nc");
         let fault = Fault::upstream(FaultKind::Internal, "a\n\u{1b}[31m").with_source(source);
         let line = fault.to_string();
-        assert!(line.ends_with("internal: a\\n\\u{1b}[31m: b\\r\\nc"), "{line}");
+        assert_eq!(line, "a\\n\\u{1b}[31m: b\\r\\nc");
         assert_eq!(fault.for_client(), "a\n\u{1b}[31m", "clients get JSON, which has its own escapes");
     }
 }
