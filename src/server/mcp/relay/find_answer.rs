@@ -1,7 +1,7 @@
 //! Finds the answer to a call in the usual forms of an event stream, without reading its events one by one.
 
 use bytes::Bytes;
-use memchr::{memchr, memmem};
+use memchr::{memchr, memmem, memrchr};
 
 use metamcp_core::protocol::AnswerMatch;
 
@@ -26,38 +26,51 @@ pub fn find_answer(events: &[u8], call: &Bytes) -> FoundAnswer {
         return FoundAnswer::Unclear;
     }
     let mut found = FoundAnswer::None;
-    if !may_name_answer(events) {
-        return found;
-    }
     let mut rest = events;
-    while !rest.is_empty() {
-        let end = memchr(b'\n', rest).unwrap_or(rest.len());
-        let (line, after) = rest.split_at(end);
-        if may_name_answer(line) {
-            let Some(message) = message_of_line(line, after) else { return FoundAnswer::Unclear };
-            match AnswerMatch::of_text(message, call) {
-                AnswerMatch::NotAnswer => {}
-                AnswerMatch::ThisCall if found == FoundAnswer::None => found = FoundAnswer::ThisCall,
-                _ => return FoundAnswer::Unclear,
-            }
+    while let Some(at) = find_name_end(rest) {
+        let start = memrchr(b'\n', &rest[..at]).map_or(0, |end| end + 1);
+        let end = memchr(b'\n', &rest[at..]).map_or(rest.len(), |length| at + length);
+        let Some(message) = message_of_line(&rest[start..end], &rest[end..]) else {
+            return FoundAnswer::Unclear;
+        };
+        match AnswerMatch::of_text(message, call) {
+            AnswerMatch::NotAnswer => {}
+            AnswerMatch::ThisCall if found == FoundAnswer::None => found = FoundAnswer::ThisCall,
+            _ => return FoundAnswer::Unclear,
         }
-        rest = after.get(1..).unwrap_or_default();
+        rest = &rest[end..];
     }
     found
 }
 
-/// Whether a text may name a member `result` or `error`, in upper or lower case: whether it has the end of such a name. Written
-/// without branches and searches, so that the compiler makes vector instructions of it.
-#[expect(clippy::needless_bitwise_bool, reason = "lazy operators are branches")]
-fn may_name_answer(text: &[u8]) -> bool {
-    let (Some(second), Some(third)) = (text.get(1..), text.get(2..)) else { return false };
-    let ends = text.iter().zip(second).zip(third).map(|((first, second), quote)| {
-        let (first, second) = (first | 0x20, second | 0x20);
-        let is_result = (first == b'l') & (second == b't');
-        let is_error = (first == b'o') & (second == b'r');
-        (is_result | is_error) & (*quote == b'"')
-    });
-    ends.fold(false, |found, is_end| found | is_end)
+/// Where the text may name a member `result` or `error`, in upper or lower case: the first end of such a name.
+fn find_name_end(text: &[u8]) -> Option<usize> {
+    let has_name_end = |block: &[u8; BLOCK_BYTES + 2]| {
+        (0..BLOCK_BYTES).fold(u8::MAX, |least, at| least.min(name_end_difference(&block[at..at + 3]))) == 0
+    };
+    let mut at = 0;
+    while let Some(block) = text[at..].first_chunk() {
+        if has_name_end(block) {
+            break;
+        }
+        at += BLOCK_BYTES;
+    }
+    // What is left is less than a block, unless a block has one: it is read with the bytes before it.
+    if text.len() < at + BLOCK_BYTES + 2 && text.last_chunk().is_some_and(|block| !has_name_end(block)) {
+        return None;
+    }
+    text[at..].windows(3).position(|bytes| name_end_difference(bytes) == 0).map(|end| at + end)
+}
+
+/// Read at once, without branches, so that the compiler makes vector instructions of it.
+const BLOCK_BYTES: usize = 32;
+
+/// Zero if the three bytes are the end of a name `result` or `error`.
+fn name_end_difference(bytes: &[u8]) -> u8 {
+    let (first, second) = (bytes[0] | 0x20, bytes[1] | 0x20);
+    let result = (first ^ b'l') | (second ^ b't');
+    let error = (first ^ b'o') | (second ^ b'r');
+    result.min(error) | (bytes[2] ^ b'"')
 }
 
 /// The message in a line without its line feed, if the line is all data of an event, as most servers write it. `rest` follows
@@ -137,6 +150,24 @@ mod tests {
             check(&format!("{note}\n\n{unusual}\n\n"), FoundAnswer::Unclear);
         }
         check_exactly(&format!("{note}\r\rdata: {ANSWER}\r\r"), FoundAnswer::Unclear);
+    }
+
+    #[test]
+    fn name_ends_are_found_at_every_offset() {
+        for length in 0..150 {
+            let text = vec![b'a'; length];
+            assert_eq!(find_name_end(&text), None, "{length}");
+            for at in 0..length.saturating_sub(2) {
+                for name_end in [b"lt\"", b"LT\"", b"oR\""] {
+                    let mut text = text.clone();
+                    text[at..at + 3].copy_from_slice(name_end);
+                    assert_eq!(find_name_end(&text), Some(at), "{length}");
+                }
+            }
+        }
+        for other in ["or'", "ot\"", "lr\"", "\"lt", "lt"] {
+            assert_eq!(find_name_end(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]
