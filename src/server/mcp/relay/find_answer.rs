@@ -48,18 +48,19 @@ fn find_name_end(text: &[u8]) -> Option<usize> {
     let has_name_end = |block: &[u8; BLOCK_BYTES + 2]| {
         (0..BLOCK_BYTES).fold(u8::MAX, |least, at| least.min(name_end_difference(&block[at..at + 3]))) == 0
     };
+    let find_from = |start: usize| {
+        let at = text[start..].windows(3).position(|bytes| name_end_difference(bytes) == 0)?;
+        Some(start + at)
+    };
     let mut at = 0;
     while let Some(block) = text[at..].first_chunk() {
         if has_name_end(block) {
-            break;
+            return find_from(at);
         }
         at += BLOCK_BYTES;
     }
-    // What is left is less than a block, unless a block has one: it is read with the bytes before it.
-    if text.len() < at + BLOCK_BYTES + 2 && text.last_chunk().is_some_and(|block| !has_name_end(block)) {
-        return None;
-    }
-    text[at..].windows(3).position(|bytes| name_end_difference(bytes) == 0).map(|end| at + end)
+    // Less than a block is left. It is read together with the bytes before it, if there are enough.
+    if text.last_chunk().is_none_or(has_name_end) { find_from(at) } else { None }
 }
 
 /// Read at once, without branches, so that the compiler makes vector instructions of it.
