@@ -109,7 +109,7 @@ fn a_new_key_takes_over_on_one_machine_in_either_order() {
         check(&gateway, &admin, &peer);
         gateway = gateway.restart();
         check(&gateway, &admin, &peer);
-        assert_eq!(InstallationSecrets::drop_old_encryption_keys(&data).unwrap(), [1]);
+        assert_eq!(InstallationSecrets::drop_old_encryption_keys(&data, 2).unwrap(), [1]);
         gateway = gateway.restart();
         check(&gateway, &admin, &peer);
     }

@@ -68,7 +68,7 @@ pub async fn drop_old(installation: &Installation, json: bool) -> Result<String,
             "{left} values in the database are not sealed with version {version} yet: run `keyadm rekey` first"
         )));
     }
-    let dropped = InstallationSecrets::drop_old_encryption_keys(data_dir)?;
+    let dropped = InstallationSecrets::drop_old_encryption_keys(data_dir, version)?;
     if json {
         return Ok(line(&json!({ "version": version, "dropped": dropped })));
     }

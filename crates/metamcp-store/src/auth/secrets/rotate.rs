@@ -1,5 +1,6 @@
 //! Rotation of the encryption key in the secrets file: adding a version, and dropping old ones.
 
+use std::fs::File;
 use std::path::Path;
 
 use super::super::config::EncryptionKey;
@@ -42,11 +43,14 @@ impl InstallationSecrets {
         })
     }
 
-    /// Removes every version but the first, and returns their numbers. Values sealed under them are lost.
-    pub fn drop_old_encryption_keys(data_dir: &Path) -> Result<Vec<u8>, RotateError> {
+    /// Removes every version that is older than `current`, and returns their numbers. Values sealed under them are lost.
+    /// A version that was added meanwhile stays, and so does `current`: values are still sealed under it.
+    pub fn drop_old_encryption_keys(data_dir: &Path, current: u8) -> Result<Vec<u8>, RotateError> {
         let mut dropped = Vec::new();
         rotate(data_dir, |keys| {
-            dropped = keys.drain(1..).map(|key| key.version).collect();
+            if let Some(at) = keys.iter().position(|key| key.version == current) {
+                dropped = keys.drain(at + 1..).map(|key| key.version).collect();
+            }
             Ok(())
         })?;
         Ok(dropped)
@@ -59,6 +63,9 @@ fn rotate(
     change: impl FnOnce(&mut Vec<EncryptionKey>) -> Result<(), EncryptionKeyError>,
 ) -> Result<u8, RotateError> {
     let path = data_dir.join(FILE_NAME);
+    // Two changes at once would each write what the other has not read.
+    let lock = File::open(data_dir).and_then(|folder| folder.try_lock().map(|()| folder).map_err(Into::into));
+    let _lock = lock.map_err(|error| SecretsError::io(&path, &error))?;
     let missing = || SecretsError::io(&path, &std::io::ErrorKind::NotFound.into());
     let secrets = InstallationSecrets::load(&path)?.ok_or_else(missing)?;
     let mut keys = parse_encryption_key(&secrets.encryption_key)?;
@@ -94,6 +101,22 @@ mod tests {
     use super::*;
     use crate::store::testing::Folder;
 
+    #[test]
+    fn changes_at_once_lose_no_version() {
+        let folder = Folder::create();
+        InstallationSecrets::load_or_create(folder.path()).unwrap();
+        let add = || InstallationSecrets::add_encryption_key(folder.path()).ok();
+        let added: Vec<u8> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(!added.is_empty());
+        let mut expected = added;
+        expected.push(1);
+        expected.sort_unstable_by(|one, other| other.cmp(one));
+        check(folder.path(), &expected);
+    }
+
     #[track_caller]
     fn check(data_dir: &Path, expected: &[u8]) -> Vec<EncryptionKey> {
         let secrets = InstallationSecrets::load_existing(data_dir).unwrap().unwrap();
@@ -114,14 +137,24 @@ mod tests {
         assert_eq!(InstallationSecrets::add_encryption_key(folder.path()).unwrap(), 2);
         let both = check(folder.path(), &[2, 1]);
         assert!(both[1].key == one[0].key && both[0].key != one[0].key);
-        assert_eq!(InstallationSecrets::drop_old_encryption_keys(folder.path()).unwrap(), [1]);
+        assert_eq!(InstallationSecrets::drop_old_encryption_keys(folder.path(), 2).unwrap(), [1]);
         assert!(check(folder.path(), &[2])[0].key == both[0].key);
         assert_eq!(
             InstallationSecrets::load_existing(folder.path()).unwrap().unwrap().jwt_secret,
             made.jwt_secret
         );
-        assert_eq!(InstallationSecrets::drop_old_encryption_keys(folder.path()).unwrap(), Vec::<u8>::new());
-        for _ in 2..=VERSIONS_MAX {
+        assert_eq!(
+            InstallationSecrets::drop_old_encryption_keys(folder.path(), 2).unwrap(),
+            Vec::<u8>::new()
+        );
+        InstallationSecrets::add_encryption_key(folder.path()).unwrap();
+        // Version 3 was added after it was found that all values are sealed with version 2.
+        assert_eq!(
+            InstallationSecrets::drop_old_encryption_keys(folder.path(), 2).unwrap(),
+            Vec::<u8>::new()
+        );
+        check(folder.path(), &[3, 2]);
+        for _ in 3..=VERSIONS_MAX {
             InstallationSecrets::add_encryption_key(folder.path()).unwrap();
         }
         let full = InstallationSecrets::add_encryption_key(folder.path()).unwrap_err().to_string();
