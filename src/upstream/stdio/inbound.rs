@@ -10,10 +10,11 @@ use super::connection::{
 use super::request_ids::RequestIds;
 use crate::runtime::LargeMessage;
 use metamcp_config::server::Sharing;
-use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
-use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
+use metamcp_core::frame::{Envelope, IdSpan, MessageKind, Outline, OutlineId, ScanError, Span};
+use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED, code};
 use metamcp_http::multiplex::{
-    CallEntry, REQUEST_ID_BYTES_MAX, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
+    CallEntry, REQUEST_ID_BYTES_MAX, ResponseSink, TOO_MANY_REQUESTS, encode_error, encode_pong,
+    known_method, splice_event,
 };
 use metamcp_http::{FailureStage, UpstreamError};
 
@@ -31,6 +32,9 @@ const AMBIGUOUS_CLIENT: &str = "there is no one client to ask; run this server w
 /// The same with `sharing = "auto"`, where it happens once.
 const FIRST_REQUEST: &str =
     "there is no one client to ask; ask again in the next call, which gets a process of its own";
+
+/// The error text for a request that was too long for the memory that is left.
+const NO_MEMORY: &str = "the gateway has no memory for this request; repeat it later";
 
 /// The error text for a request that its client does not support.
 const UNDECLARED: &str = "the client declared no capability for this request";
@@ -70,15 +74,36 @@ impl ProcessConnection {
         let mut state = self.state.borrow_mut();
         state.invalid_lines_in_a_row += 1;
         let is_over_limit = state.invalid_lines_in_a_row >= INVALID_LINES_MAX;
-        let number = id.and_then(|id| state.calls.find(id.span.slice(line)));
-        let entry = number.and_then(|number| state.calls.remove(number));
         drop(state);
-        if let (Some(entry), Some(number)) = (entry, number) {
-            self.forget_call(&entry.call);
-            entry.call.fail(FailureStage::InvalidResponse);
-            self.refuse_server_requests_during(number);
+        if let Some(id) = id {
+            self.fail_call(id.span.slice(line), FailureStage::InvalidResponse);
         }
         if is_over_limit { Err(TooManyInvalidLines) } else { Ok(()) }
+    }
+
+    /// Takes the outlines of the messages in a line for which there was no memory. The calls that they answer fail, and the
+    /// process gets responses to its requests.
+    pub fn receive_dropped(&self, messages: &[Outline]) {
+        MessageCounters::increment(&self.context.message_counters.undeliverable);
+        for message in messages {
+            let OutlineId::Raw(id) = &message.id else { continue };
+            if message.has_method {
+                self.queue_control(&encode_error(id, code::INTERNAL, NO_MEMORY, None));
+            } else {
+                self.fail_call(id, FailureStage::OutOfMemory);
+            }
+        }
+    }
+
+    /// Fails the call with this id at the process, if there is one.
+    fn fail_call(&self, raw_id: &[u8], stage: FailureStage) {
+        let mut state = self.state.borrow_mut();
+        let Some(number) = state.calls.find(raw_id) else { return };
+        let Some(entry) = state.calls.remove(number) else { return };
+        drop(state);
+        self.forget_call(&entry.call);
+        entry.call.fail(stage);
+        self.refuse_server_requests_during(number);
     }
 
     fn receive_message(&self, message: &Bytes, envelope: &Envelope) {

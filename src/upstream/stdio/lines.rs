@@ -1,10 +1,10 @@
 //! Messages as lines (MCP, stdio): splitting the output of a process into lines, and writing lines to it.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use metamcp_core::base::{ChargedBuffer, OutOfMemory};
-use metamcp_core::frame::Span;
-use metamcp_http::multiplex::{replace_line_breaks, splice_into};
+use metamcp_core::frame::{Outline, OutlineId, OutlineReader, Span};
+use metamcp_http::multiplex::{REQUEST_ID_BYTES_MAX, replace_line_breaks, splice_into};
 
 /// Splits the output of a process into lines.
 ///
@@ -14,8 +14,24 @@ pub struct LineReader {
     buffer: ChargedBuffer,
     scanned: usize,
     line_bytes_max: usize,
-    /// Whether the rest of a line is dropped that was given up.
-    is_skipping: bool,
+    /// The line that was given up, until its end.
+    dropped: Option<DroppedLine>,
+}
+
+/// A line of which no more is kept than what messages it has.
+struct DroppedLine {
+    outline: OutlineReader,
+    messages: Vec<Outline>,
+    /// How much of the line has been read.
+    bytes: usize,
+}
+
+/// A line of a process, without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    Complete(Bytes),
+    /// It was given up with [`LineReader::give_up_line`]. These are its messages with an id: one, or those of a batch.
+    Dropped(Vec<Outline>),
 }
 
 /// A line exceeds the limit.
@@ -25,12 +41,15 @@ pub struct LineTooLong;
 /// Read at once: a pipe holds 64 KiB.
 const READ_BYTES: usize = 64 << 10;
 
+/// Messages of a line that was given up: more than any batch of a server has, since calls are sent to it one by one.
+const DROPPED_MESSAGES_MAX: usize = 256;
+
 /// A buffer that grew beyond this for a long line is freed.
 const KEPT_BYTES: usize = 1 << 20;
 
 impl LineReader {
     pub fn new(line_bytes_max: usize) -> Self {
-        Self { buffer: ChargedBuffer::default(), scanned: 0, line_bytes_max, is_skipping: false }
+        Self { buffer: ChargedBuffer::default(), scanned: 0, line_bytes_max, dropped: None }
     }
 
     /// Returns the buffer to which the next output is to be appended, with room for it.
@@ -63,17 +82,15 @@ impl LineReader {
 
     /// Frees the incomplete line. Its rest will be dropped; the lines after it are read as usual.
     pub fn give_up_line(&mut self) {
-        (self.buffer, self.scanned) = (ChargedBuffer::default(), 0);
-        self.is_skipping = true;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.scanned = 0;
+        self.dropped.get_or_insert_with(DroppedLine::new).push(&buffer);
     }
 
-    /// Returns the next line without its end; `None` while it is incomplete.
-    pub fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
-        if self.is_skipping {
-            let end = memchr::memchr(b'\n', &self.buffer);
-            let skipped = end.map_or(self.buffer.len(), |at| at + 1);
-            self.buffer.bytes_mut().advance(skipped);
-            self.is_skipping = end.is_none();
+    /// Returns the next line; `None` while it is incomplete.
+    pub fn next(&mut self) -> Result<Option<Line>, LineTooLong> {
+        if self.dropped.is_some() {
+            return self.next_dropped();
         }
         let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) else {
             self.scanned = self.buffer.len();
@@ -85,7 +102,45 @@ impl LineReader {
         if line.last() == Some(&b'\r') {
             line.truncate(line.len() - 1);
         }
-        if line.len() > self.line_bytes_max { Err(LineTooLong) } else { Ok(Some(line.freeze())) }
+        if line.len() > self.line_bytes_max {
+            Err(LineTooLong)
+        } else {
+            Ok(Some(Line::Complete(line.freeze())))
+        }
+    }
+
+    /// Drops more of the line that was given up, to its end.
+    fn next_dropped(&mut self) -> Result<Option<Line>, LineTooLong> {
+        let end = memchr::memchr(b'\n', &self.buffer);
+        let rest = match end {
+            Some(at) => self.buffer.bytes_mut().split_to(at + 1),
+            None => self.buffer.bytes_mut().split(),
+        };
+        let Some(mut line) = self.dropped.take() else { return Ok(None) };
+        line.push(&rest);
+        if line.bytes > self.line_bytes_max {
+            return Err(LineTooLong);
+        }
+        if end.is_some() {
+            return Ok(Some(Line::Dropped(line.messages)));
+        }
+        self.dropped = Some(line);
+        Ok(None)
+    }
+}
+
+impl DroppedLine {
+    fn new() -> Self {
+        Self { outline: OutlineReader::new(REQUEST_ID_BYTES_MAX), messages: Vec::new(), bytes: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        self.outline.push(bytes, |message| {
+            if matches!(message.id, OutlineId::Raw(_)) && self.messages.len() < DROPPED_MESSAGES_MAX {
+                self.messages.push(message);
+            }
+        });
     }
 }
 
@@ -102,6 +157,13 @@ pub fn write_line(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) {
 mod tests {
     use super::*;
 
+    fn complete(line: Line) -> Bytes {
+        match line {
+            Line::Complete(line) => line,
+            Line::Dropped(_) => panic!("{line:?}"),
+        }
+    }
+
     /// Checks that the lines are the same for pieces of every size.
     fn check(output: &[u8], expected: &[&str]) {
         for size in 1..=output.len().max(1) {
@@ -111,7 +173,7 @@ mod tests {
                 lines.buffer_mut().put_slice(piece);
                 loop {
                     match lines.next() {
-                        Ok(Some(line)) => found.push(String::from_utf8_lossy(&line).into_owned()),
+                        Ok(Some(line)) => found.push(String::from_utf8_lossy(&complete(line)).into_owned()),
                         Ok(None) => break,
                         Err(LineTooLong) => {
                             found.push("too long".into());
@@ -139,22 +201,53 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_given_up_is_dropped_to_its_end() {
-        for size in 1..=20 {
-            let mut lines = LineReader::new(100);
-            lines.buffer_mut().put_slice(b"first\nbegun");
-            assert_eq!(lines.next().unwrap().unwrap(), "first");
-            assert_eq!(lines.next(), Ok(None));
-            lines.give_up_line();
-            let mut found = Vec::new();
-            for piece in b" and ended\nsecond\nthird\n".chunks(size) {
-                lines.buffer_mut().put_slice(piece);
-                while let Some(line) = lines.next().unwrap() {
-                    found.push(line);
+    fn drops_a_line_that_is_given_up_but_for_its_ids() {
+        // The ids of what is dropped, wherever they are in it.
+        let check = |line: &str, expected: &[&str]| {
+            let output = format!("{{}}\n{line}\nsecond\n");
+            for given_up_at in 4..=line.len() + 3 {
+                for size in [1, 2, 7, output.len()] {
+                    let mut lines = LineReader::new(200);
+                    lines.buffer_mut().put_slice(&output.as_bytes()[..given_up_at]);
+                    assert_eq!(complete(lines.next().unwrap().unwrap()), "{}");
+                    assert_eq!(lines.next(), Ok(None));
+                    lines.give_up_line();
+                    let (mut ids, mut complete_lines) = (Vec::new(), Vec::new());
+                    for piece in output.as_bytes()[given_up_at..].chunks(size) {
+                        lines.buffer_mut().put_slice(piece);
+                        while let Some(line) = lines.next().unwrap() {
+                            match line {
+                                Line::Complete(line) => complete_lines.push(line),
+                                Line::Dropped(messages) => {
+                                    ids.extend(messages.into_iter().map(|message| message.id));
+                                }
+                            }
+                        }
+                    }
+                    let expected = expected.iter().map(|id| OutlineId::Raw(id.as_bytes().to_vec()));
+                    assert_eq!(ids, expected.collect::<Vec<_>>(), "{line} {given_up_at} {size}");
+                    assert_eq!(complete_lines, ["second"], "{line} {given_up_at} {size}");
                 }
             }
-            assert_eq!(found, ["second", "third"], "{size}");
-        }
+        };
+        check(r#"{"jsonrpc":"2.0","id":7,"result":{"id":8}}"#, &["7"]);
+        check("{\"result\":{\"id\":8},\"jsonrpc\":\"2.0\",\"id\":\"a\"}\r", &["\"a\""]);
+        check(r#"[{"id":1,"result":{}},{"method":"m"},{"id":2,"error":{}}]"#, &["1", "2"]);
+        check(r#"{"method":"notifications/message","params":{"id":1}}"#, &[]);
+        check("no message", &[]);
+        check(r#"{"id":7,"result":{}"#, &[]);
+    }
+
+    #[test]
+    fn a_line_that_is_given_up_is_still_limited() {
+        let mut lines = LineReader::new(100);
+        lines.buffer_mut().put_slice(&[b'x'; 90]);
+        assert_eq!(lines.next(), Ok(None));
+        lines.give_up_line();
+        lines.buffer_mut().put_slice(&[b'x'; 10]);
+        assert_eq!(lines.next(), Ok(None));
+        lines.buffer_mut().put_slice(b"x");
+        assert_eq!(lines.next(), Err(LineTooLong));
     }
 
     #[test]
@@ -163,7 +256,7 @@ mod tests {
         lines.buffer_mut().put_slice(&vec![b'x'; 3 << 20]);
         assert_eq!(lines.next(), Ok(None));
         lines.buffer_mut().put_slice(b"\n");
-        assert_eq!(lines.next().unwrap().unwrap().len(), 3 << 20);
+        assert_eq!(complete(lines.next().unwrap().unwrap()).len(), 3 << 20);
         assert!(lines.buffer_mut().capacity() <= KEPT_BYTES);
     }
 

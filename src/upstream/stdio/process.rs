@@ -11,9 +11,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{MessageCounters, ProcessConnection, ServerContext};
+use super::connection::{ProcessConnection, ServerContext};
 use super::exit::{ExitCause, ExitReport};
-use super::lines::LineReader;
+use super::lines::{Line, LineReader};
 use super::process_stats::ProcessStage;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
@@ -141,9 +141,8 @@ async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> Exi
     let mut lines = LineReader::new(connection.context.program.settings.line_bytes_max);
     loop {
         if lines.charge().is_err() && timeout(MEMORY_TIMEOUT, wait_for_memory(&mut lines)).await.is_err() {
-            // The program is not at fault, and goes on. The call that the line answers ends by its timeout.
+            // The program is not at fault, and goes on. The call that the line answers fails when its end has been read.
             tracing::warn!(server = %connection.context.name, pid = connection.pid, "no memory for a line of a process");
-            MessageCounters::increment(&connection.context.message_counters.undeliverable);
             lines.give_up_line();
         }
         match stdout.read_buf(lines.buffer_mut()).await {
@@ -153,8 +152,11 @@ async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> Exi
         let mut in_a_row = 0;
         loop {
             match lines.next() {
-                Ok(Some(line)) if connection.receive_line(&line).is_err() => return ExitCause::InvalidOutput,
-                Ok(Some(_)) => {}
+                Ok(Some(Line::Complete(line))) if connection.receive_line(&line).is_err() => {
+                    return ExitCause::InvalidOutput;
+                }
+                Ok(Some(Line::Complete(_))) => {}
+                Ok(Some(Line::Dropped(messages))) => connection.receive_dropped(&messages),
                 Ok(None) => break,
                 Err(_) => return ExitCause::LineTooLong,
             }

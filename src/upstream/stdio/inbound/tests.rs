@@ -592,6 +592,30 @@ fn modern_log_messages_go_to_the_only_call_with_logs() {
 }
 
 #[test]
+fn calls_fail_whose_responses_found_no_memory() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
+    for id in ["7", "8", "9"] {
+        fixture.send_call(Some(0), &request(id, ""), CallKind::Call);
+    }
+    fixture.written();
+    let response = |id: &str| Outline { id: raw_id(id), has_result: true, ..Outline::default() };
+    let request = Outline { id: raw_id("\"r\""), has_method: true, ..Outline::default() };
+    fixture.connection.receive_dropped(&[response("2"), response("5"), request]);
+    assert_eq!(fixture.received(), "1: OutOfMemory");
+    let refusal = r#"{"jsonrpc":"2.0","id":"r","error":{"code":-32603,"message":"the gateway has no memory"#;
+    let written = fixture.written();
+    assert!(written.starts_with(refusal), "{written}");
+    assert_eq!(written.lines().count(), 1, "{written}");
+    fixture.connection.receive_dropped(&[response("2")]);
+    assert_eq!(fixture.received(), "");
+    assert_eq!(fixture.connection.context.message_counters.undeliverable.get(), 2);
+}
+
+fn raw_id(id: &str) -> OutlineId {
+    OutlineId::Raw(id.as_bytes().to_vec())
+}
+
+#[test]
 fn invalid_lines_are_skipped_up_to_a_limit() {
     let mut fixture = Fixture::new(Era::Legacy, 1);
     fixture.send_call(Some(0), &request("0", ""), CallKind::Call);
