@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 
-use super::fields::{Field, Fields};
+use super::fields::{Field, FieldName, Fields};
 use super::receive::RequestBody;
 use super::request::EndpointRequest;
 use crate::route::RouteTable;
@@ -75,11 +75,17 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, received: &[u8]) ->
     let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
         return ParseOutcome::Unusual;
     };
+    let Ok((mut fields, length)) = read_fields(request.headers, received) else {
+        return ParseOutcome::Unusual;
+    };
+    if fields.any_doubled() || !fields.has(Field::Host) {
+        return ParseOutcome::Unusual;
+    }
     let bytes_max = config.body_bytes_max.min(BODY_BYTES_MAX);
-    let body_bytes = match (method == Method::POST, length_of(request.headers)) {
+    let body_bytes = match (method == Method::POST, length) {
         // A POST has a body, even if it will be refused. A DELETE has none.
-        (true, Ok(Some(bytes))) if (1..=bytes_max).contains(&bytes) => bytes,
-        (false, Ok(None | Some(0))) => 0,
+        (true, Some(bytes)) if (1..=bytes_max).contains(&bytes) => bytes,
+        (false, None | Some(0)) => 0,
         _ => return ParseOutcome::Unusual,
     };
     let bytes = head_bytes + body_bytes;
@@ -88,13 +94,7 @@ pub fn read_request(config: &HttpConfig, table: &RouteTable, received: &[u8]) ->
     }
     let text = Bytes::copy_from_slice(&received[..bytes]);
     let body = text.slice(head_bytes..);
-    let mut fields = Fields::of(text);
-    for line in request.headers.iter() {
-        fields.add(place(line.name.as_bytes(), received), place(line.value, received));
-    }
-    if fields.any_doubled() || !fields.has(Field::Host) {
-        return ParseOutcome::Unusual;
-    }
+    fields.set_text(text);
     let (endpoint, body) = (Arc::clone(endpoint), RequestBody::Whole(body));
     let request = EndpointRequest { method, authority: None, endpoint, fields, body };
     ParseOutcome::Usual(request, bytes)
@@ -113,32 +113,44 @@ fn has_strict_lines(received: &[u8], head_bytes: usize, lines: &[httparse::Heade
 /// A header field concerns the message's framing or its connection in an unsupported way.
 struct UnsupportedFraming;
 
-/// The `Content-Length`, if it is the only framing field and the connection stays open.
-fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, UnsupportedFraming> {
+/// The fields of a request that stays on its connection, and its `Content-Length`. The text of the fields is to be set.
+fn read_fields(
+    lines: &[httparse::Header<'_>],
+    received: &[u8],
+) -> Result<(Fields, Option<usize>), UnsupportedFraming> {
+    let mut fields = Fields::of(Bytes::new());
     let mut length = None;
     for line in lines {
-        let is = |name: &str| line.name.eq_ignore_ascii_case(name);
-        match line.name.len() {
-            14 if is("content-length") => {
-                if length.is_some() {
-                    return Err(UnsupportedFraming);
-                }
-                let bytes =
-                    header::parse_content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
-                length = Some(bytes.ok_or(UnsupportedFraming)?);
+        let name = line.name.as_bytes();
+        let kind = FieldName::of(name);
+        let is_supported = match kind {
+            FieldName::Known(Field::ContentLength) => {
+                let bytes = header::parse_content_length(line.value);
+                length = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+                length.is_some()
             }
-            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => {
-                return Err(UnsupportedFraming);
-            }
-            17 if is("transfer-encoding") => return Err(UnsupportedFraming),
-            7 if is("upgrade") => return Err(UnsupportedFraming),
-            6 if is("expect") => return Err(UnsupportedFraming),
-            4 if is("host") && !is_valid_host(line.value) => return Err(UnsupportedFraming),
-            _ if is_misspelt_framing_field(line.name.as_bytes()) => return Err(UnsupportedFraming),
-            _ => {}
+            FieldName::Known(Field::Host) => is_valid_host(line.value),
+            FieldName::Known(_) => true,
+            FieldName::Param | FieldName::Other => !is_unsupported(line),
+        };
+        if !is_supported {
+            return Err(UnsupportedFraming);
         }
+        fields.add_kind(kind, place(name, received), place(line.value, received));
     }
-    Ok(length)
+    Ok((fields, length))
+}
+
+/// Whether a field that is no [`Field`] concerns the message's framing or its connection in an unsupported way.
+fn is_unsupported(line: &httparse::Header<'_>) -> bool {
+    let is = |name: &str| line.name.eq_ignore_ascii_case(name);
+    match line.name.len() {
+        10 if is("connection") => !line.value.eq_ignore_ascii_case(b"keep-alive"),
+        17 if is("transfer-encoding") => true,
+        7 if is("upgrade") => true,
+        6 if is("expect") => true,
+        _ => is_misspelt_framing_field(line.name.as_bytes()),
+    }
 }
 
 /// The span of `part` in `whole`, which contains it.

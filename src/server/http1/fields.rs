@@ -48,6 +48,25 @@ pub enum Field {
     XApiKey,
 }
 
+/// What the name of a header field says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldName {
+    Known(Field),
+    /// The header of a parameter, `Mcp-Param-*`.
+    Param,
+    Other,
+}
+
+impl FieldName {
+    pub fn of(name: &[u8]) -> Self {
+        match Field::named(name) {
+            Some(field) => Self::Known(field),
+            None if is_param(name) => Self::Param,
+            None => Self::Other,
+        }
+    }
+}
+
 impl Field {
     const COUNT: usize = Self::XApiKey as usize + 1;
 
@@ -103,17 +122,29 @@ impl Fields {
 
     /// Adds a field whose name and value lie in the text.
     pub fn add(&mut self, name: Span, value: Span) {
-        let name_text = name.slice(&self.0.text);
-        if let Some(field) = Field::named(name_text) {
-            let place = &mut self.0.values[field as usize];
-            if *place == ABSENT {
-                *place = value;
-            } else {
-                self.0.doubled |= 1 << field as u32;
+        let kind = FieldName::of(name.slice(&self.0.text));
+        self.add_kind(kind, name, value);
+    }
+
+    /// Adds a field of this name. `name` and `value` are where they lie in the text, which may be set later.
+    pub fn add_kind(&mut self, kind: FieldName, name: Span, value: Span) {
+        match kind {
+            FieldName::Known(field) => {
+                let place = &mut self.0.values[field as usize];
+                if *place == ABSENT {
+                    *place = value;
+                } else {
+                    self.0.doubled |= 1 << field as u32;
+                }
             }
-        } else if is_param(name_text) {
-            self.0.params.push((name, value));
+            FieldName::Param => self.0.params.push((name, value)),
+            FieldName::Other => {}
         }
+    }
+
+    /// Sets the text that the spans refer to.
+    pub fn set_text(&mut self, text: Bytes) {
+        self.0.text = text;
     }
 
     /// Collects the fields of a head that hyper parsed, and copies their text.

@@ -52,6 +52,14 @@ impl HostReader {
 
 /// Whether this is a valid value of a Host field.
 pub fn is_valid_host(value: &[u8]) -> bool {
+    // Nearly all are a plain name or an address with a port.
+    let name_bytes =
+        value.iter().take_while(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-')).count();
+    match &value[name_bytes..] {
+        [] if name_bytes > 0 => return true,
+        [b':', port @ ..] if name_bytes > 0 && port.iter().all(u8::is_ascii_digit) => return true,
+        _ => {}
+    }
     let mut reader = HostReader::default();
     value.iter().all(|byte| reader.push(*byte)) && reader.is_valid()
 }
