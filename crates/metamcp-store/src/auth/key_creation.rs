@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::store::{
-    Audit, Grants, KeyRow, KeyStatus, NewKey, Plaintext, RowSealer, SealedRow, Store, StoreError, Uuid,
+    Audit, KeyRequest, KeyRow, KeyStatus, NewKey, Plaintext, RowSealer, SealedRow, Store, StoreError, Uuid,
     new_id,
 };
 
@@ -12,20 +12,8 @@ use super::key::{ApiKey, MalformedApiKey, ParsedApiKey};
 use super::seal::Sealer;
 use super::secret_verifier::SecretVerifier;
 
-/// A key to be created.
-#[derive(Debug, Clone)]
-pub struct KeyRequest {
-    /// The display name: shown in lists, logs and traces.
-    pub name: String,
-    /// A note for people; may be empty.
-    pub description: String,
-    pub grants: Grants,
-    /// Seconds since 1970; `None` for a key that does not expire.
-    pub expires_at: Option<u64>,
-}
-
 impl KeyRequest {
-    /// Checks that the key can be created at `now`, in seconds since 1970.
+    /// Checks that a key can be created, or changed to this, at `now` (seconds since 1970).
     pub fn check(&self, now: u64) -> Result<(), CreateKeyError> {
         let unfit = |text: &str, max| text.chars().count() > max || text.chars().any(char::is_control);
         if self.name.trim().is_empty() || unfit(&self.name, NAME_CHARS_MAX) {

@@ -39,6 +39,7 @@ mod token;
 mod token_cache;
 mod unseal_failure;
 
+pub use crate::store::KeyRequest;
 pub use crate::store::{Rate, Role};
 pub use authenticator::{Authenticator, CredentialCheck};
 pub use config::{Config, EncryptionKey};
@@ -50,7 +51,7 @@ pub use health::{AuthHealth, KeySource};
 pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
-pub use key_creation::{CreateKeyError, KeyRequest, create_key, generate_key, import_key};
+pub use key_creation::{CreateKeyError, create_key, generate_key, import_key};
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{

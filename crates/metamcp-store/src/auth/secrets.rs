@@ -236,12 +236,12 @@ pub enum SecretsError {
         line: usize,
     },
     #[error("cannot use {}: {reason}", path.display())]
-    Io { path: PathBuf, reason: String },
+    Io { path: PathBuf, kind: ErrorKind, reason: String },
 }
 
 impl SecretsError {
     fn io(path: &Path, error: &std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), reason: error.to_string() }
+        Self::Io { path: path.to_owned(), kind: error.kind(), reason: error.to_string() }
     }
 }
 

@@ -45,7 +45,7 @@ pub use error::StoreError;
 pub use handle::{Store, is_new_postgres};
 pub use id::new_id;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
-pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};
+pub use keys::{Grants, KeyRequest, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};
 pub use metamcp::{
     MalformedColumn, MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool,
 };

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::row::{KeyRow, KeyStatus, NewKey, find};
+use super::row::{KeyRequest, KeyRow, KeyStatus, NewKey, find};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
 use crate::store::row_sealer::{OptionalSealer, SealedRow};
@@ -77,6 +77,42 @@ pub async fn set_status<T: Transaction>(
         seal(tx, binding, &mut after, &hash).await?;
     }
     record_change(tx, audit, action, Some(&before), Some(&after)).await?;
+    Ok(after)
+}
+
+pub async fn update<T: Transaction>(
+    tx: &mut T,
+    binding: &OptionalSealer,
+    reference: &str,
+    expect: &KeyRequest,
+    (request, audit): &(KeyRequest, Audit),
+) -> Result<KeyRow, StoreError> {
+    let before = require(tx, reference).await?;
+    let hash = open_hash(binding, &before)?;
+    if before.to_request() != *expect {
+        return Err(StoreError::Conflict);
+    }
+    if expect == request {
+        return Ok(before);
+    }
+    let KeyRequest { name, description, grants, expires_at } = request;
+    let values = [
+        Value::from(name),
+        description.into(),
+        grants.role.as_str().into(),
+        json_list(grants.endpoints.as_ref()),
+        json_list(grants.tools.as_ref()),
+        grants.rate.map(|rate| rate.per_second).into(),
+        grants.rate.map(|rate| rate.burst).into(),
+        grants.concurrency.into(),
+        (*expires_at).into(),
+        audit.at.into(),
+        before.id.into(),
+    ];
+    tx.execute(UPDATE, &values).await?;
+    let mut after = require(tx, reference).await?;
+    seal(tx, binding, &mut after, &hash).await?;
+    record_change(tx, audit, "key.update", Some(&before), Some(&after)).await?;
     Ok(after)
 }
 
@@ -215,3 +251,7 @@ async fn record_change<T: Transaction>(
 const INSERT: &str = "INSERT INTO api_keys (id, key_id, name, description, role, endpoints, tools, rate_per_second, \
                       rate_burst, concurrency, status, sealed_hash, key_version, expires_at, created_at, changed_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', $11, 0, $12, $13, $13)";
+
+const UPDATE: &str = "UPDATE api_keys SET name = $1, description = $2, role = $3, endpoints = $4, tools = $5, \
+                      rate_per_second = $6, rate_burst = $7, concurrency = $8, expires_at = $9, changed_at = $10 \
+                      WHERE id = $11";

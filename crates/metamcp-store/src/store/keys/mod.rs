@@ -13,4 +13,4 @@ mod row;
 pub(super) use change::open_hash;
 pub use change::{OldKeyPolicy, Rotation};
 pub(super) use row::find;
-pub use row::{Grants, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};
+pub use row::{Grants, KeyRequest, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};

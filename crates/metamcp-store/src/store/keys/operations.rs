@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::change::{self, OldKeyPolicy, Rotation};
-use super::row::{self, KeyRow, KeyStatus, Keys, NewKey};
+use super::row::{self, KeyRequest, KeyRow, KeyStatus, Keys, NewKey};
 use crate::store::audit::Audit;
 use crate::store::error::StoreError;
 use crate::store::handle::{Store, transact};
@@ -59,6 +59,23 @@ impl Store {
             Err(StoreError::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Changes a key from `expect` to `request`, and returns its row. Revokes its tokens; a key that is `request` already
+    /// is unchanged. Validates nothing. [`StoreError::NotFound`]; [`StoreError::Conflict`] when the key is not `expect`;
+    /// [`StoreError::Closed`]; [`StoreError::Unbound`].
+    ///
+    /// Cancel safe: a dropped call takes effect entirely or not at all.
+    pub async fn update_key(
+        &self,
+        reference: &str,
+        expect: KeyRequest,
+        request: KeyRequest,
+        audit: Audit,
+    ) -> Result<KeyRow, StoreError> {
+        let (binding, reference) = (self.binding.clone(), reference.to_owned());
+        let by = (request, audit);
+        transact!(self, AccessMode::Administer, |tx| change::update(tx, &binding, &reference, &expect, &by))
     }
 
     /// Deletes a key and returns its last row. Needs no sealer. [`StoreError::NotFound`].

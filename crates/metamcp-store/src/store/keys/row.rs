@@ -58,6 +58,18 @@ impl Grants {
     }
 }
 
+/// What is decided about a key: everything but its secret, its status, and its successor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRequest {
+    /// The display name: shown in lists, logs and traces.
+    pub name: String,
+    /// A note for people; may be empty.
+    pub description: String,
+    pub grants: Grants,
+    /// Seconds since 1970; `None` for a key that does not expire.
+    pub expires_at: Option<u64>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRow {
     /// The id in administration.
@@ -93,6 +105,16 @@ impl KeyRow {
         match (self.expires_at, self.grace_until) {
             (Some(expiry), Some(grace)) => Some(expiry.min(grace)),
             (expiry, grace) => expiry.or(grace),
+        }
+    }
+
+    /// The key as it would be requested now.
+    pub fn to_request(&self) -> KeyRequest {
+        KeyRequest {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            grants: self.grants.clone(),
+            expires_at: self.expires_at,
         }
     }
 

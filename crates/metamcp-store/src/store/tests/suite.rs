@@ -5,10 +5,10 @@ use serde_json::json;
 use super::{by, on_each, sample};
 use crate::store::testing::Notary;
 use crate::store::{
-    ApplyOutcome, AuditFilter, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
-    NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, Role, RowSealer, SealedKind,
-    SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError, ToolOverride, UsageBatch,
-    UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
+    ApplyOutcome, AuditFilter, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyRequest,
+    KeyStatus, NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, Role, RowSealer,
+    SealedKind, SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError, ToolOverride,
+    UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
 };
 use metamcp_config::sections::RetentionPolicy;
 
@@ -86,6 +86,31 @@ async fn every_change_advances_the_epoch_and_that_of_the_key() {
             actions,
             [("key.create", "A"), ("key.create", "B"), ("key.inactivate", "A"), ("key.delete", "B")]
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_is_changed_only_from_what_was_read() {
+    on_each(async |store| {
+        let before = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        let read = before.to_request();
+        let rate = Some(Rate { per_second: 3, burst: 4 });
+        let grants = Grants { rate, endpoints: Some(vec!["team".into()]), ..Grants::everything() };
+        let wanted =
+            KeyRequest { name: "other".into(), description: "text".into(), grants, expires_at: Some(9) };
+        let update = |expect: &KeyRequest, to: &KeyRequest, at| {
+            store.update_key("AAAAAAAAAAAA", expect.clone(), to.clone(), by("test", at))
+        };
+        let after = update(&read, &wanted, 2).await.unwrap();
+        assert_eq!((after.to_request(), after.changed_at), (wanted.clone(), 2));
+        assert!(after.epoch > before.epoch, "its tokens are revoked");
+        assert_eq!(Notary(1).open_row(SealedRow::Key(&after)), Notary(1).open_row(SealedRow::Key(&before)));
+        assert_eq!(update(&wanted, &wanted, 3).await.unwrap(), after);
+        check(update(&read, &wanted, 3).await, "conflict");
+        check(store.update_key("BBBBBBBBBBBB", read, wanted, by("test", 3)).await, "no key");
+        let actions: Vec<_> = audited(store).await.into_iter().map(|(action, _)| action).collect();
+        assert_eq!(actions, ["key.create", "key.update"]);
     })
     .await;
 }
