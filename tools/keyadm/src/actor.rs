@@ -9,13 +9,20 @@ pub fn audit() -> Audit {
     Audit::by(actor())
 }
 
-/// Returns `keyadm:` and the user's name. The environment is not consulted, since users can set it freely.
+/// Returns `keyadm:` and the user's name.
 pub fn actor() -> String {
-    let Ok(process) = std::fs::metadata("/proc/self") else { return "keyadm:unknown".into() };
+    format!("keyadm:{}", user())
+}
+
+/// Returns the name of the user. The environment is not consulted, since users can set it freely.
+pub fn user() -> String {
+    std::fs::metadata("/proc/self").map_or_else(|_| "unknown".into(), |process| user_name(process.uid()))
+}
+
+/// Returns the name of a user, or `uid-` and the number if it has none.
+pub fn user_name(uid: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let uid = process.uid();
-    let name = find_user_name(uid, &users).map_or_else(|| format!("uid-{uid}"), str::to_owned);
-    format!("keyadm:{name}")
+    find_user_name(uid, &users).map_or_else(|| format!("uid-{uid}"), str::to_owned)
 }
 
 /// Finds a user in the text of `/etc/passwd` (`name:password:uid:…`).

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::installation::{DATABASE, Installation};
 use crate::output::CommandOutput;
 use crate::table::{line, printable};
-use crate::{keys, rekey, sealed_rows, time};
+use crate::{key_view, rekey, sealed_rows, time};
 
 /// The result of one check.
 struct Finding {
@@ -281,7 +281,7 @@ fn check_clock(database_time: u64, own_time: u64, found: &mut Findings) {
 
 fn check_keys(rows: &[KeyRow], found: &mut Findings) {
     let usable: Vec<_> =
-        rows.iter().filter(|row| row.status == KeyStatus::Active && !keys::has_ended(row)).collect();
+        rows.iter().filter(|row| row.status == KeyStatus::Active && !key_view::has_ended(row)).collect();
     if usable.is_empty() {
         found.warn("keys", "no key is active: create one with `keyadm keys create --name NAME`");
     } else {

@@ -1,12 +1,15 @@
 //! Why a command fails, and its exit code (sysexits.h).
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use metamcp_store::auth::{
     CreateKeyError, EncryptionKeyError, FirstStartError, RotateError, SealerError, SecretsError,
 };
 use metamcp_store::store::StoreError;
+
+use crate::access_error;
 
 /// Why a command fails. Nothing was changed, unless the text says otherwise.
 #[derive(Debug)]
@@ -66,6 +69,9 @@ impl From<SealerError> for Failure {
 impl From<SecretsError> for Failure {
     fn from(error: SecretsError) -> Self {
         match error {
+            SecretsError::Io { path, kind: kind @ ErrorKind::PermissionDenied, .. } => {
+                Self::Unavailable(access_error::explain(&path, &kind.into()))
+            }
             SecretsError::Io { .. } => Self::Unavailable(error.to_string()),
             SecretsError::Exposed { .. } | SecretsError::Syntax { .. } => Self::Data(error.to_string()),
         }

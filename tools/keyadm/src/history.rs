@@ -11,8 +11,8 @@ use crate::args::{AuditArgs, UsageArgs};
 use crate::clock::now;
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};
-use crate::table::{line, or_none, table};
-use crate::{keys, time};
+use crate::table::{line, or_none};
+use crate::{key_request, table, time};
 
 pub async fn audit(args: AuditArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
     let (object_kind, object_id) = args.object.as_deref().map(parse_object).transpose()?.unwrap_or_default();
@@ -76,7 +76,7 @@ fn list_entries(rows: &[AuditRow]) -> String {
         let change = summarize_change(row.before.as_ref(), row.after.as_ref());
         vec![time::format(row.at), row.actor.clone(), row.action.clone(), row.object_id.clone(), change]
     });
-    table(&["AT", "ACTOR", "ACTION", "OBJECT", "CHANGE"], cells)
+    table::list("entries", &["AT", "ACTOR", "ACTION", "OBJECT", "CHANGE"], cells)
 }
 
 /// Summarizes a change in one line; `--json` shows all of it.
@@ -111,7 +111,7 @@ pub async fn usage(args: UsageArgs, installation: &Installation, json: bool) -> 
     let filter = UsageFilter {
         from: Some(parse_past("--since", &args.since)?),
         until: args.until.as_deref().map(|text| parse_past("--until", text)).transpose()?,
-        key_id: args.key.as_deref().map(keys::parse_key_reference).transpose()?,
+        key_id: args.key.as_deref().map(key_request::parse_key_reference).transpose()?,
         server: args.server,
         tool: args.tool,
     };
@@ -201,7 +201,7 @@ fn list_counts(
         }
         cells
     });
-    table(&head, rows)
+    table::list("calls", &head, rows)
 }
 
 /// The width that a terminal has left for the last column.

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::args::{Access, Location};
 use crate::failure::Failure;
+use crate::file_access;
 use crate::table::printable;
 
 /// An installation of the gateway.
@@ -132,7 +133,8 @@ impl Installation {
         }
         let data_dir = self.data_dir()?;
         let path = data_dir.join(DATABASE);
-        if missing == MissingDatabase::Refuse && !path.exists() {
+        let exists = file_access::exists(&path)?;
+        if missing == MissingDatabase::Refuse && !exists {
             return Err(Failure::Unavailable(format!(
                 "there is no database at {}; name the gateway's data directory with --data-dir, \
                  or create a first key",
@@ -148,6 +150,10 @@ impl Installation {
             )));
         }
         prepare_data_dir(data_dir).map_err(|error| unusable(data_dir, &error))?;
+        // SQLite's own error names neither the user nor the owner.
+        if exists {
+            file_access::check_writable(&path)?;
+        }
         Ok(Store::open_sqlite(&path).await?)
     }
 
@@ -167,7 +173,7 @@ impl Installation {
     pub async fn store_if_exists(&self) -> Result<Option<Store>, Failure> {
         let exists = match &self.database {
             Database::Server(database) => !is_new_postgres(&database.url).await?,
-            Database::Embedded => self.data_dir()?.join(DATABASE).exists(),
+            Database::Embedded => file_access::exists(&self.data_dir()?.join(DATABASE))?,
         };
         if exists { self.store(MissingDatabase::Refuse).await.map(Some) } else { Ok(None) }
     }
@@ -215,8 +221,11 @@ impl Installation {
         if let Some(text) = self.required_encryption_key()? {
             return Ok(Sealer::new(&parse_encryption_key(&text)?)?);
         }
-        let data_dir = self.data_dir()?;
-        check_first_start(data_dir, &data_dir.join(DATABASE))?;
+        let (data_dir, database) = (self.data_dir()?, self.data_dir()?.join(DATABASE));
+        if file_access::exists(&database)? {
+            file_access::check_writable(&database)?;
+        }
+        check_first_start(data_dir, &database)?;
         Ok(Sealer::new(&[EncryptionKey { version: 1, key: generate_encryption_key() }])?)
     }
 
@@ -249,9 +258,10 @@ impl Installation {
 /// Refuses `--data-dir` with a database in it together with `DATABASE_URL`, which the gateway prefers: the user may mean
 /// either, and would not notice that the other one was changed.
 fn check_unambiguous(data_dir: Option<&Path>) -> Result<(), Failure> {
-    let Some(path) = data_dir.map(|dir| dir.join(DATABASE)).filter(|path| path.exists()) else {
+    let Some(path) = data_dir.map(|dir| dir.join(DATABASE)) else { return Ok(()) };
+    if !file_access::exists(&path)? {
         return Ok(());
-    };
+    }
     Err(Failure::Usage(format!(
         "--data-dir names a directory with a database ({}), and DATABASE_URL (in the environment or .env) names another \
          one, which the gateway prefers. To use that one, name the directory with METAMCP_DATA_DIR instead of --data-dir; \
@@ -261,6 +271,9 @@ fn check_unambiguous(data_dir: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        return file_access::inaccessible(path, error);
+    }
     Failure::Unavailable(format!("cannot use the data directory {}: {error}", path.display()))
 }
 

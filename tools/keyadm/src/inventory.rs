@@ -9,11 +9,11 @@ use metamcp_store::store::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::args::{Endpoints, ExistingServers, NameArg};
+use crate::args::{ExistingEndpoints, ExistingServers, NameArg};
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};
-use crate::table::{line, or_none, printable, table};
-use crate::{actor, approve, sealed_rows, time};
+use crate::table::{line, or_none, printable};
+use crate::{actor, approve, sealed_rows, table, time};
 
 pub async fn servers(
     command: ExistingServers,
@@ -167,7 +167,8 @@ fn describe_server(row: &ServerRow, seals: SealChecker<'_>) -> Value {
 fn list_servers(rows: &[ServerRow], seals: SealChecker<'_>) -> String {
     seals.warn(rows.iter().map(|row| (row.name.as_str(), SealedRow::Server(row))));
     let head = ["NAME", "KIND", "STATUS", "SECRETS", "CHANGED", "WHERE"];
-    table(
+    table::list(
+        "servers in the database",
         &head,
         rows.iter().map(|row| {
             let address = row.definition.get("url").or(row.definition.get("command")).and_then(Value::as_str);
@@ -184,7 +185,7 @@ fn list_servers(rows: &[ServerRow], seals: SealChecker<'_>) -> String {
 }
 
 pub async fn endpoints(
-    command: Endpoints,
+    command: ExistingEndpoints,
     installation: &Installation,
     json: bool,
 ) -> Result<String, Failure> {
@@ -194,7 +195,7 @@ pub async fn endpoints(
     let names: HashMap<Uuid, String> =
         store.servers().await?.rows.into_iter().map(|row| (row.id, row.name)).collect();
     match command {
-        Endpoints::List => {
+        ExistingEndpoints::List => {
             let rows = store.endpoints().await?.rows;
             Ok(if json {
                 line(&Value::Array(rows.iter().map(|row| describe_endpoint(row, &names, seals)).collect()))
@@ -203,12 +204,12 @@ pub async fn endpoints(
                 list_endpoints(&rows, &names)
             })
         }
-        Endpoints::Show(NameArg { name }) => {
+        ExistingEndpoints::Show(NameArg { name }) => {
             let row = find_endpoint(&store, &name).await?;
             let value = describe_endpoint(&row, &names, seals);
             Ok(if json { line(&value) } else { pretty(&value) })
         }
-        Endpoints::Remove { endpoint, confirm } => {
+        ExistingEndpoints::Remove { endpoint, confirm } => {
             let row = find_endpoint(&store, &endpoint.name).await?;
             require_confirmation(confirm, "the endpoint's filters and overrides will be lost")?;
             let row =
@@ -218,7 +219,7 @@ pub async fn endpoints(
     }
 }
 
-async fn find_endpoint(store: &Store, name: &str) -> Result<EndpointRow, Failure> {
+pub async fn find_endpoint(store: &Store, name: &str) -> Result<EndpointRow, Failure> {
     let row = store.endpoint(name).await?;
     row.ok_or_else(|| {
         Failure::Data(format!("there is no endpoint {name:?} in the database; see `keyadm endpoints list`"))
@@ -265,7 +266,8 @@ fn list_endpoints(rows: &[EndpointRow], names: &HashMap<Uuid, String>) -> String
             or_none(servers.join(",")),
         ]
     });
-    table(&["NAME", "PREFIX", "FILTERS", "OVERRIDES", "CHANGED", "SERVERS"], cells)
+    let head = ["NAME", "PREFIX", "FILTERS", "OVERRIDES", "CHANGED", "SERVERS"];
+    table::list("endpoints in the database", &head, cells)
 }
 
 fn require_confirmation(confirm: bool, consequence: &str) -> Result<(), Failure> {

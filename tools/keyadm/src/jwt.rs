@@ -10,8 +10,8 @@ use crate::args::Jwt;
 use crate::clock::now;
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};
-use crate::table::{line, table};
-use crate::{actor, sealed_rows, time};
+use crate::table::line;
+use crate::{actor, sealed_rows, table, time};
 
 pub async fn run(command: Jwt, installation: &Installation, json: bool) -> Result<String, Failure> {
     match command {
@@ -153,7 +153,8 @@ fn describe(row: &JwtKeyRow) -> Value {
 }
 
 fn list(rows: &[JwtKeyRow]) -> String {
-    table(
+    table::list(
+        "keys that sign tokens",
         &["KID", "ALGORITHM", "PHASE", "SINCE", "CREATED"],
         rows.iter().map(|row| {
             let since = time::format(row.changed_at);

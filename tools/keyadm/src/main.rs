@@ -4,19 +4,28 @@
 //! Works on the store directly, never over HTTP, also while the gateway runs. Results go to standard output and messages
 //! about them to standard error, so that a script can separate them.
 
+mod access_error;
 mod actor;
 mod approve;
 mod args;
 mod clock;
 mod doctor;
+mod endpoint_edit;
 mod failure;
+mod file_access;
 mod history;
 mod import_metamcp;
+mod input;
 mod installation;
 mod inventory;
 mod jwt;
+mod key_endpoints;
+mod key_request;
+mod key_set;
+mod key_view;
 mod keys;
 mod output;
+mod program_search;
 mod rekey;
 mod sealed_rows;
 mod servers;
@@ -28,7 +37,7 @@ use serde_json::json;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use args::{Cli, Command, Servers};
+use args::{Cli, Command, Endpoints, Servers};
 use failure::Failure;
 use installation::{Installation, MissingDatabase};
 use output::CommandOutput;
@@ -92,7 +101,15 @@ async fn run(cli: Cli) -> Result<CommandOutput, Failure> {
         Command::Servers(Servers::Existing(command)) => {
             inventory::servers(command, &find()?, json).await?.into()
         }
-        Command::Endpoints(command) => inventory::endpoints(command, &find()?, json).await?.into(),
+        Command::Endpoints(Endpoints::Add { name, settings }) => {
+            endpoint_edit::add(&name, &settings, &find()?, json).await?.into()
+        }
+        Command::Endpoints(Endpoints::Edit { endpoint, rename, settings }) => {
+            endpoint_edit::edit(&endpoint.name, rename, &settings, &find()?, json).await?.into()
+        }
+        Command::Endpoints(Endpoints::Existing(command)) => {
+            inventory::endpoints(command, &find()?, json).await?.into()
+        }
         Command::ImportMetamcp { into, dry_run } => {
             let (from, into) = Installation::find_source_and_target(location.clone(), into, access)?;
             import_metamcp::run(&from, &into, dry_run, json).await?

@@ -59,7 +59,8 @@ pub fn explain_invalid(sealer: &Sealer, row: SealedRow<'_>) -> String {
                 .into()
         }
         SealedRow::Endpoint(_) => {
-            "`keyadm endpoints remove NAME --confirm`, or replace it over REST (PUT)".into()
+            "`keyadm endpoints remove NAME --confirm`, then add it again; or replace it over REST (PUT)"
+                .into()
         }
         SealedRow::ToolPins(_) => {
             "a gateway that serves the server writes it again, and holds all of its tools back \

@@ -1,24 +1,25 @@
 //! Adds servers to the database, one by one or from a file. Definitions are checked by the same code as in the REST API.
 
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use metamcp_config::{Env, ProcessEnv};
 use metamcp_store::auth::Sealer;
 use metamcp_store::definition::import::{
     ImportAction, overlay_definition, plan_import, prefix_pointers, read_entries,
 };
 use metamcp_store::definition::{
-    CommandPolicy, DefinitionRules, FieldError, FieldErrors, SERVED_KINDS, ServerDefinition, server_document,
+    CommandPolicy, DefinitionRules, FieldErrors, SERVED_KINDS, ServerDefinition, server_document,
 };
 use metamcp_store::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
 use serde_json::{Value, json};
 
-use crate::actor;
 use crate::args::{AddServerArgs, EraArg, ImportServersArgs};
 use crate::failure::Failure;
+use crate::input::{join_errors, read_file};
 use crate::installation::{Installation, MissingDatabase};
 use crate::output::CommandOutput;
 use crate::table::{line, table};
+use crate::{actor, program_search};
 
 pub async fn add(args: AddServerArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
     let value = definition(&args)?;
@@ -106,6 +107,19 @@ fn rules(allow_private: bool) -> DefinitionRules {
     DefinitionRules { served_kinds: SERVED_KINDS.to_vec(), commands: CommandPolicy::Absolute, allow_private }
 }
 
+/// Replaces a program's name by its absolute path, as `PATH` has it here: files of MCP clients name programs as a shell
+/// does. Returns what to tell about it.
+fn resolve_command(value: &mut Value) -> Option<String> {
+    let name = value["command"].as_str().filter(|name| !name.contains('/'))?.to_owned();
+    let path = ProcessEnv.var("PATH").unwrap_or_default();
+    let Some(found) = program_search::find(&name, &path) else {
+        return Some(format!("no directory of PATH has the program {name:?}; write its absolute path"));
+    };
+    let found = found.to_str()?;
+    value["command"] = found.into();
+    Some(format!("PATH has {name:?} at {found}"))
+}
+
 impl EraArg {
     fn word(self) -> &'static str {
         match self {
@@ -165,10 +179,12 @@ impl Importer<'_> {
         if self.args.allow_private {
             value["allow_private"] = true.into();
         }
+        let program = resolve_command(&mut value);
+        let item = ImportItem { detail: program.clone(), ..item };
         let name = value["name"].as_str().unwrap_or_default().to_owned();
         let renamed = (name != item.name).then(|| format!("stored as {name}, which is a valid server name"));
         let hint = value["command"].as_str().map(allowlist_hint);
-        let detail = renamed.into_iter().chain(hint).collect::<Vec<_>>().join("; ");
+        let detail = renamed.into_iter().chain(program).chain(hint).collect::<Vec<_>>().join("; ");
         let detail = (!detail.is_empty()).then_some(detail);
         let found = self.store.server(&name).await?;
         if found.is_some() && !self.args.replace {
@@ -252,34 +268,3 @@ fn report(items: &[ImportItem], dry_run: bool, json: bool) -> CommandOutput {
     };
     CommandOutput { text, code: if failed { 65 } else { 0 } }
 }
-
-/// Joins all errors, each with the path of its field.
-fn join_errors(errors: &[FieldError]) -> String {
-    let texts: Vec<String> = errors
-        .iter()
-        .map(|error| format!("{} {}", error.pointer.trim_start_matches('/'), error.detail).trim().to_owned())
-        .collect();
-    texts.join("; ")
-}
-
-fn read_file(path: &Path) -> Result<String, Failure> {
-    let unreadable = |error: std::io::Error| {
-        let text = format!("cannot read {}: {error}", path.display());
-        if error.kind() == ErrorKind::InvalidData { Failure::Data(text) } else { Failure::Unavailable(text) }
-    };
-    let mut text = String::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
-    } else {
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
-    };
-    read.map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::Data(format!("{} is longer than 4 MiB", path.display())));
-    }
-    Ok(text)
-}
-
-/// The limit of the REST API.
-const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -23,6 +23,16 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     text
 }
 
+/// Renders a list as a table. If it is empty, there is no table, and standard error says that there are no `items`.
+pub fn list(items: &str, head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
+        eprintln!("keyadm: no {items}");
+        return String::new();
+    }
+    table(head, rows)
+}
+
 /// Shortens a cell so that the table stays readable.
 fn clip(cell: String) -> String {
     if cell.chars().count() <= CELL_CHARS_MAX {

@@ -1,5 +1,6 @@
 //! Points in time as people write them: RFC 3339, a date, or a duration from now.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use jiff::SignedDuration;
@@ -31,6 +32,22 @@ pub fn parse_past(text: &str, now: u64) -> Result<u64, InvalidTime> {
 pub fn format(unix_s: u64) -> String {
     let since_epoch = SignedDuration::from_secs(i64::try_from(unix_s).unwrap_or(i64::MAX));
     format!("{:.0}Z", EPOCH.saturating_add(since_epoch))
+}
+
+/// The same, followed by how far it is from `now`: `2027-01-31T12:00:00Z (in 12 days)`.
+pub fn format_relative(unix_s: u64, now: u64) -> String {
+    let distance = unix_s.abs_diff(now);
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    // Two of a unit at least, so that rounding down loses little: 47 hours are not "a day".
+    let (seconds, unit) = *units.iter().find(|(seconds, _)| distance >= 2 * seconds).unwrap_or(&units[3]);
+    let count = distance / seconds;
+    let plural = if count == 1 { "" } else { "s" };
+    let text = match unix_s.cmp(&now) {
+        Ordering::Less => format!("{count} {unit}{plural} ago"),
+        Ordering::Equal => "now".into(),
+        Ordering::Greater => format!("in {count} {unit}{plural}"),
+    };
+    format!("{} ({text})", format(unix_s))
 }
 
 /// A text that is not a point in time.
@@ -175,6 +192,24 @@ mod tests {
         ] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn distances_are_in_the_largest_unit_that_fits_twice() {
+        let check = |distance: i64, expected: &str| {
+            let text = format_relative(NOW.checked_add_signed(distance).unwrap(), NOW);
+            assert_eq!(text.split_once(" (").unwrap().1.strip_suffix(')'), Some(expected));
+        };
+        check(0, "now");
+        check(1, "in 1 second");
+        check(-1, "1 second ago");
+        check(119, "in 119 seconds");
+        check(120, "in 2 minutes");
+        check(-7200, "2 hours ago");
+        check(47 * 3600 + 3599, "in 47 hours");
+        check(30 * 86_400, "in 30 days");
+        assert_eq!(format_relative(0, 0), "1970-01-01T00:00:00Z (now)");
+        assert!(format_relative(u64::MAX, 0).starts_with("9999-12-31T23:59:59Z (in "));
     }
 
     #[test]

@@ -109,6 +109,27 @@ async fn usage_is_summed_over_hours_or_shown_by_hour() {
     .await;
 }
 
+#[tokio::test]
+async fn an_empty_list_says_so() {
+    on_each(async |place| {
+        place.run(&["migrate"]);
+        let check = |arguments: &[&str], said: &str| {
+            let run = place.run(arguments);
+            assert_eq!((run.code, run.out.as_str()), (0, ""), "{}", run.err);
+            assert!(run.err.lines().any(|line| line == format!("keyadm: no {said}")), "{}", run.err);
+            assert_eq!(place.run(&[arguments, &["--json"]].concat()).json(), json!([]));
+        };
+        check(&["keys", "list"], "active keys; --include-inactive lists the others too");
+        check(&["keys", "list", "--include-inactive"], "keys");
+        check(&["jwt", "list"], "keys that sign tokens");
+        check(&["servers", "list"], "servers in the database");
+        check(&["endpoints", "list"], "endpoints in the database");
+        check(&["audit"], "entries");
+        check(&["usage"], "calls");
+    })
+    .await;
+}
+
 /// The doctor's verdict on `about`, and what it says of it.
 #[track_caller]
 fn check(run: &Run, code: i32, about: &str, verdict: &str, said: &str) {

@@ -294,3 +294,31 @@ async fn what_waits_is_shown_and_approved() {
     })
     .await;
 }
+
+#[test]
+fn an_import_finds_programs_by_path() {
+    let place = Place::new();
+    let text = json!({"mcpServers": {"shell": {"command": "sh"}, "none": {"command": "no-such-program"}}});
+    let path = place.path().join("mcp.json");
+    std::fs::write(&path, text.to_string()).unwrap();
+    let import = |search: &str| {
+        let mut command = place.command(&["servers", "import", "mcp.json", "--json"]);
+        let run = Run::of({
+            command.env("PATH", search);
+            command
+        });
+        serde_json::from_str::<Value>(&run.out).unwrap()["items"].clone()
+    };
+    let item = |items: &Value, name: &str| {
+        items.as_array().unwrap().iter().find(|item| item["name"] == name).unwrap().clone()
+    };
+    assert_eq!(item(&import("/nowhere"), "shell")["outcome"], "fail");
+    let items = import("relative:/bin");
+    let (shell, none) = (item(&items, "shell"), item(&items, "none"));
+    assert_eq!((&shell["outcome"], &none["outcome"]), (&json!("create"), &json!("fail")));
+    assert!(shell["detail"].as_str().unwrap().starts_with("PATH has \"sh\" at /bin/sh; "), "{shell}");
+    assert!(none["detail"].as_str().unwrap().contains("no directory of PATH"), "{none}");
+    assert_eq!(none["errors"][0]["pointer"], "/mcpServers/none/command");
+    let shown = place.run(&["servers", "show", "shell", "--json"]).json();
+    assert_eq!(shown["definition"]["command"], "/bin/sh");
+}

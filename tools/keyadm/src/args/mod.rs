@@ -1,8 +1,18 @@
 //! The command line. Doc comments without a full stop are help texts.
+
+mod help_texts;
+mod keys;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use help_texts::{
+    ADD_ENDPOINT, APPROVE, DATA_DIR, DATABASE_URL, EDIT_ENDPOINT, EXAMPLES, HEADER_FILE, IMPORT,
+    IMPORT_SERVERS, REKEY,
+};
+pub use keys::{CreateKeyArgs, KeyField, KeyLimits, Keys, Scope, SetKeyArgs};
 
 /// What a command does to the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,7 +116,7 @@ impl Command {
                     ExistingServers::List | ExistingServers::Show(_) | ExistingServers::Export { .. },
                 ),
             )
-            | Self::Endpoints(Endpoints::List | Endpoints::Show(_))
+            | Self::Endpoints(Endpoints::Existing(ExistingEndpoints::List | ExistingEndpoints::Show(_)))
             | Self::ImportMetamcp { dry_run: true, .. }
             | Self::Completions { .. } => Access::Read,
             Self::Keys(_)
@@ -118,88 +128,6 @@ impl Command {
             | Self::ImportMetamcp { .. } => Access::Write,
         }
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Keys {
-    /// Create a key and print it, once
-    Create(CreateKeyArgs),
-    /// List keys, without their secrets
-    List {
-        /// Include keys that are inactive
-        #[arg(long)]
-        include_inactive: bool,
-    },
-    /// Show one key, without its secret
-    Show(KeyArg),
-    /// Activate a key again; tokens from before stay revoked
-    Activate(KeyArg),
-    /// Deactivate a key; within a second the gateway refuses it, revokes its tokens and closes its streams
-    Inactivate(KeyArg),
-    /// Delete a key for good; its entries in the audit log and in the usage counters stay
-    Delete {
-        #[command(flatten)]
-        key: KeyArg,
-        /// Required; without it, nothing is deleted
-        #[arg(long)]
-        confirm: bool,
-    },
-    /// Replace a key by a new one with the same name and grants, and print the new one, once
-    Rotate {
-        #[command(flatten)]
-        key: KeyArg,
-        /// How long the old key stays valid: 24h (s, m, h, d, w), or until a date [default: not at all]
-        #[arg(long, value_name = "WHEN")]
-        grace: Option<String>,
-        /// When the new key expires, as in `create` [default: when the old one would have]
-        #[arg(long, value_name = "WHEN")]
-        expires: Option<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub struct KeyArg {
-    /// The 12 characters between `mcp_` and the next `_`, or the UUID
-    pub id: String,
-}
-
-#[derive(Debug, Args)]
-pub struct CreateKeyArgs {
-    /// A name for people, shown in lists, logs and traces
-    #[arg(long)]
-    pub name: String,
-    /// What the key is for
-    #[arg(long, default_value = "")]
-    pub description: String,
-    /// client: list and call tools; admin: administer over HTTP as well
-    #[arg(long, value_enum, default_value = "client")]
-    pub scope: Scope,
-    /// The same as --scope admin
-    #[arg(long, conflicts_with = "scope")]
-    pub admin: bool,
-    /// Allow only these endpoints; servers/NAME for a server's own path [default: all]
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
-    pub endpoint: Vec<String>,
-    /// Allow only tools with these names, as the client sees them; * matches any characters, ? one [default: all]
-    #[arg(long, value_name = "GLOB", num_args = 1.., value_delimiter = ',')]
-    pub tools: Vec<String>,
-    /// Calls per second on average, and the burst allowed after a pause [default: unlimited; BURST: the same as N]
-    #[arg(long, value_name = "N[/BURST]")]
-    pub rate: Option<String>,
-    /// Calls in flight at once, without event streams that stay open [default: the gateway's limit]
-    #[arg(long, value_name = "N")]
-    pub concurrency: Option<u32>,
-    /// When the key expires: 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
-    #[arg(long, value_name = "WHEN")]
-    pub expires: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scope {
-    /// List and call tools.
-    Client,
-    /// Administer over HTTP, and call tools.
-    Admin,
 }
 
 #[derive(Debug, Subcommand)]
@@ -384,11 +312,38 @@ pub enum EraArg {
 
 #[derive(Debug, Subcommand)]
 pub enum Endpoints {
+    /// Add an endpoint, with the same checks as in the REST API
+    #[command(after_help = ADD_ENDPOINT)]
+    Add {
+        /// Letters, digits, `-` and `_`; clients use the endpoint at `/mcp/NAME`
+        name: String,
+        #[command(flatten)]
+        settings: EndpointSettings,
+    },
+    /// Change an endpoint; what is not given stays as it is
+    #[command(after_help = EDIT_ENDPOINT)]
+    Edit {
+        #[command(flatten)]
+        endpoint: NameArg,
+        /// Give the endpoint this name; clients then use it at another path
+        #[arg(long, value_name = "NAME", conflicts_with = "file")]
+        rename: Option<String>,
+        #[command(flatten)]
+        settings: EndpointSettings,
+    },
+    #[command(flatten)]
+    Existing(ExistingEndpoints),
+}
+
+/// Commands for endpoints that are in the database.
+#[derive(Debug, Subcommand)]
+pub enum ExistingEndpoints {
     /// List all endpoints, with their servers
     List,
     /// Show one endpoint with its servers, filters and overrides
     Show(NameArg),
     /// Remove an endpoint; its servers stay
+    #[command(alias = "delete")]
     Remove {
         #[command(flatten)]
         endpoint: NameArg,
@@ -398,65 +353,30 @@ pub enum Endpoints {
     },
 }
 
+/// What an endpoint consists of.
+#[derive(Debug, Args)]
+pub struct EndpointSettings {
+    /// The endpoint's servers, in the order in which their tools are listed
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// Whether names of tools begin with the name of their server [default: always]
+    #[arg(long, value_enum)]
+    pub prefix: Option<PrefixArg>,
+    /// The endpoint as a JSON object, as in the REST API, also with filters and overrides; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "prefix"])]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrefixArg {
+    /// The name of the server comes first, as in `github__create_issue`.
+    Always,
+    /// The tools have the names that their servers list.
+    Never,
+}
+
 #[derive(Debug, Args)]
 pub struct NameArg {
     /// The name or UUID
     pub name: String,
 }
-
-const DATA_DIR: &str = "The gateway's data directory; with --database-url, the directory of its secrets \
-                        [default: $METAMCP_DATA_DIR, else $XDG_DATA_HOME/metamcp, else ~/.local/share/metamcp]";
-const DATABASE_URL: &str = "postgres://…: the gateway's database, if it is not in the data directory \
-                            [default: $DATABASE_URL, read in the same way as by the gateway]";
-
-const HEADER_FILE: &str = "A file of headers, one on each line as in 'Authorization: Bearer …', for secrets; - reads \
-                           standard input. All headers are sealed in the database";
-
-const REKEY: &str = "\
-With secrets.toml in the data directory:
-  keyadm rekey --add-version    then restart every gateway: they seal with the new version and open both
-  keyadm rekey                  while they run; if it is interrupted, run it again
-  keyadm rekey --drop-old       then restart every gateway: what is sealed with the old version is lost
-
-With ENCRYPTION_KEY in the environment: set ENCRYPTION_KEY=\"2:<new>,1:<old>\" for gateways and keyadm (the first version
-seals, all of them open), run `keyadm rekey`, and remove the old version at the next restart. With several replicas,
-restart all of them with \"1:<old>,2:<new>\" first, so that each can open the session ids of the others.
-
-Exit codes: 0 everything is sealed with the newest version, 65 some values were left, since no version opens them.";
-
-const IMPORT: &str = "\
-Here --database-url names MetaMCP's database, which is only read. Active keys keep working, on the endpoints they had
-access to; replace them one by one with `keyadm keys rotate`. A second run imports what is new.
-
-  keyadm import-metamcp --database-url postgres://metamcp@old/metamcp --data-dir /var/lib/metamcp --dry-run
-
-Exit codes: 0 done, 65 some items could not be imported (all others were).";
-
-const IMPORT_SERVERS: &str = "\
-Variables (${...}) are not expanded: write the actual values. Disabled entries and entries of an unsupported kind are
-skipped and listed.
-
-Exit codes: 0 done, 65 some servers could not be added (all others were).";
-
-const APPROVE: &str = "\
-Tool definitions are approved when a gateway first lists them. If the server has `changed_tools = \"quarantine\"`, a tool
-that changes later is neither listed nor called until it is approved here. Read its new definition at /servers/NAME/mcp,
-then approve it:
-  keyadm servers approve github --show
-  keyadm servers approve github --tool create_issue --digest 5e88…";
-
-const EXAMPLES: &str = "\
-Examples:
-  keyadm keys create --name laptop
-  keyadm keys create --name ci --endpoint team --tools 'github__*' --rate 10/50 --expires 30d --json
-  keyadm keys rotate 4fT0sQbW91Lk --grace 24h
-  keyadm keys inactivate 4fT0sQbW91Lk
-  keyadm servers add github --url https://api.example.com/mcp --header-file headers.txt
-  keyadm servers import ~/.cursor/mcp.json --dry-run
-  keyadm audit --object key --since 7d
-  keyadm doctor
-
-Environment, also read from ./.env as the gateway does: DATABASE_URL METAMCP_DATA_DIR ENCRYPTION_KEY.
-Secrets: ENCRYPTION_KEY, else the file secrets.toml in the data directory.
-Exit codes: 0 done, 1 doctor found problems, 64 invalid usage, 65 invalid data (no such key, wrong
-ENCRYPTION_KEY), 69 store not available, 74 cannot write the result.";
