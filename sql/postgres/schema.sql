@@ -231,3 +231,10 @@ FOR EACH ROW EXECUTE FUNCTION epoch_moved('servers');
 
 CREATE TRIGGER tool_pins_truncated AFTER TRUNCATE ON tool_pins
 FOR EACH STATEMENT EXECUTE FUNCTION epoch_moved('servers');
+
+--- uses of keys
+-- When each key was last used. Apart from the keys, whose epoch would otherwise move with each use.
+CREATE TABLE key_uses (
+    key_id          TEXT COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id <> ''),  -- also of keys that are gone
+    last_used_at    BIGINT           NOT NULL CHECK (last_used_at >= 0)
+);

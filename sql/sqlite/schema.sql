@@ -246,3 +246,10 @@ END;
 CREATE TRIGGER tool_pins_deleted AFTER DELETE ON tool_pins BEGIN
     UPDATE epochs SET value = value + 1 WHERE kind = 'servers';
 END;
+
+--- uses of keys
+-- When each key was last used. Apart from the keys, whose epoch would otherwise move with each use.
+CREATE TABLE key_uses (
+    key_id       TEXT    NOT NULL PRIMARY KEY CHECK (key_id <> ''), -- also of keys that are gone
+    last_used_at INTEGER NOT NULL CHECK (last_used_at >= 0)
+) STRICT;

@@ -1,5 +1,7 @@
 //! Renders keys, without their secrets.
 
+use std::collections::BTreeMap;
+
 use metamcp_store::auth::Sealer;
 use metamcp_store::store::{Grants, KeyRow, KeyStatus, SealedRow};
 use serde_json::{Value, json};
@@ -29,19 +31,23 @@ pub fn describe(row: &KeyRow) -> Value {
     })
 }
 
-/// Adds whether the seal of the row is valid.
-pub fn describe_with_seal(row: &KeyRow, sealer: Option<&Sealer>) -> Value {
+/// When each key last called a server, in seconds since 1970, by key id.
+pub type KeyUses = BTreeMap<String, u64>;
+
+/// Adds when the key was last used, and whether the seal of the row is valid.
+pub fn describe_stored(row: &KeyRow, sealer: Option<&Sealer>, uses: &KeyUses) -> Value {
     let mut answer = describe(row);
+    answer["last_used_at"] = uses.get(&row.key_id).copied().map(time::format).into();
     answer["opens"] = sealed_rows::is_valid(sealer, SealedRow::Key(row)).into();
     answer
 }
 
-pub fn list_json(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
-    line(&Value::Array(rows.iter().map(|row| describe_with_seal(row, sealer)).collect()))
+pub fn list_json(rows: &[KeyRow], sealer: Option<&Sealer>, uses: &KeyUses) -> String {
+    line(&Value::Array(rows.iter().map(|row| describe_stored(row, sealer, uses)).collect()))
 }
 
 /// `items` says what is listed, if there is none.
-pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
+pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>, uses: &KeyUses) -> String {
     let is_invalid = |row: &KeyRow| sealed_rows::is_valid(sealer, SealedRow::Key(row)) == Some(false);
     let invalid = rows.iter().filter(|row| is_invalid(row)).count();
     if invalid > 0 {
@@ -50,7 +56,7 @@ pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
              doctor`"
         );
     }
-    let head = ["ID", "NAME", "STATUS", "CREATED", "EXPIRES", "SCOPE", "DESCRIPTION"];
+    let head = ["ID", "NAME", "STATUS", "CREATED", "EXPIRES", "LAST USED", "SCOPE", "DESCRIPTION"];
     table::list(
         items,
         &head,
@@ -61,6 +67,7 @@ pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
                 if is_invalid(row) { "refused" } else { status(row) }.into(),
                 time::format(row.created_at),
                 row.ends_at().map_or_else(|| "never".into(), time::format),
+                uses.get(&row.key_id).copied().map_or_else(|| "never".into(), time::format),
                 scope(&row.grants),
                 row.description.clone(),
             ]
@@ -68,7 +75,7 @@ pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
     )
 }
 
-pub fn show(row: &KeyRow, sealer: Option<&Sealer>) -> String {
+pub fn show(row: &KeyRow, sealer: Option<&Sealer>, uses: &KeyUses) -> String {
     let all = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "all".into(), |list| list.join(" "));
     let unlimited = || "unlimited".to_owned();
     let opens = match (sealer, sealed_rows::is_valid(sealer, SealedRow::Key(row))) {
@@ -96,6 +103,10 @@ pub fn show(row: &KeyRow, sealer: Option<&Sealer>) -> String {
         ("created", time::format_relative(row.created_at, now())),
         ("changed", time::format_relative(row.changed_at, now())),
         ("expires", row.expires_at.map_or_else(|| "never".into(), |end| time::format_relative(end, now()))),
+        (
+            "last used",
+            uses.get(&row.key_id).map_or_else(|| "never".into(), |at| time::format_relative(*at, now())),
+        ),
         ("grace until", at(row.grace_until)),
         ("successor", row.successor.map_or_else(|| "-".into(), |id| id.to_string())),
         ("sealed by", format!("version {} of ENCRYPTION_KEY", row.key_version)),

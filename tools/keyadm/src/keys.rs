@@ -16,26 +16,29 @@ pub async fn run(command: Keys, installation: &Installation, json: bool) -> Resu
     match command {
         Keys::Create(args) => create(installation, new_key_request(args)?, json).await,
         Keys::List { include_inactive } => {
-            let mut rows = installation.store(MissingDatabase::Refuse).await?.keys().await?.rows;
+            let store = installation.store(MissingDatabase::Refuse).await?;
+            let mut rows = store.keys().await?.rows;
             rows.retain(|row| include_inactive || row.status == KeyStatus::Active);
             let sealer = sealed_rows::find_sealer(installation);
+            let uses = store.key_uses().await?;
             if json {
-                return Ok(key_view::list_json(&rows, sealer.as_ref()));
+                return Ok(key_view::list_json(&rows, sealer.as_ref(), &uses));
             }
             let items = if include_inactive {
                 "keys"
             } else {
                 "active keys; --include-inactive lists the others too"
             };
-            Ok(key_view::list(items, &rows, sealer.as_ref()))
+            Ok(key_view::list(items, &rows, sealer.as_ref(), &uses))
         }
         Keys::Show(key) => {
-            let (_, row) = find(installation, &key.id).await?;
+            let (store, row) = find(installation, &key.id).await?;
             let sealer = sealed_rows::find_sealer(installation);
+            let uses = store.key_uses().await?;
             Ok(if json {
-                line(&key_view::describe_with_seal(&row, sealer.as_ref()))
+                line(&key_view::describe_stored(&row, sealer.as_ref(), &uses))
             } else {
-                key_view::show(&row, sealer.as_ref())
+                key_view::show(&row, sealer.as_ref(), &uses)
             })
         }
         Keys::Set(args) => key_set::set(args, installation, json).await,

@@ -110,6 +110,29 @@ async fn usage_is_summed_over_hours_or_shown_by_hour() {
 }
 
 #[tokio::test]
+async fn a_key_says_when_it_was_last_used() {
+    on_each(async |place| {
+        let ((used, _), (unused, _)) = (place.key("used"), place.key("unused"));
+        let store = place.store().await;
+        let key =
+            UsageKey { hour: 1_785_240_000, key_id: used.clone(), server: "b0".into(), tool: "echo".into() };
+        let rows = vec![UsageRow { key, counts: UsageCounts { calls: 1, ..UsageCounts::default() } }];
+        let batch = UsageBatch { source: "s".into(), sequence: 1, at: 1_785_240_007, rows };
+        store.apply_usage(batch).await.unwrap();
+        let last = json!("2026-07-28T12:00:07Z");
+        let shown = |id: &str| place.run(&["keys", "show", id, "--json"]).json()["last_used_at"].clone();
+        assert_eq!((shown(&used), shown(&unused)), (last.clone(), json!(null)));
+        let listed = place.run(&["keys", "list", "--json"]).json();
+        let of = |id: &str| listed.as_array().unwrap().iter().find(|key| key["id"] == id).unwrap().clone();
+        assert_eq!((&of(&used)["last_used_at"], &of(&unused)["last_used_at"]), (&last, &json!(null)));
+        let table = place.run(&["keys", "list"]).out;
+        assert!(table.contains("LAST USED") && table.contains("2026-07-28T12:00:07Z"), "{table}");
+        assert!(place.run(&["keys", "show", &unused]).out.contains("never"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_empty_list_says_so() {
     on_each(async |place| {
         place.run(&["migrate"]);

@@ -1,5 +1,7 @@
 //! Usage counters by hour, key, server and tool. Batches of increments are applied exactly once.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::error::StoreError;
 use super::handle::{Store, transact};
 use super::page::{PagedRows, fetch_limit, page_size, to_page};
@@ -87,6 +89,12 @@ impl Store {
         transact!(self, AccessMode::Count, |tx| apply(tx, &batch))
     }
 
+    /// When each key last called a server, in seconds since 1970, by key id: up to a minute behind the usage that was
+    /// applied. Keys without a call are missing. Cancel safe.
+    pub async fn key_uses(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        transact!(self, AccessMode::Read, |tx| find_uses(tx))
+    }
+
     /// A page of counters by hour, key, server and tool, starting after `after`. Cancel safe.
     pub async fn usage(
         &self,
@@ -120,6 +128,10 @@ async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<ApplyOu
         ];
         tx.execute(ADD, &values).await?;
     }
+    let keys: BTreeSet<&str> = batch.rows.iter().map(|row| &*row.key.key_id).collect();
+    for key_id in keys {
+        tx.execute(NOTE_USE, &[Value::from(key_id), batch.at.into(), USE_INTERVAL_S.into()]).await?;
+    }
     tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(ApplyOutcome::Now)
 }
@@ -145,6 +157,11 @@ async fn find<T: Transaction>(
     tx.query(SELECT, &values).await?.into_iter().map(read).collect()
 }
 
+async fn find_uses<T: Transaction>(tx: &mut T) -> Result<BTreeMap<String, u64>, StoreError> {
+    let rows = tx.query(SELECT_USES, &[]).await?;
+    rows.into_iter().map(|mut row| Ok((row.text()?, row.int()?))).collect()
+}
+
 fn read(mut row: Row) -> Result<UsageRow, StoreError> {
     Ok(UsageRow {
         key: UsageKey { hour: row.int()?, key_id: row.text()?, server: row.text()?, tool: row.text()? },
@@ -160,6 +177,15 @@ fn read(mut row: Row) -> Result<UsageRow, StoreError> {
 
 /// The interval of a counter.
 const HOUR_S: u64 = 3_600;
+
+/// A key in use writes its row once in this time, not with every batch.
+const USE_INTERVAL_S: u64 = 60;
+
+const NOTE_USE: &str = "INSERT INTO key_uses (key_id, last_used_at) VALUES ($1, $2) \
+    ON CONFLICT (key_id) DO UPDATE SET last_used_at = excluded.last_used_at \
+        WHERE excluded.last_used_at >= key_uses.last_used_at + $3";
+
+const SELECT_USES: &str = "SELECT key_id, last_used_at FROM key_uses ORDER BY key_id";
 
 /// The time of a source is that of its latest batch: a clock that was set back does not make it older. Batches that end at
 /// or before the floor are not applied: see `retention`.

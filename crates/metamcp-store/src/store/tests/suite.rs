@@ -478,6 +478,35 @@ fn used(hour: u64, key_id: &str, tool: &str, calls: u64) -> UsageRow {
 }
 
 #[tokio::test]
+async fn the_last_use_of_a_key_is_at_most_a_minute_behind() {
+    on_each(async |store| {
+        let epochs = store.epochs().await.unwrap();
+        let mut sequence = 0;
+        let mut apply = async |at, keys: &[&str]| {
+            sequence += 1;
+            let rows = keys.iter().map(|key_id| used(at, key_id, "t", 1)).collect();
+            let batch = UsageBatch { source: "one".into(), sequence, at, rows };
+            store.apply_usage(batch).await.unwrap();
+            store
+                .key_uses()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|(id, at)| format!("{id}{at}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(apply(100, &["A", "A"]).await, ["A100"]);
+        assert_eq!(apply(159, &["A", "B"]).await, ["A100", "B159"]);
+        assert_eq!(apply(160, &["A"]).await, ["A160", "B159"]);
+        // A clock that was set back.
+        assert_eq!(apply(50, &["A"]).await, ["A160", "B159"]);
+        // A use is no change of a key: nobody reads the keys again.
+        assert_eq!(store.epochs().await.unwrap(), epochs);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_batch_counts_once_however_often_it_is_sent() {
     on_each(async |store| {
         let apply = |source: &str, sequence, rows| {
