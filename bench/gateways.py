@@ -32,6 +32,10 @@ UNOBSERVED = """
 [telemetry]
 metrics = "off"
 """
+RECORDED = """
+[records]
+target = "file"
+"""
 
 # Time to start, as it creates a database first.
 CONTEXTFORGE_SECONDS_MAX = 180
@@ -115,13 +119,23 @@ def metamcp_old(place):
 
 def metamcp_unobserved(place):
     """metamcp without metrics."""
-    path = place.work / "unobserved.toml"
-    path.write_text(UNOBSERVED)
-    command = [place.metamcp, "check", "--config", path, "--data-dir", place.work / "unobserved"]
+    return {"observed": configured(place, "metamcp, unobserved", "unobserved", UNOBSERVED)}
+
+
+def metamcp_recorded(place):
+    """metamcp with a record of each call in a file."""
+    return {"observed": configured(place, "metamcp, recorded", "recorded", RECORDED)}
+
+
+def configured(place, label, name, settings):
+    """Starts metamcp with settings that earlier builds may not have."""
+    path = place.work / f"{name}.toml"
+    path.write_text(settings)
+    command = [place.metamcp, "check", "--config", path, "--data-dir", place.work / name]
     if subprocess.run(command, env=place.environment, capture_output=True, check=False).returncode:
         raise harness.WrongResponse("this build does not have the setting")
-    port, pid, key = gateway(place, "metamcp-unobserved", [("stub", place.stub, "modern")], settings=UNOBSERVED)
-    return {"observed": Target("metamcp, unobserved", port, "/mcp", pid, tool="stub__echo", credential=key)}
+    port, pid, key = gateway(place, f"metamcp-{name}", [("stub", place.stub, "modern")], settings=settings)
+    return Target(label, port, "/mcp", pid, tool="stub__echo", credential=key)
 
 
 def fastmcp(place):

@@ -93,7 +93,7 @@ ALL = [
         unit="session",
     ),
     Workload("one", "one connection, one call at a time", connections=1),
-    Workload("observed", "the small call, with metrics and without", "observed", is_fixed=True),
+    Workload("observed", "the small call, with metrics, without, and with a record of each call", "observed", is_fixed=True),
 ]
 BY_NAME = {workload.name: workload for workload in ALL}
 

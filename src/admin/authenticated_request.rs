@@ -9,6 +9,7 @@ use http::request::Parts as Head;
 use crate::journal::usage::WorkerCounters;
 use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
+use crate::telemetry::records::RequestRecorder;
 use metamcp_store::auth::Identity;
 use metamcp_store::store::{Audit, Role};
 
@@ -23,6 +24,8 @@ pub(super) struct AuthenticatedRequest<'a> {
     pub(super) permit: Option<Permit>,
     pub(super) counters: Option<&'a WorkerCounters>,
     pub(super) metrics: Option<&'a Rc<MetricsWriter>>,
+    /// The record of calls, if there is one.
+    pub(super) records: Option<RequestRecorder<'a>>,
 }
 
 impl AuthenticatedRequest<'_> {

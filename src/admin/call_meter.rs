@@ -10,6 +10,8 @@ use super::problem::Problem;
 use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters, tool_label};
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
+use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, RequestRecorder, TargetKind};
+use crate::telemetry::traces::TraceContext;
 use metamcp_core::protocol::McpMethod;
 
 /// A call that is being counted. If dropped early, it counts as abandoned.
@@ -18,6 +20,8 @@ pub struct CallMeter {
     slot: Option<CounterSlot>,
     /// `None` if metrics are off.
     exchange: Option<UpstreamOperation>,
+    /// `None` if calls are not recorded.
+    record: Option<ActiveRecord>,
     began: Instant,
     /// Counts that are not added to the slot yet.
     count: CallCounts,
@@ -36,6 +40,7 @@ impl CallMeter {
         Self {
             slot: call.counters.map(slot),
             exchange: call.metrics.map(|metrics| UpstreamOperation::begin(metrics, server.label, method)),
+            record: call.records.map(|recorder| begin_record(recorder, call, server, tool)),
             began: Instant::now(),
             count,
             ended: false,
@@ -52,6 +57,7 @@ impl CallMeter {
     /// That many bytes of the response are about to be sent.
     pub fn add_bytes(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
+        self.record.iter_mut().for_each(|record| record.add_bytes(bytes));
     }
 
     /// The last part of the response is about to be sent, or there is none.
@@ -64,6 +70,9 @@ impl CallMeter {
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
         self.exchange.iter_mut().for_each(|exchange| exchange.end(outcome, after));
+        if let Some(mut record) = self.record.take() {
+            record.end(outcome.into());
+        }
     }
 
     /// Counts a complete response.
@@ -89,4 +98,27 @@ impl Drop for CallMeter {
     fn drop(&mut self) {
         self.end(OperationOutcome::Disconnect);
     }
+}
+
+fn begin_record(
+    recorder: RequestRecorder<'_>,
+    call: &AuthenticatedRequest<'_>,
+    server: &RoutedServer,
+    tool: &str,
+) -> ActiveRecord {
+    let parent = call.headers().get("traceparent").and_then(|value| TraceContext::parse(value.as_bytes()));
+    let mut record = recorder.recorder.begin(
+        recorder.request_id,
+        CallDescription {
+            identity: call.identity().clone(),
+            scope: None,
+            method: McpMethod::ToolsCall.as_str().into(),
+            target: Some(CallTarget::new(TargetKind::Tool, tool)),
+            id: None,
+            trace: parent.map(|parent| parent.trace),
+            bytes_in: call.body().len() as u64,
+        },
+    );
+    record.set_server(&server.name, None);
+    record
 }

@@ -16,6 +16,7 @@ use super::swagger;
 use crate::journal::usage::WorkerCounters;
 use crate::limits::PermitKind;
 use crate::telemetry::metrics::MetricsWriter;
+use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::{BodyReader, MEMORY};
 use metamcp_store::auth::Identity;
 use metamcp_store::store::Role;
@@ -29,6 +30,8 @@ pub struct ControlPlaneRequest<'a> {
     pub counters: Option<&'a WorkerCounters>,
     /// Where metrics are counted, if they are.
     pub metrics: Option<&'a Rc<MetricsWriter>>,
+    /// The record of calls, if there is one.
+    pub records: Option<RequestRecorder<'a>>,
 }
 
 impl ControlPlane {
@@ -61,7 +64,7 @@ impl ControlPlane {
         parameters: Vec<String>,
         asked: ControlPlaneRequest<'_>,
     ) -> Result<Response<ControlPlaneBody>, Problem> {
-        let ControlPlaneRequest { head, body, counters, metrics } = asked;
+        let ControlPlaneRequest { head, body, counters, metrics, records } = asked;
         let identity = match route.policy {
             RoutePolicy::Public => None,
             RoutePolicy::Admin if route.operation == Operation::Metrics && self.metrics_are_public() => None,
@@ -84,8 +87,16 @@ impl ControlPlane {
                 body(bytes_max).await.map_err(|fault| Problem::unreadable_body(&fault, bytes_max))?
             }
         };
-        let call =
-            AuthenticatedRequest { head: &head, body, parameters, identity, permit, counters, metrics };
+        let call = AuthenticatedRequest {
+            head: &head,
+            body,
+            parameters,
+            identity,
+            permit,
+            counters,
+            metrics,
+            records,
+        };
         self.dispatch(route.operation, call).await
     }
 

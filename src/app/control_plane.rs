@@ -18,9 +18,10 @@ impl ControlService for AdminControlPlane {
         &'a self,
         request: ControlRequest<'a>,
     ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
-        let ControlRequest { head, body, counters, metrics } = request;
+        let ControlRequest { head, body, counters, metrics, records } = request;
         Box::pin(async move {
-            let response = self.0.respond(admin::ControlPlaneRequest { head, body, counters, metrics }).await;
+            let response =
+                self.0.respond(admin::ControlPlaneRequest { head, body, counters, metrics, records }).await;
             response.map(|body| match body {
                 admin::ControlPlaneBody::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
                 admin::ControlPlaneBody::Events(events) => ControlBody::Stream(events),

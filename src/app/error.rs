@@ -75,6 +75,17 @@ pub enum AppError {
     /// The address of the trace collector cannot be used.
     #[error("telemetry.traces.endpoint: {0}")]
     Collector(InvalidTarget),
+    /// The file of call records cannot be written.
+    #[error(
+        "records.file: cannot open {path}: {source}; create its directory, or make it writable for this user"
+    )]
+    Records { path: PathBuf, source: std::io::Error },
+    /// The writer of call records has no thread.
+    #[error("cannot start the thread that writes call records: {0}")]
+    RecordsThread(std::io::Error),
+    /// The address of the collector of call records cannot be used.
+    #[error("records.endpoint: {0}")]
+    RecordsCollector(InvalidTarget),
     /// The client cannot be connected to the endpoint of `metamcp connect`.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::background::telemetry::{self, TelemetryDelivery};
 use super::background::{retention, tool_pins, trace_export, usage};
 use super::config_sync::{
     ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
@@ -61,7 +62,7 @@ pub struct App {
     /// Changed when the workers have ended and nothing more is counted or traced.
     workers_ended: watch::Sender<ShutdownPhase>,
     usage: JoinHandle<()>,
-    trace_export: Option<JoinHandle<()>>,
+    telemetry: TelemetryDelivery,
     /// What the workers share: the drain settings and the topology among it.
     shared: Arc<SharedState>,
     signals: ShutdownSignals,
@@ -77,7 +78,7 @@ impl App {
     ) -> Result<Self, AppError> {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
         let is_first_start = is_first_start(&config);
-        let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
+        let authenticator = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
         let mut builder = topology_builder(&config, &authenticator, roots.clone());
         let serving = Arc::new(config.serving_policy.clone());
@@ -91,7 +92,7 @@ impl App {
         let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
-        let (limits, metrics) = (apply_limits(&config.limits), trace_export::new_metrics(&config));
+        let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
         let (admin_jobs, runner) = AdminJobs::new();
         let admin = ControlPlane::new(admin::ControlPlaneParts {
             auth: Arc::clone(&authenticator),
@@ -122,20 +123,20 @@ impl App {
             limits,
             usage: counters,
             metrics,
+            records,
             control_plane: Arc::new(AdminControlPlane(admin)),
             phase: phases,
             keys: keys_changed.subscribe(),
         });
-        let trace_export = trace_export::spawn_export(&shared, &roots, workers_ended.subscribe())?;
+        let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
         spawn_jobs(runner, catalog_inbox);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
-        let (publisher, seen) =
-            (Publisher::new(builder, topology_sender, Arc::clone(&shared)), store.watch());
-        let sealer = authenticator.sealer().clone();
+        let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
+        let (sealer, seen) = (authenticator.sealer().clone(), store.watch());
         let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
@@ -143,7 +144,7 @@ impl App {
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_usage(outbox, store, workers_ended.subscribe());
-        Ok(Self { info, workers, phase, config_sync, workers_ended, usage, trace_export, shared, signals })
+        Ok(Self { info, workers, phase, config_sync, workers_ended, usage, telemetry, shared, signals })
     }
 
     /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains
@@ -175,9 +176,7 @@ impl App {
             stop_upstreams(&self.shared.topology).await;
             // Bounded by itself; fails only by a panic, which is reported.
             let _ = self.usage.await;
-            if let Some(trace_export) = self.trace_export {
-                let _ = trace_export.await;
-            }
+            self.telemetry.stop().await;
         };
         tokio::select! {
             () = shutdown => tracing::info!("stopped"),

@@ -1,9 +1,13 @@
-//! Observability: metrics (`metrics`) and traces (`traces`).
+//! Observability: metrics (`metrics`), traces (`traces`) and records of calls (`records`).
 //!
-//! Invariants: no secret and no argument of a call is ever logged, counted or traced. Label values come from the
-//! configuration, never from a request, so a client cannot create a time series.
+//! Invariants: no secret and no argument of a call is ever logged, counted, traced or recorded. Label values of metrics come
+//! from the configuration, never from a request, so a client cannot create a time series.
 //!
-//! Does not know: which events are logged, counted or traced, or where in the program.
+//! Does not know: which events are logged, counted, traced or recorded, or where in the program.
 
+pub mod exporter;
 pub mod metrics;
+mod otlp;
+mod random;
+pub mod records;
 pub mod traces;

@@ -35,6 +35,7 @@ mod metrics;
 mod outage;
 mod passing;
 mod pins;
+mod records;
 mod refusals;
 mod reload;
 mod replicas;

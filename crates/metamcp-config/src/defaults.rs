@@ -131,6 +131,17 @@ pub(super) const TRACES_PER_SECOND: SettingRange<usize> = SettingRange { default
 /// The service name that distinguishes traces of the gateway from others.
 pub(super) const SERVICE: &str = "metamcp";
 
+/// The syslog daemon and journald listen here.
+pub(super) const SYSLOG_SOCKET: &str = "/dev/log";
+/// In the data directory.
+pub(super) const RECORDS_FILE: &str = "calls.jsonl";
+/// Some 300,000 calls; with the renamed files, 1.1 GiB.
+pub(super) const RECORDS_FILE_BYTES: SettingRange<usize> =
+    SettingRange { default: 100 << 20, min: 64 << 10, max: 1 << 40 };
+pub(super) const RECORDS_FILES_KEPT: SettingRange<usize> = SettingRange { default: 10, min: 1, max: 1000 };
+/// A quarter of a second at 60,000 calls per second. A record has some 300 bytes, and at most a kilobyte.
+pub(super) const RECORDS_QUEUE: SettingRange<usize> = SettingRange { default: 16_384, min: 64, max: 1 << 22 };
+
 /// A leaked token is usable for a quarter of an hour.
 pub(super) const TOKEN_LIFETIME: SettingRange<Duration> =
     SettingRange { default: secs(900), min: secs(1), max: secs(86_400) };

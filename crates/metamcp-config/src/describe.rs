@@ -5,7 +5,7 @@ use std::fmt;
 use super::mistakes::printable;
 use super::types::Config;
 use crate::sections::AuthMode;
-use crate::sections::{EndpointMembers, NamePrefix};
+use crate::sections::{EndpointMembers, NamePrefix, RecordsFile, RecordsTarget};
 use crate::server::ServerAddress;
 use crate::server::{StdioAllowlist, address};
 use metamcp_core::base::EndpointName;
@@ -37,6 +37,17 @@ impl fmt::Display for Summary<'_> {
                 "traces     {}",
                 address::format_redacted(&ServerAddress::Http(traces.endpoint.clone()))
             )?;
+        }
+        if let Some(records) = &self.0.records {
+            match &records.target {
+                RecordsTarget::File(RecordsFile { path, .. }) | RecordsTarget::Syslog(path) => {
+                    writeln!(f, "records    {}", printable(&path.display().to_string()))?;
+                }
+                RecordsTarget::Otlp(collector) => {
+                    let address = ServerAddress::Http(collector.endpoint.clone());
+                    writeln!(f, "records    {}", address::format_redacted(&address))?;
+                }
+            }
         }
         for path in &self.0.sources {
             writeln!(f, "read       {}", path.display())?;

@@ -11,6 +11,7 @@
 mod cli;
 mod load;
 mod raw;
+mod records;
 mod resolve;
 mod types;
 

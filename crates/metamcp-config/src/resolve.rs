@@ -15,7 +15,9 @@ use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
-use super::{cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, servers, traces};
+use super::{
+    cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, records, servers, traces,
+};
 use crate::sections::AuthMode;
 use crate::sections::MetricsAccess;
 use crate::sections::RetentionPolicy;
@@ -45,6 +47,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let log = log(raw, &root, &report);
     let context = Context { variables: &raw.variables, report: &report, workspace: None };
     let (metrics_access, traces) = telemetry(&root, context);
+    let records = records::read(&root, &raw.data_dir, context);
     let workspace = raw.mcp_json.as_ref().and_then(|file| workspace_of(&file.path));
     let servers = servers::read(&root, &entries, Context { workspace, ..context });
     let serving_policy = serving_policy(&root, &server, servers.inherited.clone(), &report);
@@ -73,6 +76,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         log,
         metrics_access,
         traces,
+        records,
         database,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
         notices,

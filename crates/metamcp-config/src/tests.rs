@@ -786,6 +786,7 @@ fn the_documentation_is_true() {
     let bare = toml("[telemetry.traces]\nendpoint = 'http://127.0.0.1:4318'").unwrap();
     assert_eq!(written.traces, bare.traces);
     assert!(bare.traces.is_some());
+    assert_eq!(written.records, plain.records);
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
     assert_eq!(
@@ -846,6 +847,7 @@ fn every_key_is_documented() {
         "log.",
         "telemetry.",
         "telemetry.traces.",
+        "records.",
         "servers.a.",
         "servers.a.limits.",
         "servers.a.confine.",

@@ -17,17 +17,15 @@ use crate::server::{address, headers};
 /// exporter). The environment takes precedence. `None` if no endpoint is set, or tracing is disabled.
 pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<TraceConfig> {
     let section = telemetry.child("traces");
-    let in_file = section.text("endpoint").and_then(|written| {
-        let text = context.expand(&written)?;
-        endpoint(&WithLocation { value: text, place: written.place }, Base::WherePathless, context)
-    });
+    let in_file =
+        section.text("endpoint").and_then(|written| collector_url(&written, Signal::Traces, context));
     let sample = section.fraction("sample");
     let share_in_file = sample.and_then(|written| share(written.value, &written.place, context));
     let words = [("follow", ParentPolicy::Follow), ("ignore", ParentPolicy::Ignore)];
     let parents_in_file = section.word("parents", &words, ParentPolicy::Follow);
     let mut config = TraceConfig {
         endpoint: Url::parse("http://localhost").ok()?,
-        headers: headers_in_file(&section, context),
+        headers: collector_headers(&section, context),
         timeout: section.duration("timeout", d::TRACES_TIMEOUT),
         sampling_ratio: share_in_file.unwrap_or(SamplingRatio::ALL),
         parent_policy: parents_in_file,
@@ -51,12 +49,19 @@ pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<Trac
     config.endpoint = match in_env {
         Some((written, base)) => {
             check_protocol(context);
-            endpoint(&written, base, context)?
+            endpoint(&written, base, Signal::Traces, context)?
         }
         None => in_file?,
     };
     take_variables(&mut config, context);
     Some(config)
+}
+
+/// What is exported to a collector.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Logs,
 }
 
 /// How an endpoint URL relates to the URL of traces.
@@ -70,7 +75,18 @@ enum Base {
     WherePathless,
 }
 
-fn endpoint(written: &WithLocation<String>, base: Base, context: Context<'_>) -> Option<Url> {
+/// The URL that a signal is posted to. `/v1/traces` or `/v1/logs` is appended if there is no path.
+pub(super) fn collector_url(
+    written: &WithLocation<&str>,
+    signal: Signal,
+    context: Context<'_>,
+) -> Option<Url> {
+    let value = context.expand(written)?;
+    let written = WithLocation { value, place: written.place.clone() };
+    endpoint(&written, Base::WherePathless, signal, context)
+}
+
+fn endpoint(written: &WithLocation<String>, base: Base, signal: Signal, context: Context<'_>) -> Option<Url> {
     let wrong = |text: &str| {
         context.report.mistake(&written.place, text);
         None
@@ -82,7 +98,11 @@ fn endpoint(written: &WithLocation<String>, base: Base, context: Context<'_>) ->
     };
     let is_base = base == Base::Always || base == Base::WherePathless && url.path() == "/";
     if is_base {
-        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+        let signal = match signal {
+            Signal::Traces => "traces",
+            Signal::Logs => "logs",
+        };
+        let path = format!("{}/v1/{signal}", url.path().trim_end_matches('/'));
         url.set_path(&path);
     }
     Some(url)
@@ -96,7 +116,11 @@ fn share(value: f64, place: &SourceLocation, context: Context<'_>) -> Option<Sam
     share
 }
 
-fn headers_in_file(section: &Section<'_>, context: Context<'_>) -> Vec<(HeaderName, HeaderValue)> {
+/// The headers of requests to a collector.
+pub(super) fn collector_headers(
+    section: &Section<'_>,
+    context: Context<'_>,
+) -> Vec<(HeaderName, HeaderValue)> {
     let mut list = Vec::new();
     for (name, written) in section.text_map("headers") {
         if let Some(value) = context.expand(&written) {

@@ -14,7 +14,8 @@ use super::mistakes::ConfigNotice;
 use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
 use crate::sections::{
-    BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, SessionConfig, TraceConfig,
+    BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, RecordsConfig, SessionConfig,
+    TraceConfig,
 };
 use crate::server::ServerConfig;
 use crate::server::ServingPolicy;
@@ -58,6 +59,8 @@ pub struct Config {
     pub metrics_access: MetricsAccess,
     /// The trace exporter. `None` if nothing is traced.
     pub traces: Option<TraceConfig>,
+    /// Where the records of calls go. `None` if calls are not recorded.
+    pub records: Option<RecordsConfig>,
     /// The PostgreSQL database. Without it the store is SQLite.
     pub database: Option<DatabaseConfig>,
     /// The files that were read.

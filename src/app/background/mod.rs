@@ -1,7 +1,10 @@
-//! Tasks that run independently of requests: retention, delivery of usage counts, tool pins, and the export
-//! of traces.
+//! Tasks that run independently of requests: retention, delivery of usage counts, tool pins, the export of
+//! traces, and the delivery of call records.
 
+mod call_records;
+mod collector;
 pub mod retention;
+pub mod telemetry;
 pub mod tool_pins;
 pub mod trace_export;
 pub mod usage;

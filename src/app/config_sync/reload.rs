@@ -84,6 +84,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("auth", running.auth_timing != loaded.auth_timing),
         ("telemetry.metrics", running.metrics_access != loaded.metrics_access),
         ("telemetry.traces", running.traces != loaded.traces),
+        ("records", running.records != loaded.records),
         ("log", running.log != loaded.log),
         ("data directory", running.data_dir != loaded.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),

@@ -121,7 +121,7 @@ fn read(
         }
         let permit = if calls.is_empty() { None } else { Some(worker.credentials.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
-        let (shares_response, trace) = (true, None);
+        let (shares_response, trace, record) = (true, None, None);
         calls.push(Call {
             fields,
             endpoint,
@@ -132,6 +132,7 @@ fn read(
             method,
             shares_response,
             trace,
+            record,
         });
     }
     Ok(calls)

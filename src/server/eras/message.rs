@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::{legacy, modern, one_request};
 use crate::server::mcp::call::Call;
+use crate::server::mcp::call_record;
 use crate::server::mcp::relay::credential_ended;
 use crate::server::mcp::trace;
 use crate::server::reply::reply;
@@ -28,6 +29,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
             worker.metering.tracer.is_some().then(|| trace::begin(&worker.metering, &mut call)).flatten(),
         )
     });
+    let ticket = call_record::begin(&worker.metering, &mut call);
     let identity = call.identity.clone();
     let answering = pin!(async {
         check_memory(&call)?;
@@ -43,6 +45,9 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     let answered = worker.revocable_calls.until_revoked(identity, answering).await;
     let mut answered =
         answered.unwrap_or_else(|CredentialEnded| Err(credential_ended("the call may have run")));
+    if let Some(ticket) = ticket {
+        answered = call_record::conclude(&ticket, answered);
+    }
     if let Some(operation) = operation {
         match &mut answered {
             Ok(reply) if reply.status.is_success() => reply.body.count(operation),

@@ -13,6 +13,7 @@ use http_body::Body;
 use crate::journal::usage::WorkerCounters;
 use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
+use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::BodyReader;
 
 /// Serves every path that is not an MCP endpoint. This is all that the data plane knows of it.
@@ -35,6 +36,8 @@ pub struct ControlRequest<'a> {
     pub counters: Option<&'a WorkerCounters>,
     /// The worker's metrics, if they are collected.
     pub metrics: Option<&'a Rc<MetricsWriter>>,
+    /// The record of calls, if there is one.
+    pub records: Option<RequestRecorder<'a>>,
 }
 
 pub type ControlResponse = Response<ControlBody>;

@@ -1,5 +1,6 @@
 //! A JSON-RPC message that a client posted, with its verified sender.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use super::trace_position::Trace;
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::{Field, Fields};
+use crate::telemetry::records::RecordTicket;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{Envelope, MessageKind as FrameKind, ScanRejection, Scanner, StringSpan};
 use metamcp_core::protocol::{Era, McpMethod, Revision, code};
@@ -35,6 +37,8 @@ pub struct Call {
     pub shares_response: bool,
     /// The position in a trace, if the message is traced.
     pub trace: Option<Box<Trace>>,
+    /// The record of the call, for what sends it to a server. `None` if it is not recorded.
+    pub record: Option<Rc<RecordTicket>>,
 }
 
 impl Call {

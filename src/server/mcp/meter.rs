@@ -2,7 +2,7 @@
 //!
 //! Usage is counted in mapped memory before the last byte is handed out, so that whatever a client received
 //! is counted even if the process is killed in the next instant. The outcome at the server goes to the
-//! metrics.
+//! metrics, and into the record of the call.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use crate::journal::usage::{CallCounts, CounterSlot, OTHER, tool_label};
 use crate::route::{EndpointShape, RoutedServer};
 use crate::server::worker::Metering;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
+use crate::telemetry::records::ActiveRecord;
 use metamcp_core::base::FaultKind;
 use metamcp_core::protocol::McpMethod;
 
@@ -24,6 +25,8 @@ pub struct Meter {
     slot: Option<CounterSlot>,
     /// `None` if metrics are off.
     exchange: Option<UpstreamOperation>,
+    /// `None` if calls are not recorded.
+    record: Option<ActiveRecord>,
     began: Instant,
     /// Counts that have not been added to the slot yet.
     count: CallCounts,
@@ -58,11 +61,23 @@ impl Meter {
                 is_traced.then(|| trace::begin_exchange(metering, call, server.name.as_str(), original_name));
             exchange.traced_by(span.flatten())
         });
-        if slot.is_none() && exchange.is_none() {
+        let mut record = call.record.as_ref().and_then(|ticket| ticket.take());
+        if slot.is_none() && exchange.is_none() && record.is_none() {
             return None;
         }
+        if let Some(record) = &mut record {
+            record.set_server(&server.name, original_name);
+        }
         let count = CallCounts { calls: 1, bytes_in: call.body.len() as u64, ..CallCounts::default() };
-        Some(Self { slot, exchange, began: Instant::now(), count, ended: false, may_be_answered: false })
+        Some(Self {
+            slot,
+            exchange,
+            record,
+            began: Instant::now(),
+            count,
+            ended: false,
+            may_be_answered: false,
+        })
     }
 
     /// Moves the call to the next candidate, because the last one does not have the resource. A call is
@@ -75,6 +90,7 @@ impl Meter {
         self.exchange
             .iter_mut()
             .for_each(|exchange| exchange.redirect_to(server.label, server.name.as_str()));
+        self.record.iter_mut().for_each(|record| record.set_server(&server.name, None));
     }
 
     /// Notes that the first of several chunks of the response is about to pass.
@@ -87,6 +103,7 @@ impl Meter {
     /// Adds response bytes that are about to pass.
     pub fn add_bytes(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
+        self.record.iter_mut().for_each(|record| record.add_bytes(bytes));
     }
 
     /// Notes that bytes of a response are about to pass unparsed.
@@ -101,6 +118,9 @@ impl Meter {
         if let (Some(exchange), Some(kind), false) = (&mut self.exchange, kind, self.ended) {
             exchange.record_fault(kind);
         }
+        if let (Some(record), Some(kind)) = (&mut self.record, kind) {
+            record.set_error(kind.label());
+        }
         self.end(OperationOutcome::Error);
     }
 
@@ -114,6 +134,9 @@ impl Meter {
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
         self.exchange.iter_mut().for_each(|exchange| exchange.end(outcome, after));
+        if let Some(mut record) = self.record.take() {
+            record.end(outcome.into());
+        }
     }
 
     fn add(&mut self) {

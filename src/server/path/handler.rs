@@ -26,6 +26,7 @@ use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::event_stream;
 use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::LabelId;
+use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::{BodyReader, Fault, FaultKind};
 use metamcp_core::protocol::{Era, Revision};
 
@@ -120,7 +121,7 @@ async fn forward(
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let permit = Some(permit);
-            let (shares_response, trace) = (false, None);
+            let (shares_response, trace, record) = (false, None, None);
             let call = Box::new(Call {
                 fields,
                 endpoint,
@@ -131,6 +132,7 @@ async fn forward(
                 method,
                 shares_response,
                 trace,
+                record,
             });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             message::answer(worker, call).await.map_err(|fault| fault.with_id(id))
@@ -181,7 +183,12 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
     });
     let (counters, metrics) = (worker.metering.counters.as_ref(), worker.metering.metrics.as_ref());
-    let request = ControlRequest { head, body: take, counters, metrics };
+    let records = worker.metering.records.as_ref();
+    let records = records.map(|recorder| {
+        let request_id = worker.metering.next_request_id();
+        RequestRecorder { recorder, request_id }
+    });
+    let request = ControlRequest { head, body: take, counters, metrics, records };
     let (head, body) = worker.shared.control_plane.answer(request).await.into_parts();
     Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }

@@ -153,6 +153,17 @@ impl ResponseBody {
         matches!(self.kind, Kind::Whole(_) | Kind::Pieces(_))
     }
 
+    /// The bytes of a complete body. Zero for one that is produced while it is sent.
+    pub fn ready_bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) => {
+                let bytes = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+                bytes.unwrap_or_default()
+            }
+            Kind::Source(_) | Kind::Events(_) | Kind::Control(_) => 0,
+        }
+    }
+
     /// Whose credential it needs, if it ends with it.
     pub fn owner(&self) -> Option<&Identity> {
         match &self.kind {

@@ -1,7 +1,6 @@
 //! What one worker counts and traces, and how it logs faults.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +9,9 @@ use super::clock::Clock;
 use crate::catalog::Catalog;
 use crate::journal::usage::WorkerCounters;
 use crate::telemetry::metrics::{LabelId, MetricsWriter, OpenStreamGuard, StreamKind};
+use crate::telemetry::records::CallRecorder;
 use crate::telemetry::traces::Tracer;
-use metamcp_core::base::{Fault, FaultOrigin, LogLimit};
+use metamcp_core::base::{Fault, FaultOrigin, LogLimit, RequestId};
 
 /// The counters of one worker.
 pub struct Metering {
@@ -21,6 +21,8 @@ pub struct Metering {
     pub metrics: Option<Rc<MetricsWriter>>,
     /// The tracer, if traces are exported.
     pub tracer: Option<Tracer>,
+    /// The record of calls, if there is one.
+    pub records: Option<CallRecorder>,
     /// Distinguishes listed tools from names that clients made up.
     pub catalog: Arc<Catalog>,
     /// For request ids and trace sampling.
@@ -42,14 +44,11 @@ impl Metering {
         self.metrics.as_ref().map(|metrics| OpenStreamGuard::open(metrics, kind))
     }
 
-    /// Creates an id for logs and the `X-Request-Id` of a fault.
-    fn request_id(&self) -> String {
+    /// Creates an id for logs, records, and the `X-Request-Id` of a fault.
+    pub fn next_request_id(&self) -> RequestId {
         let count = self.requests.get() + 1;
         self.requests.set(count);
-        let mut text = String::with_capacity(24);
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{:x}-{:x}-{count:x}", self.clock.now_s(), self.number);
-        text
+        RequestId { second: self.clock.now_s(), worker: self.number, count }
     }
 
     /// Counts a fault that is sent to a client, by endpoint if there is one, and logs it. Returns the request
@@ -63,7 +62,8 @@ impl Metering {
     /// Logs a fault. Faults of clients, and those over the limit, are only logged for debugging. Returns the request id.
     #[cold]
     pub fn note_fault(&self, fault: &Fault) -> String {
-        let request_id = self.request_id();
+        let request_id =
+            fault.request_id.as_deref().copied().unwrap_or_else(|| self.next_request_id()).to_string();
         let kind = fault.kind.label();
         let is_clients = fault.origin == FaultOrigin::Client;
         let admitted = if is_clients { None } else { self.fault_log.borrow_mut().admit(Instant::now()) };

@@ -11,6 +11,7 @@ use crate::server::http1::control_plane::ControlService;
 use crate::server::http1::guard::OriginGuard;
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::records::CallRecords;
 use crate::topology::Topology;
 use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
@@ -36,6 +37,8 @@ pub struct SharedState {
     pub usage: Option<UsageTables>,
     /// Metrics, if they are collected.
     pub metrics: Option<Arc<Metrics>>,
+    /// The queue of call records, if calls are recorded.
+    pub records: Option<Arc<CallRecords>>,
     /// Serves every path that is not an MCP endpoint.
     pub control_plane: Arc<dyn ControlService>,
     pub phase: watch::Receiver<ShutdownPhase>,

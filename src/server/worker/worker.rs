@@ -22,6 +22,7 @@ use crate::server::http1::mapped;
 use crate::server::http1::stream_wakeups::StreamWakeups;
 use crate::server::reply::transport_body::TransportBodies;
 use crate::session::SessionTerminator;
+use crate::telemetry::records::CallRecorder;
 use crate::upstream::UpstreamId;
 use metamcp_core::base::ShutdownPhase;
 use metamcp_core::frame::Scanner;
@@ -69,6 +70,7 @@ impl Worker {
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             metrics: metrics.and_then(|metrics| metrics.writer(number)).map(Rc::new),
             tracer: metrics.and_then(|metrics| metrics.traces()?.tracer()),
+            records: shared.records.as_ref().map(CallRecorder::new),
             catalog: Arc::clone(&shared.catalog),
             clock: Rc::clone(&clock),
             number,

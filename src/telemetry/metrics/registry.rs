@@ -10,6 +10,7 @@ use super::exposition::{MetricFamily, MetricSample, MetricUnit, SampleValue};
 use super::label::{LabelId, LabelInterner};
 use super::operation::MetricsWriter;
 use super::worker::{SeriesRegistry, WorkerMetrics};
+use crate::telemetry::records::CallRecords;
 use crate::telemetry::traces::Traces;
 
 /// The metrics of all workers.
@@ -19,6 +20,7 @@ pub struct Metrics {
     is_taken: Box<[AtomicBool]>,
     methods: Vec<&'static str>,
     traces: Option<Arc<Traces>>,
+    records: Option<Arc<CallRecords>>,
 }
 
 impl Metrics {
@@ -33,6 +35,7 @@ impl Metrics {
             is_taken: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             methods: methods.to_vec(),
             traces: None,
+            records: None,
         }
     }
 
@@ -40,6 +43,12 @@ impl Metrics {
     #[must_use]
     pub fn with_traces(self, traces: Option<Arc<Traces>>) -> Self {
         Self { traces, ..self }
+    }
+
+    /// Sets the queue of call records, whose counters are shown.
+    #[must_use]
+    pub fn with_records(self, records: Option<Arc<CallRecords>>) -> Self {
+        Self { records, ..self }
     }
 
     /// The trace pipeline, when tracing is on.
@@ -65,6 +74,7 @@ impl Metrics {
         let (endpoints, servers) = (endpoints.names(), servers.names());
         let mut families = collect::collect_families(&self.workers, &self.methods, &endpoints, &servers);
         families.extend(self.traces.as_ref().map(|traces| span_family(traces)));
+        families.extend(self.records.iter().flat_map(|records| record_families(records)));
         families
     }
 }
@@ -75,4 +85,19 @@ fn span_family(traces: &Traces) -> MetricFamily {
     let help =
         "Trace spans: accepted by the collector, or dropped because it refused them or the queue was full";
     MetricFamily::counter("metamcp_trace_spans", help, MetricUnit::None, counts.map(sample).into())
+}
+
+fn record_families(records: &CallRecords) -> [MetricFamily; 2] {
+    let counter = |name, help, count| {
+        let sample = MetricSample::new([], SampleValue::Count(count));
+        MetricFamily::counter(name, help, MetricUnit::None, vec![sample])
+    };
+    [
+        counter("metamcp_records_written", "Call records that the target took", records.written()),
+        counter(
+            "metamcp_records_dropped",
+            "Call records that did not fit in the queue, or that the target did not take",
+            records.dropped(),
+        ),
+    ]
 }

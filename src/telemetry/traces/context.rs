@@ -28,6 +28,12 @@ pub const RANDOM: u8 = 2;
 /// The length of version 00: `00-` trace id `-` span id `-` flags.
 pub const TRACEPARENT_BYTES: usize = 55;
 
+impl TraceId {
+    pub fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
 impl TraceContext {
     /// Parses the value of `traceparent`. `None` for an invalid value, which is treated as a missing one: a new trace starts.
     pub fn parse(value: &[u8]) -> Option<Self> {

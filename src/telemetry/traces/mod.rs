@@ -2,7 +2,7 @@
 //!
 //! Sampling is decided when a message arrives (head sampling), by its worker alone: a [`Tracer`] has its own random numbers
 //! and its own budget, and shares nothing with other workers. An ended span goes into a lock-free queue, from which one task
-//! ([`export`]) takes it. The queue is bounded: a span that does not fit is dropped and counted, and nothing waits.
+//! ([`export`](super::exporter::export)) takes it. The queue is bounded: a span that does not fit is dropped and counted, and nothing waits.
 //!
 //! Invariants: a client decides neither how many spans there are (they have a budget per second) nor how large one is; a span
 //! has no argument, no result, no key and no session id; a collector that is slow, unreachable or hostile costs a bounded
@@ -12,7 +12,6 @@
 
 mod active_span;
 mod context;
-mod exporter;
 mod otlp;
 mod queue;
 mod sampling;
@@ -21,7 +20,6 @@ mod tracer;
 
 pub use active_span::ActiveSpan;
 pub use context::{RANDOM, SAMPLED, SpanId, TRACEPARENT_BYTES, TraceContext, TraceId};
-pub use exporter::{CollectorResponse, ExportError, export};
 pub use queue::Traces;
 pub use span::{Span, SpanKind, SpanTarget, truncate_text};
 pub use tracer::Tracer;

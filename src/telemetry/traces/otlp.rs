@@ -3,8 +3,7 @@
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{
@@ -14,6 +13,7 @@ use prost::Message as _;
 
 use super::context::TraceContext;
 use super::span::{Span, SpanKind, SpanTarget};
+use crate::telemetry::otlp::{attribute, instrumentation_scope, service_attributes};
 use metamcp_config::sections::TraceConfig;
 
 const HAS_IS_REMOTE: u32 = SpanFlags::ContextHasIsRemoteMask as u32;
@@ -22,11 +22,7 @@ const IS_REMOTE: u32 = SpanFlags::ContextIsRemoteMask as u32;
 /// Encodes one batch. `instance` becomes `service.instance.id`, which distinguishes the processes of one
 /// service.
 pub fn encode_batch(config: &TraceConfig, instance: &str, spans: &[Box<Span>]) -> Vec<u8> {
-    let scope = InstrumentationScope {
-        name: "metamcp".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        ..InstrumentationScope::default()
-    };
+    let scope = instrumentation_scope();
     let spans = spans.iter().map(|span| convert_span(span)).collect();
     let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }];
     let resource = Resource { attributes: resource_attributes(config, instance), ..Resource::default() };
@@ -45,11 +41,7 @@ pub fn rejected_spans(body: &[u8]) -> u64 {
 
 /// Configured attributes override the built-in ones, except `service.name`, which has a setting of its own.
 fn resource_attributes(config: &TraceConfig, instance: &str) -> Vec<KeyValue> {
-    let built_in = [
-        ("service.name", config.service.as_str()),
-        ("service.version", env!("CARGO_PKG_VERSION")),
-        ("service.instance.id", instance),
-    ];
+    let built_in = service_attributes(&config.service, instance);
     let is_overridden = |key: &str| config.attributes.iter().any(|(configured, _)| configured == key);
     let built_in = built_in.into_iter().filter(|(key, _)| *key == "service.name" || !is_overridden(key));
     let configured = config.attributes.iter().filter(|(key, _)| key != "service.name");
@@ -119,9 +111,4 @@ fn span_attributes(span: &Span) -> Vec<KeyValue> {
         ("rpc.response.status_code", code.as_deref()),
     ];
     attributes.into_iter().filter_map(|(key, value)| Some(attribute(key, value?))).collect()
-}
-
-fn attribute(key: &str, value: &str) -> KeyValue {
-    let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
-    KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use super::otlp;
 use super::span::Span;
+use crate::telemetry::exporter::{BATCH_ITEMS_MAX, ExportBatch, ExportQueue};
 use metamcp_config::sections::TraceConfig;
 
 /// The state that all workers and the exporter share: the configuration, the queue of ended spans, and its counters.
@@ -70,19 +72,6 @@ impl Traces {
         Some(span)
     }
 
-    /// The number of queued spans.
-    pub(super) fn queued(&self) -> usize {
-        self.queue.len()
-    }
-
-    pub(super) fn add_dropped(&self, spans: u64) {
-        self.dropped.fetch_add(spans, Ordering::Relaxed);
-    }
-
-    pub(super) fn add_exported(&self, spans: u64) {
-        self.exported.fetch_add(spans, Ordering::Relaxed);
-    }
-
     /// Spans that found the queue full or that the collector did not accept.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -91,5 +80,34 @@ impl Traces {
     /// Spans that the collector accepted.
     pub fn exported(&self) -> u64 {
         self.exported.load(Ordering::Relaxed)
+    }
+}
+
+impl ExportQueue for Traces {
+    const ITEMS: &'static str = "spans";
+    const COUNTER: &'static str = "metamcp_trace_spans";
+
+    fn next_batch(&self, instance: &str) -> Option<ExportBatch> {
+        let spans: Vec<_> = std::iter::from_fn(|| self.dequeue()).take(BATCH_ITEMS_MAX).collect();
+        (!spans.is_empty()).then(|| ExportBatch {
+            bytes: otlp::encode_batch(&self.config, instance, &spans).into(),
+            items: spans.len() as u64,
+        })
+    }
+
+    fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn rejected(&self, body: &[u8]) -> u64 {
+        otlp::rejected_spans(body)
+    }
+
+    fn add_exported(&self, spans: u64) {
+        self.exported.fetch_add(spans, Ordering::Relaxed);
+    }
+
+    fn add_dropped(&self, spans: u64) {
+        self.dropped.fetch_add(spans, Ordering::Relaxed);
     }
 }

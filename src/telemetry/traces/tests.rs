@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::*;
+use crate::telemetry::exporter::{CollectorResponse, ExportError, ExportQueue as _, export};
 use metamcp_config::sections::{ParentPolicy, SamplingRatio, TraceConfig};
 use metamcp_core::base::{FaultKind, ShutdownPhase};
 

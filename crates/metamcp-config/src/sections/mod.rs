@@ -7,6 +7,7 @@ mod endpoint;
 mod http;
 mod limits;
 mod metrics;
+mod records;
 mod retention;
 mod session;
 mod streams;
@@ -20,6 +21,7 @@ pub use endpoint::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARAT
 pub use http::{HttpConfig, TlsFiles};
 pub use limits::LimitsConfig;
 pub use metrics::MetricsAccess;
+pub use records::{RecordsCollector, RecordsConfig, RecordsFile, RecordsTarget};
 pub use retention::RetentionPolicy;
 pub use session::SessionConfig;
 pub use streams::StreamsConfig;

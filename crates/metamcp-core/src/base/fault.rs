@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::memory::OutOfMemory;
 use super::printable::Printable;
+use super::request_id::RequestId;
 
 /// Why a request failed: who caused it, what it affects, and what it is.
 ///
@@ -21,6 +22,9 @@ pub struct Fault {
     pub id: Option<Bytes>,
     /// Raw JSON for the member `data` of the JSON-RPC error.
     pub data: Option<Bytes>,
+    /// The id of the message in logs and records. Without one, it gets an id where it is answered.
+    /// Boxed, as most faults have none and each is moved through many functions.
+    pub request_id: Option<Box<RequestId>>,
     text: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -130,7 +134,16 @@ impl Fault {
     }
 
     fn new(origin: FaultOrigin, kind: FaultKind, text: Cow<'static, str>) -> Self {
-        Self { origin, scope: FaultScope::Request, kind, id: None, data: None, text, source: None }
+        Self {
+            origin,
+            scope: FaultScope::Request,
+            kind,
+            id: None,
+            data: None,
+            request_id: None,
+            text,
+            source: None,
+        }
     }
 
     /// Adds the error that caused it, for the log.
@@ -144,6 +157,13 @@ impl Fault {
     #[must_use]
     pub fn with_id(mut self, id: Option<Bytes>) -> Self {
         self.id = self.id.or(id);
+        self
+    }
+
+    /// Adds the id of the message in logs and records.
+    #[must_use]
+    pub fn with_request_id(mut self, request_id: RequestId) -> Self {
+        self.request_id = Some(Box::new(request_id));
         self
     }
 

@@ -13,6 +13,7 @@ mod names;
 mod phase;
 mod printable;
 mod recent_interner;
+mod request_id;
 mod body_reader;
 pub mod units;
 
@@ -31,3 +32,4 @@ pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::ShutdownPhase;
 pub use printable::Printable;
 pub use recent_interner::RecentInterner;
+pub use request_id::RequestId;

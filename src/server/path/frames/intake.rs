@@ -180,9 +180,19 @@ impl MessageIntake {
             let (identity, endpoint) = (context.identity.clone(), context.endpoint()?);
             let permit = Some(context.worker.credentials.admit(&identity)?);
             let fields = context.fields();
-            let (shares_response, trace) = (true, None);
-            let mut call =
-                Call { fields, endpoint, identity, permit, body, envelope, method, shares_response, trace };
+            let (shares_response, trace, record) = (true, None, None);
+            let mut call = Call {
+                fields,
+                endpoint,
+                identity,
+                permit,
+                body,
+                envelope,
+                method,
+                shares_response,
+                trace,
+                record,
+            };
             if let Some(header) = header {
                 check_header(header, &call)?;
             }

@@ -1,4 +1,5 @@
-//! The task that sends ended spans to the collector, in batches, with retries and a bounded back-off.
+//! The task that sends a queue of telemetry to a collector (OTLP over HTTP), in batches, with retries and a bounded
+//! back-off.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,9 +10,35 @@ use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::otlp;
-use super::queue::Traces;
-use super::sampling::IdGenerator;
+use super::random::SplitMix64;
+
+/// The queue of one signal between the workers and its exporter.
+pub trait ExportQueue {
+    /// What collectors take, for the log.
+    const ITEMS: &'static str;
+    /// The counter of the items, for the log.
+    const COUNTER: &'static str;
+
+    /// Takes the next items from the queue. `instance` is the `service.instance.id` of the process. `None` if the queue is
+    /// empty.
+    fn next_batch(&self, instance: &str) -> Option<ExportBatch>;
+
+    /// The number of queued items.
+    fn queued(&self) -> usize;
+
+    /// How many items of a batch the collector rejected, according to its response.
+    fn rejected(&self, body: &[u8]) -> u64;
+
+    fn add_exported(&self, items: u64);
+
+    fn add_dropped(&self, items: u64);
+}
+
+/// Items of a queue, encoded as one request to the collector.
+pub struct ExportBatch {
+    pub bytes: Bytes,
+    pub items: u64,
+}
 
 /// The collector's response to one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +58,9 @@ pub struct ExportError(pub String);
 /// The interval at which the queue is checked.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Spans per batch, as in OpenTelemetry's own exporters. A span has at most some three KiB, as all texts from clients are
+/// Items per batch, as in OpenTelemetry's own exporters. An item has at most some three KiB, as all texts from clients are
 /// truncated.
-const BATCH_SPANS_MAX: usize = 512;
+pub const BATCH_ITEMS_MAX: usize = 512;
 
 /// Attempts per batch. A batch that fails them all is dropped.
 const TRIES_MAX: u32 = 5;
@@ -47,14 +74,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The time for sending what is left when the gateway shuts down.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Exports spans until `phase` becomes [`ShutdownPhase::Abort`], then flushes the queue. `post` sends one batch, and has a timeout of
+/// Exports items until `phase` becomes [`ShutdownPhase::Abort`], then flushes the queue. `post` sends one batch, and has a timeout of
 /// its own.
-pub async fn export(
-    traces: Arc<Traces>,
+pub async fn export<Q: ExportQueue>(
+    queue: Arc<Q>,
     post: impl AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>,
     mut phase: watch::Receiver<ShutdownPhase>,
 ) {
-    let mut exporter = Exporter { traces, post, instance: instance_id(), batch: None, is_failing: false };
+    let mut exporter = Exporter { queue, post, instance: instance_id(), batch: None, is_failing: false };
     {
         let ended = pin!(phase.wait_for(|phase| *phase == ShutdownPhase::Abort));
         tokio::select! {
@@ -64,19 +91,20 @@ pub async fn export(
         }
     }
     if timeout(FLUSH_TIMEOUT, exporter.flush()).await.is_err() {
-        tracing::warn!("trace collector did not accept the last spans in time; they are dropped");
+        tracing::warn!("collector did not accept the last {} in time; they are dropped", Q::ITEMS);
     }
     exporter.drop_remaining();
 }
 
 /// A random UUID for this process.
 fn instance_id() -> String {
-    let random = IdGenerator::from_system().map_or_else(Default::default, |ids| ids.trace_id().0);
-    uuid::Builder::from_random_bytes(random).into_uuid().to_string()
+    let random = SplitMix64::from_system()
+        .map_or(0, |random| u128::from(random.next()) << 64 | u128::from(random.next()));
+    uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid().to_string()
 }
 
-struct Exporter<P> {
-    traces: Arc<Traces>,
+struct Exporter<Q, P> {
+    queue: Arc<Q>,
     post: P,
     instance: String,
     /// The batch that is being sent. Kept here, so that the flush repeats an attempt that the shutdown interrupted.
@@ -86,8 +114,7 @@ struct Exporter<P> {
 }
 
 struct Batch {
-    bytes: Bytes,
-    spans: u64,
+    content: ExportBatch,
     tries: u32,
 }
 
@@ -100,16 +127,16 @@ enum ExportOutcome {
     Rejected,
 }
 
-impl<P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<P> {
+impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<Q, P> {
     /// Never returns. Cancel safe: a batch that is being sent stays in `batch`.
     async fn run(&mut self) {
-        let jitter = IdGenerator::from_system();
+        let jitter = SplitMix64::from_system();
         loop {
             sleep(EXPORT_INTERVAL).await;
             while self.fill_batch() {
                 if let ExportOutcome::Retry(after) = self.try_once().await {
                     let tries = self.batch.as_ref().map_or(0, |batch| batch.tries);
-                    let random = jitter.as_ref().map_or(0, IdGenerator::next);
+                    let random = jitter.as_ref().map_or(0, SplitMix64::next);
                     sleep(backoff(tries, after, random)).await;
                 }
             }
@@ -127,34 +154,31 @@ impl<P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<P> {
 
     /// Counts everything that was not exported as dropped.
     fn drop_remaining(&mut self) {
-        let remaining = self.batch.take().map_or(0, |batch| batch.spans) + self.traces.queued() as u64;
-        self.traces.add_dropped(remaining);
+        let remaining = self.batch.take().map_or(0, |batch| batch.content.items) + self.queue.queued() as u64;
+        self.queue.add_dropped(remaining);
     }
 
     /// Takes the next batch from the queue unless there is one. `false` when the queue is empty.
     fn fill_batch(&mut self) -> bool {
         if self.batch.is_none() {
-            let spans: Vec<_> = std::iter::from_fn(|| self.traces.dequeue()).take(BATCH_SPANS_MAX).collect();
-            if !spans.is_empty() {
-                let bytes = otlp::encode_batch(self.traces.config(), &self.instance, &spans).into();
-                self.batch = Some(Batch { bytes, spans: spans.len() as u64, tries: 0 });
-            }
+            self.batch = self.queue.next_batch(&self.instance).map(|content| Batch { content, tries: 0 });
         }
         self.batch.is_some()
     }
 
     async fn try_once(&mut self) -> ExportOutcome {
         let Some(batch) = &self.batch else { return ExportOutcome::Accepted };
-        let response = (self.post)(batch.bytes.clone()).await;
+        let response = (self.post)(batch.content.bytes.clone()).await;
         let Some(mut batch) = self.batch.take() else { return ExportOutcome::Accepted };
         batch.tries += 1;
         let outcome = classify(response.as_ref());
         if let (ExportOutcome::Accepted, Ok(response)) = (&outcome, &response) {
-            let rejected = otlp::rejected_spans(&response.body).min(batch.spans);
-            self.traces.add_exported(batch.spans - rejected);
-            self.traces.add_dropped(rejected);
+            let items = batch.content.items;
+            let rejected = self.queue.rejected(&response.body).min(items);
+            self.queue.add_exported(items - rejected);
+            self.queue.add_dropped(rejected);
             if std::mem::take(&mut self.is_failing) {
-                tracing::info!("trace collector accepts spans again");
+                tracing::info!("collector accepts {} again", Q::ITEMS);
             }
             return outcome;
         }
@@ -162,7 +186,7 @@ impl<P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<P> {
         if matches!(outcome, ExportOutcome::Retry(_)) && batch.tries < TRIES_MAX {
             self.batch = Some(batch);
         } else {
-            self.traces.add_dropped(batch.spans);
+            self.queue.add_dropped(batch.content.items);
         }
         outcome
     }
@@ -178,7 +202,9 @@ impl<P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<P> {
         };
         tracing::warn!(
             why,
-            "trace collector does not accept spans; dropped ones are counted in metamcp_trace_spans"
+            "collector does not accept {}; dropped ones are counted in {}",
+            Q::ITEMS,
+            Q::COUNTER
         );
     }
 }
@@ -191,7 +217,7 @@ fn classify(response: Result<&CollectorResponse, &ExportError>) -> ExportOutcome
         Ok(response) => match response.status {
             200..=299 => ExportOutcome::Accepted,
             429 | 502 | 503 | 504 => ExportOutcome::Retry(response.retry_after),
-            // Includes redirects: spans go only to the configured collector.
+            // Includes redirects: telemetry goes only to the configured collector.
             _ => ExportOutcome::Rejected,
         },
     }
