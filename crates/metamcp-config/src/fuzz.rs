@@ -30,21 +30,20 @@ pub fn metamcp_toml(bytes: &[u8]) {
 /// Reads an `mcp.json`.
 pub fn mcp_json(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let is_quoted = resolve_files(None, Some(&text), false);
+    resolve_files(None, Some(&text), false);
     let plain = strip_comments(&text);
     assert_eq!(plain.len(), text.len());
     assert!(plain.lines().count() == text.lines().count(), "an error names a line of the file");
     if let Ok(value) = serde_json::from_str::<Value>(&text) {
         assert_eq!(serde_json::from_str::<Value>(&plain).ok(), Some(value), "JSON means what it means");
     }
-    if is_quoted {
+    let Ok(mut value) = serde_json::from_str::<Value>(&plain) else { return };
+    // An object keeps one of the members of one name, so that this file has no duplicates, and more of it is read.
+    if resolve_files(None, Some(&value.to_string()), false) {
         return;
     }
-    if let Ok(mut value) = serde_json::from_str::<Value>(&plain) {
-        // An object keeps one of the members of one name, so that this file has no duplicates.
-        add_secrets(&mut value, false);
-        resolve_files(None, Some(&value.to_string()), true);
-    }
+    add_secrets(&mut value, false);
+    resolve_files(None, Some(&value.to_string()), true);
 }
 
 /// No word of a configuration. A fuzzer finds it, and makes a name of it.
