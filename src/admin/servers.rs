@@ -17,7 +17,7 @@ use super::store_status::add_row_status;
 use super::views::{ServerApprovalStatus, ServerCondition};
 use metamcp_store::definition::import::overlay_definition;
 use metamcp_store::definition::{
-    FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document,
+    FieldError, ServerDefinition, StoredServerError, merge_patch, normalize_patch, server_document,
 };
 use metamcp_store::store::{Outcome, ServerRow, StoreError, UpsertResult, Uuid, new_id};
 
@@ -137,8 +137,7 @@ impl ControlPlane {
     ) -> Result<Response<Bytes>, Problem> {
         let mut patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
-        lower_header_names(&mut patch);
-        rename_kind_alias(&mut patch);
+        normalize_patch(&mut patch);
         let precondition = Precondition::from_headers(call.headers())?;
         let put =
             self.write_server(call.parameter(0), DefinitionWrite::Patch(&patch), precondition, call).await?;
@@ -308,30 +307,6 @@ impl<'a> DefinitionWrite<'a> {
             Self::Whole(value) | Self::Upsert(value) => Some(value),
             Self::Patch(_) => None,
         }
-    }
-}
-
-/// Converts header names of a patch to lower case, as they are stored. Names that differ only in case are
-/// left for validation to report.
-fn lower_header_names(patch: &mut Value) {
-    let Some(headers) = patch.get_mut("headers").and_then(Value::as_object_mut) else { return };
-    let names: Vec<String> = headers.keys().cloned().collect();
-    for name in names {
-        let lower = name.to_ascii_lowercase();
-        if !headers.contains_key(&lower)
-            && let Some(value) = headers.remove(&name)
-        {
-            headers.insert(lower, value);
-        }
-    }
-}
-
-/// Renames `protocol` to `kind` in a patch, so that it replaces the stored `kind`. If the patch has both,
-/// validation reports it.
-fn rename_kind_alias(patch: &mut Value) {
-    let Some(members) = patch.as_object_mut().filter(|members| !members.contains_key("kind")) else { return };
-    if let Some(kind) = members.remove(KIND_ALIAS) {
-        members.insert("kind".to_owned(), kind);
     }
 }
 

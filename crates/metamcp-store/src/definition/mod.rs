@@ -6,6 +6,7 @@
 
 mod merge_patch;
 mod fields;
+mod prefixes;
 mod secrets;
 mod server;
 pub mod endpoint;
@@ -17,8 +18,9 @@ pub use endpoint::{
 };
 pub use fields::{FieldError, FieldErrors, child_pointer};
 pub use merge_patch::merge_patch;
+pub use prefixes::check_prefixes;
 pub use secrets::ServerSecrets;
 pub use server::{
-    CommandPolicy, DefinitionRules, KIND_ALIAS, KindKeyword, SERVED_KINDS, ServerDefinition, ServerDocument,
-    SharingKeyword, StoredServerError, server_document,
+    CommandPolicy, DefinitionRules, KindKeyword, SERVED_KINDS, ServerDefinition, ServerDocument,
+    SharingKeyword, StoredServerError, normalize_patch, server_document,
 };

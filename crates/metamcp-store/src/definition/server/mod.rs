@@ -9,13 +9,14 @@ mod http;
 mod program;
 mod settings;
 mod read;
+mod patch;
 mod stored;
 
 pub use definition::ServerDefinition;
 pub use document::ServerDocument;
 pub use keywords::{KindKeyword, SharingKeyword};
+pub use patch::normalize_patch;
 pub use policy::{CommandPolicy, DefinitionRules, SERVED_KINDS};
-pub use read::KIND_ALIAS;
 pub use stored::{StoredServerError, server_document};
 
 #[cfg(test)]
