@@ -140,7 +140,7 @@ async fn export(store: &Store, names: &[String], seals: SealChecker<'_>) -> Resu
     Ok(pretty(&json!({ "mcpServers": servers })))
 }
 
-async fn find_server(store: &Store, name: &str) -> Result<ServerRow, Failure> {
+pub async fn find_server(store: &Store, name: &str) -> Result<ServerRow, Failure> {
     let row = store.server(name).await?;
     row.ok_or_else(|| {
         Failure::Data(format!("there is no server {name:?} in the database; see `keyadm servers list`"))

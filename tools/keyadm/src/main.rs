@@ -28,6 +28,7 @@ mod output;
 mod program_search;
 mod rekey;
 mod sealed_rows;
+mod server_edit;
 mod servers;
 mod table;
 mod time;
@@ -98,6 +99,7 @@ async fn run(cli: Cli) -> Result<CommandOutput, Failure> {
         Command::Usage(args) => history::usage(args, &find()?, json).await?.into(),
         Command::Servers(Servers::Add(args)) => servers::add(args, &find()?, json).await?.into(),
         Command::Servers(Servers::Import(args)) => servers::import(args, &find()?, json).await?,
+        Command::Servers(Servers::Edit(args)) => server_edit::edit(args, &find()?, json).await?.into(),
         Command::Servers(Servers::Existing(command)) => {
             inventory::servers(command, &find()?, json).await?.into()
         }

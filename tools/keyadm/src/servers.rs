@@ -8,7 +8,8 @@ use metamcp_store::definition::import::{
     ImportAction, overlay_definition, plan_import, prefix_pointers, read_entries,
 };
 use metamcp_store::definition::{
-    CommandPolicy, DefinitionRules, FieldErrors, SERVED_KINDS, ServerDefinition, server_document,
+    CommandPolicy, DefinitionRules, FieldErrors, SERVED_KINDS, ServerDefinition, check_prefixes,
+    server_document,
 };
 use metamcp_store::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ pub async fn add(args: AddServerArgs, installation: &Installation, json: bool) -
     let server = ServerDefinition::read(&value, None, &rules)
         .map_err(|errors| Failure::Usage(join_errors(&errors)))?;
     let (sealer, store) = (installation.sealer().await?, installation.store(MissingDatabase::Create).await?);
+    check_prefixes(&server, None, &store.servers().await?.rows, std::iter::empty())
+        .map_err(|error| Failure::Data(join_errors(&[error])))?;
     let row = store.bound_by(sealer).insert_server(new_id(), server.to_spec(), actor::audit()).await;
     let row = row.map_err(|error| match error {
         StoreError::Exists { .. } => Failure::Data(format!("there is already a server {:?}", args.name)),
@@ -103,7 +106,7 @@ fn read_variables(path: &Path) -> Result<serde_json::Map<String, Value>, Failure
 
 /// Accepts any absolute path as a command: which programs a gateway runs is in its own configuration. Private addresses
 /// need `--allow-private`, since keyadm does not know whether the gateway serves the network.
-fn rules(allow_private: bool) -> DefinitionRules {
+pub fn rules(allow_private: bool) -> DefinitionRules {
     DefinitionRules { served_kinds: SERVED_KINDS.to_vec(), commands: CommandPolicy::Absolute, allow_private }
 }
 
@@ -121,7 +124,7 @@ fn resolve_command(value: &mut Value) -> Option<String> {
 }
 
 impl EraArg {
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Modern => "modern",
@@ -202,6 +205,10 @@ impl Importer<'_> {
             Ok(server) => server,
             Err(errors) => return Ok(ImportItem { errors: prefix_pointers(pointer, errors), ..item }),
         };
+        let rows = self.store.servers().await?.rows;
+        if let Err(error) = check_prefixes(&server, found.as_ref(), &rows, std::iter::empty()) {
+            return Ok(ImportItem { errors: prefix_pointers(pointer, vec![error]), ..item });
+        }
         let id = found.as_ref().map_or_else(new_id, |row| row.id);
         let spec = server.to_spec();
         let outcome = if self.args.dry_run {

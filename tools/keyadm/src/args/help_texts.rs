@@ -53,6 +53,14 @@ pub const EDIT_ENDPOINT: &str = "\
   keyadm endpoints edit team --server github,jira,wiki
   keyadm endpoints show team --json    shows what there is to change";
 
+pub const EDIT_SERVER: &str = "\
+--file takes a JSON merge patch (RFC 7396), as PATCH in the REST API does: null removes a member, and a list replaces the
+old one. Header values and variables that are shown as (sealed) stay if they are sent back so, or left out.
+
+  keyadm servers edit github --url https://api.example.com/v2/mcp
+  echo '{\"call_timeout\": \"5m\", \"headers\": {\"x-team\": null}}' | keyadm servers edit github --file -
+  keyadm servers show github --json    shows what there is to change";
+
 pub const APPROVE: &str = "\
 Tool definitions are approved when a gateway first lists them. If the server has `changed_tools = \"quarantine\"`, a tool
 that changes later is neither listed nor called until it is approved here. Read its new definition at /servers/NAME/mcp,

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use help_texts::{
-    ADD_ENDPOINT, APPROVE, DATA_DIR, DATABASE_URL, EDIT_ENDPOINT, EXAMPLES, HEADER_FILE, IMPORT,
+    ADD_ENDPOINT, APPROVE, DATA_DIR, DATABASE_URL, EDIT_ENDPOINT, EDIT_SERVER, EXAMPLES, HEADER_FILE, IMPORT,
     IMPORT_SERVERS, REKEY,
 };
 pub use keys::{CreateKeyArgs, KeyField, KeyLimits, Keys, Scope, SetKeyArgs};
@@ -204,6 +204,9 @@ pub enum Servers {
     /// Add the servers of an `mcpServers` file; an invalid entry does not stop the others
     #[command(after_help = IMPORT_SERVERS)]
     Import(ImportServersArgs),
+    /// Change a server; what is not given stays as it is
+    #[command(after_help = EDIT_SERVER)]
+    Edit(EditServerArgs),
     #[command(flatten)]
     Existing(ExistingServers),
 }
@@ -283,6 +286,27 @@ pub struct AddServerArgs {
     /// With --command: its arguments, after `--`; not for secrets, since other users of the machine can see them
     #[arg(last = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EditServerArgs {
+    #[command(flatten)]
+    pub server: NameArg,
+    /// Give the server this name; its tools are then listed under it
+    #[arg(long, value_name = "NAME")]
+    pub rename: Option<String>,
+    /// Another address; headers stay only if host and port do
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The protocol revisions that the server speaks
+    #[arg(long, value_enum)]
+    pub era: Option<EraArg>,
+    /// Allow a private address
+    #[arg(long)]
+    pub allow_private: bool,
+    /// A JSON merge patch of the definition; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rename", "url", "era", "allow_private"])]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
