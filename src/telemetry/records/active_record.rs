@@ -1,19 +1,35 @@
 //! A record while its call is handled.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
 use metamcp_core::base::{RequestId, ServerName};
 
-use super::queue::CallRecords;
+use super::json::RecordFormatter;
+use super::queue::{CallRecords, RecordBatch};
 use super::record::{CallDescription, CallOutcome, CallRecord, CallTarget};
 
-/// A worker's access to the queue. Stays on its thread, so that a record does not touch a shared reference count.
+/// The records of one worker. Stays on its thread, where records are formatted: what they refer to is then never freed by
+/// another thread, nor are reference counts shared with one.
 #[derive(Clone)]
-#[expect(clippy::redundant_allocation, reason = "the count of the Rc is not shared between threads")]
-pub struct CallRecorder(Rc<Arc<CallRecords>>);
+pub struct CallRecorder(Rc<WorkerRecords>);
+
+struct WorkerRecords {
+    records: Arc<CallRecords>,
+    batch: RefCell<RecordBatch>,
+    formatter: RefCell<RecordFormatter>,
+    /// Notified when a batch is begun.
+    begun: Notify,
+}
+
+/// How long a batch is collected that does not become full.
+const BATCH_DELAY: Duration = Duration::from_millis(100);
 
 /// What records the call of one HTTP request.
 #[derive(Clone, Copy)]
@@ -22,10 +38,10 @@ pub struct RequestRecorder<'a> {
     pub request_id: RequestId,
 }
 
-/// A call that has not ended. Queued when it ends; dropping it before records a disconnect.
+/// A call that has not ended. Recorded when it ends; dropping it before records a disconnect.
 pub struct ActiveRecord {
     recorder: CallRecorder,
-    /// `None` once it is queued.
+    /// `None` once it has ended.
     record: Option<Box<CallRecord>>,
     began: Instant,
 }
@@ -37,8 +53,34 @@ pub struct RecordTicket {
 }
 
 impl CallRecorder {
+    /// Runs in a `LocalSet`, on which it spawns the task that queues batches which do not become full.
     pub fn new(records: &Arc<CallRecords>) -> Self {
-        Self(Rc::new(Arc::clone(records)))
+        let worker = Rc::new(WorkerRecords {
+            records: Arc::clone(records),
+            batch: RefCell::new(records.new_batch()),
+            formatter: RefCell::default(),
+            begun: Notify::new(),
+        });
+        spawn_local(flush_old_batches(Rc::clone(&worker)));
+        Self(worker)
+    }
+
+    /// Adds a record to the batch, and queues the batch once it is full or old.
+    fn add(&self, record: CallRecord) {
+        let mut batch = self.0.batch.borrow_mut();
+        match &mut *batch {
+            RecordBatch::Lines(lines) => {
+                lines.push(|line| self.0.formatter.borrow_mut().write(line, &record));
+            }
+            RecordBatch::Records(records) => records.push(record),
+        }
+        let records = batch.len();
+        drop(batch);
+        if records >= self.0.records.batch_records_max() {
+            self.0.flush();
+        } else if records == 1 {
+            self.0.begun.notify_one();
+        }
     }
 
     /// Begins the record of a call that arrives now.
@@ -55,6 +97,31 @@ impl CallRecorder {
             bytes_out: 0,
         };
         ActiveRecord { recorder: self.clone(), record: Some(Box::new(record)), began: Instant::now() }
+    }
+}
+
+/// Ends with the worker.
+async fn flush_old_batches(worker: Rc<WorkerRecords>) {
+    loop {
+        worker.begun.notified().await;
+        sleep(BATCH_DELAY).await;
+        worker.flush();
+    }
+}
+
+impl WorkerRecords {
+    /// Queues the batch, unless it is empty.
+    fn flush(&self) {
+        let batch = self.batch.replace(self.records.new_batch());
+        if batch.len() > 0 {
+            self.records.enqueue(batch);
+        }
+    }
+}
+
+impl Drop for WorkerRecords {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -78,12 +145,12 @@ impl ActiveRecord {
         self.record.iter_mut().for_each(|record| record.error = Some(error));
     }
 
-    /// Queues the record. Later calls have no effect.
+    /// Completes the record. Later calls have no effect.
     pub fn end(&mut self, outcome: CallOutcome) {
         if let Some(mut record) = self.record.take() {
             record.outcome = outcome;
             record.duration_ms = milliseconds(self.began.elapsed());
-            self.recorder.0.enqueue(record);
+            self.recorder.add(*record);
         }
     }
 }

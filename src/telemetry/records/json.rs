@@ -1,83 +1,115 @@
 //! A record as a line of JSON.
+//!
+//! Written by hand and not by a derived serializer, because every recorded call pays for it.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::record::{CallRecord, TargetKind};
-use crate::telemetry::traces::TraceId;
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{ServerName, write_decimal, write_hex};
 
-/// The members of a line, in their order. Members without a value are left out.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: &'a str,
-    key_id: &'a str,
-    key: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<&'a str>,
-    method: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uri: Option<&'a str>,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
-    duration_ms: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    request_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
+/// Formats records, and keeps the text that the records of one second have in common.
+#[derive(Debug, Default)]
+pub struct RecordFormatter {
+    second: u64,
+    /// The time of `second` up to the milliseconds; empty before the first record.
+    time: String,
 }
 
-/// Appends a record as one JSON object without a line end.
-pub fn write_record(line: &mut Vec<u8>, record: &CallRecord) {
-    let call = &record.call;
-    let named = |kind| call.target.as_ref().filter(|target| target.kind == kind).map(|target| &*target.name);
-    let mut trace_id = String::new();
-    for byte in call.trace.iter().flat_map(TraceId::bytes) {
-        // Writing to a String cannot fail.
-        let _ = write!(trace_id, "{byte:02x}");
+const MS_PER_S: u64 = 1_000;
+
+/// The length of a time up to its seconds: `2026-07-28T12:00:00`.
+const SECONDS_END: usize = 19;
+
+impl RecordFormatter {
+    /// Appends a record as one JSON object without a line end. Members without a value are left out.
+    pub fn write(&mut self, line: &mut Vec<u8>, record: &CallRecord) {
+        let call = &record.call;
+        line.extend_from_slice(br#"{"time":""#);
+        self.write_time(line, record.began_unix_ms);
+        line.extend_from_slice(br#"","key_id":"#);
+        write_string(line, call.identity.key_id().as_str());
+        write_text(line, br#","key":"#, Some(call.identity.name()));
+        write_text(line, br#","endpoint":"#, call.scope.as_deref().map(endpoint_name).as_deref());
+        write_text(line, br#","server":"#, record.server.as_ref().map(ServerName::as_str));
+        write_text(line, br#","method":"#, Some(&call.method));
+        let target = call.target.as_ref().map(|target| (target.kind, &*target.name));
+        if let Some((kind, name)) = target {
+            write_text(line, target_label(kind), Some(name));
+        }
+        write_text(line, br#","outcome":"#, Some(record.outcome.as_str()));
+        write_text(line, br#","error":"#, record.error);
+        for (label, number) in [
+            (&br#","duration_ms":"#[..], record.duration_ms),
+            (br#","bytes_in":"#, call.bytes_in),
+            (br#","bytes_out":"#, record.bytes_out),
+        ] {
+            line.extend_from_slice(label);
+            write_decimal(line, number);
+        }
+        line.extend_from_slice(br#","request_id":""#);
+        record.request_id.append_to(line);
+        line.push(b'"');
+        if let Some(id) = call.id.as_deref().filter(|id| is_json(id)) {
+            line.extend_from_slice(br#","id":"#);
+            line.extend_from_slice(id.as_bytes());
+        }
+        if let Some(trace) = &call.trace {
+            line.extend_from_slice(br#","trace_id":""#);
+            for byte in trace.bytes() {
+                write_hex(line, u64::from(*byte), 2);
+            }
+            line.push(b'"');
+        }
+        line.push(b'}');
     }
-    let key_id = call.identity.key_id();
-    let fields = Line {
-        time: &format_time(record.began_unix_ms),
-        key_id: key_id.as_str(),
-        key: call.identity.name(),
-        endpoint: call.scope.as_deref().map(endpoint_name),
-        server: record.server.as_ref().map(ServerName::as_str),
-        method: &call.method,
-        tool: named(TargetKind::Tool),
-        prompt: named(TargetKind::Prompt),
-        uri: named(TargetKind::Resource),
-        outcome: record.outcome.as_str(),
-        error: record.error,
-        duration_ms: record.duration_ms,
-        bytes_in: call.bytes_in,
-        bytes_out: record.bytes_out,
-        request_id: &record.request_id.to_string(),
-        id: call.id.as_deref().and_then(|id| serde_json::from_str(id).ok()),
-        trace_id: (!trace_id.is_empty()).then_some(&*trace_id),
-    };
-    // Neither memory nor these types can fail.
-    let _ = serde_json::to_writer(line, &fields);
+
+    /// RFC 3339 in UTC, with milliseconds. Times after the year 9999 become its end.
+    fn write_time(&mut self, line: &mut Vec<u8>, unix_ms: u64) {
+        let (second, ms) = (unix_ms / MS_PER_S, unix_ms % MS_PER_S);
+        if self.time.is_empty() || self.second != second {
+            let time = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+            (self.second, self.time) = (second, format!("{:.0}", time.unwrap_or(Timestamp::MAX)));
+        }
+        line.extend_from_slice(self.time.get(..SECONDS_END).unwrap_or(&self.time).as_bytes());
+        let digit = |value: u64| b'0' + u8::try_from(value % 10).unwrap_or_default();
+        line.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
+    }
 }
 
-/// RFC 3339 in UTC, with milliseconds. Times after the year 9999 become its end.
-pub fn format_time(unix_ms: u64) -> String {
-    let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    format!("{:.3}", time.unwrap_or(Timestamp::MAX))
+fn target_label(kind: TargetKind) -> &'static [u8] {
+    match kind {
+        TargetKind::Tool => br#","tool":"#,
+        TargetKind::Prompt => br#","prompt":"#,
+        TargetKind::Resource => br#","uri":"#,
+    }
+}
+
+fn write_text(line: &mut Vec<u8>, label: &[u8], text: Option<&str>) {
+    if let Some(text) = text {
+        line.extend_from_slice(label);
+        write_string(line, text);
+    }
+}
+
+fn write_string(line: &mut Vec<u8>, text: &str) {
+    // Nearly no name has a character that is escaped.
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        // Neither memory nor a text can fail.
+        let _ = serde_json::to_writer(line, text);
+        return;
+    }
+    line.push(b'"');
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'"');
+}
+
+/// Whether a raw id can be a member. Most are short numbers.
+fn is_json(id: &str) -> bool {
+    let is_number = !id.is_empty() && !id.starts_with('0') && id.bytes().all(|byte| byte.is_ascii_digit());
+    is_number || serde_json::from_str::<&RawValue>(id).is_ok()
 }
 
 /// The endpoint's name, or `servers/NAME` for a server of its own, as in metrics.

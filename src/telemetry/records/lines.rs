@@ -16,6 +16,13 @@ impl Lines {
         self.ends.push(self.bytes.len());
     }
 
+    /// Appends all lines of a batch.
+    pub fn append(&mut self, other: &Self) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.ends.extend(other.ends.iter().map(|end| start + end));
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -1,8 +1,8 @@
 //! A record of each call: who called what, when, and how it ended.
 //!
-//! A worker fills a [`CallRecord`] while it handles a call, and puts it into a bounded queue. One writer takes the records
-//! from there, formats and delivers them: a thread for files and syslog ([`start_writer`]), a task for OTLP
-//! ([`export`](super::exporter::export)).
+//! A worker fills a [`CallRecord`] while it handles a call, formats it, and puts it into a bounded queue, with others in one
+//! batch. One writer takes the batches from there and delivers them: a thread for files and syslog ([`start_writer`]), a task
+//! for OTLP ([`export`](super::exporter::export)).
 //!
 //! Invariants: each record is written once or counted as dropped, except those that are queued when the process is killed;
 //! a worker never waits for the writer; a record has no argument and no result, and its size is bounded.

@@ -17,8 +17,8 @@ const EVENT_NAME: &str = "metamcp.call";
 const NANOSECONDS_PER_MS: u64 = 1_000_000;
 
 /// Encodes one batch. `instance` becomes `service.instance.id`.
-pub fn encode_batch(service: &str, instance: &str, records: &[Box<CallRecord>]) -> Vec<u8> {
-    let log_records = records.iter().map(|record| convert_record(record)).collect();
+pub fn encode_batch(service: &str, instance: &str, records: &[CallRecord]) -> Vec<u8> {
+    let log_records = records.iter().map(convert_record).collect();
     let scope_logs =
         ScopeLogs { scope: Some(instrumentation_scope()), log_records, schema_url: String::new() };
     let attributes = service_attributes(service, instance);

@@ -8,7 +8,7 @@ use metamcp_config::sections::RecordsFile;
 use metamcp_core::base::{RequestId, ServerName};
 use metamcp_store::auth::Identity;
 
-use super::json::{format_time, write_record};
+use super::json::RecordFormatter;
 use super::*;
 use crate::telemetry::traces::TraceContext;
 
@@ -36,7 +36,7 @@ fn record(target: Option<CallTarget>) -> CallRecord {
 
 fn line(record: &CallRecord) -> String {
     let mut line = Vec::new();
-    write_record(&mut line, record);
+    RecordFormatter::default().write(&mut line, record);
     String::from_utf8(line).expect("JSON is UTF-8")
 }
 
@@ -88,10 +88,18 @@ fn names_and_ids_are_bounded() {
 
 #[test]
 fn times_have_milliseconds() {
-    let check = |unix_ms, expected: &str| assert_eq!(format_time(unix_ms), expected);
+    let mut formatter = RecordFormatter::default();
+    let mut check = |unix_ms, expected: &str| {
+        let mut line = Vec::new();
+        formatter.write(&mut line, &CallRecord { began_unix_ms: unix_ms, ..record(None) });
+        let start = format!(r#"{{"time":"{expected}","#);
+        assert!(line.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&line));
+    };
     check(0, "1970-01-01T00:00:00.000Z");
     check(1_785_240_000_999, "2026-07-28T12:00:00.999Z");
-    assert!(format_time(u64::MAX).starts_with("9999-12-30T"));
+    check(1_785_240_000_012, "2026-07-28T12:00:00.012Z");
+    check(1_785_240_001_000, "2026-07-28T12:00:01.000Z");
+    check(u64::MAX, "9999-12-30T22:00:00.615Z");
 }
 
 /// A directory, gone when dropped.
@@ -214,7 +222,7 @@ fn syslog_gets_one_message_for_each_record() {
     let path = dir.0.join("log");
     let mut syslog = Syslog::new(path.clone());
     let mut formatted = Lines::default();
-    formatted.push(|line| write_record(line, &record(None)));
+    formatted.push(|line| RecordFormatter::default().write(line, &record(None)));
     // Nobody listens: the record stays with the writer.
     assert_eq!(syslog.write(&formatted).0, 0);
     for _restart in 0..2 {

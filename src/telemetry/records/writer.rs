@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::json::write_record;
 use super::lines::Lines;
-use super::queue::CallRecords;
+use super::queue::{CallRecords, RecordBatch};
 use crate::telemetry::exporter::ExportQueue as _;
 
 /// A target of lines. Only the writer's thread uses it, so it may wait.
@@ -104,7 +103,7 @@ struct Writer {
     records: Arc<CallRecords>,
     sink: Box<dyn RecordSink>,
     signals: Arc<WriterSignals>,
-    /// Formatted, and not written yet.
+    /// Lines that the target has not taken yet.
     lines: Lines,
     /// Whether the last write failed. A failure is logged when it begins and when it ends.
     is_failing: bool,
@@ -136,15 +135,15 @@ impl Writer {
         }
     }
 
-    /// Formats and writes one batch.
+    /// Writes what is queued, up to a limit.
     fn step(&mut self) -> Progress {
         if self.signals.reopen.swap(false, Ordering::AcqRel) {
             self.sink.reopen();
         }
         self.dropped.check(&self.records);
         while self.lines.bytes().len() < BATCH_BYTES {
-            let Some(record) = self.records.dequeue() else { break };
-            self.lines.push(|line| write_record(line, &record));
+            let Some(RecordBatch::Lines(lines)) = self.records.dequeue() else { break };
+            self.lines.append(&lines);
         }
         if self.lines.is_empty() {
             return Progress::Idle;

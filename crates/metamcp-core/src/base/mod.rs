@@ -6,6 +6,7 @@ mod clock;
 mod decimal;
 mod fault;
 mod glob;
+mod hex;
 mod key_id;
 mod log_limit;
 mod memory;
@@ -22,6 +23,7 @@ pub use clock::unix_seconds;
 pub use decimal::write_decimal;
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
+pub use hex::write_hex;
 pub use key_id::{KEY_ID_BYTES, KeyId, is_base62};
 pub use log_limit::LogLimit;
 pub use memory::{
