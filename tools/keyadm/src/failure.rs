@@ -93,6 +93,7 @@ impl From<RotateError> for Failure {
         match error {
             RotateError::Secrets(error) => error.into(),
             RotateError::Key(error) => error.into(),
+            RotateError::Busy => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rotation of the encryption key in the secrets file: adding a version, and dropping old ones.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use super::super::config::EncryptionKey;
@@ -19,6 +19,10 @@ pub enum RotateError {
     /// The `encryption_key` in the file does not parse, or has no room for another version.
     #[error(transparent)]
     Key(#[from] EncryptionKeyError),
+    #[error(
+        "another command is changing the encryption keys in this directory; run this one again once that has ended"
+    )]
+    Busy,
 }
 
 impl InstallationSecrets {
@@ -64,8 +68,11 @@ fn rotate(
 ) -> Result<u8, RotateError> {
     let path = data_dir.join(FILE_NAME);
     // Two changes at once would each write what the other has not read.
-    let lock = File::open(data_dir).and_then(|folder| folder.try_lock().map(|()| folder).map_err(Into::into));
-    let _lock = lock.map_err(|error| SecretsError::io(&path, &error))?;
+    let folder = File::open(data_dir).map_err(|error| SecretsError::io(&path, &error))?;
+    folder.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => RotateError::Busy,
+        TryLockError::Error(error) => SecretsError::io(&path, &error).into(),
+    })?;
     let missing = || SecretsError::io(&path, &std::io::ErrorKind::NotFound.into());
     let secrets = InstallationSecrets::load(&path)?.ok_or_else(missing)?;
     let mut keys = parse_encryption_key(&secrets.encryption_key)?;
@@ -105,11 +112,14 @@ mod tests {
     fn changes_at_once_lose_no_version() {
         let folder = Folder::create();
         InstallationSecrets::load_or_create(folder.path()).unwrap();
-        let add = || InstallationSecrets::add_encryption_key(folder.path()).ok();
-        let added: Vec<u8> = std::thread::scope(|scope| {
+        let add = || InstallationSecrets::add_encryption_key(folder.path());
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
-            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
+        let refused = |outcome: &Result<u8, RotateError>| matches!(outcome, Err(RotateError::Busy));
+        assert!(outcomes.iter().all(|outcome| outcome.is_ok() || refused(outcome)), "{outcomes:?}");
+        let added: Vec<u8> = outcomes.into_iter().filter_map(Result::ok).collect();
         assert!(!added.is_empty());
         let mut expected = added;
         expected.push(1);
