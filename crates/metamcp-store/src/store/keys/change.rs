@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::row::{KeyRequest, KeyRow, KeyStatus, NewKey, find};
+use super::row::{Grants, KeyRequest, KeyRow, KeyStatus, NewKey, find};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::error::StoreError;
 use crate::store::row_sealer::{OptionalSealer, SealedRow};
@@ -96,19 +96,9 @@ pub async fn update<T: Transaction>(
         return Ok(before);
     }
     let KeyRequest { name, description, grants, expires_at } = request;
-    let values = [
-        Value::from(name),
-        description.into(),
-        grants.role.as_str().into(),
-        json_list(grants.endpoints.as_ref()),
-        json_list(grants.tools.as_ref()),
-        grants.rate.map(|rate| rate.per_second).into(),
-        grants.rate.map(|rate| rate.burst).into(),
-        grants.concurrency.into(),
-        (*expires_at).into(),
-        audit.at.into(),
-        before.id.into(),
-    ];
+    let mut values = vec![before.id.into(), Value::from(name), description.into()];
+    values.extend(grant_values(grants));
+    values.extend([(*expires_at).into(), audit.at.into()]);
     tx.execute(UPDATE, &values).await?;
     let mut after = require(tx, reference).await?;
     seal(tx, binding, &mut after, &hash).await?;
@@ -208,28 +198,28 @@ async fn add<T: Transaction>(
     key: &NewKey,
     audit: &Audit,
 ) -> Result<KeyRow, StoreError> {
-    let grants = &key.grants;
-    let values = [
-        key.id.into(),
-        Value::from(&key.key_id),
-        (&key.name).into(),
-        (&key.description).into(),
+    let mut values =
+        vec![key.id.into(), Value::from(&key.key_id), (&key.name).into(), (&key.description).into()];
+    values.extend(grant_values(&key.grants));
+    // Sealed below, together with the columns as the table stores them.
+    values.extend([Value::Blob(Vec::new()), key.expires_at.into(), audit.at.into()]);
+    tx.execute(INSERT, &values).await?;
+    // Read back within the transaction: a trigger sets the epoch.
+    let mut row = require(tx, &key.key_id).await?;
+    seal(tx, binding, &mut row, &key.hash).await?;
+    Ok(row)
+}
+
+/// The columns from `role` to `concurrency`.
+fn grant_values(grants: &Grants) -> [Value; 6] {
+    [
         grants.role.as_str().into(),
         json_list(grants.endpoints.as_ref()),
         json_list(grants.tools.as_ref()),
         grants.rate.map(|rate| rate.per_second).into(),
         grants.rate.map(|rate| rate.burst).into(),
         grants.concurrency.into(),
-        // Sealed below, together with the columns as the table stores them.
-        Value::Blob(Vec::new()),
-        key.expires_at.into(),
-        audit.at.into(),
-    ];
-    tx.execute(INSERT, &values).await?;
-    // Read back within the transaction: a trigger sets the epoch.
-    let mut row = require(tx, &key.key_id).await?;
-    seal(tx, binding, &mut row, &key.hash).await?;
-    Ok(row)
+    ]
 }
 
 async fn require<T: Transaction>(tx: &mut T, reference: &str) -> Result<KeyRow, StoreError> {
@@ -252,6 +242,6 @@ const INSERT: &str = "INSERT INTO api_keys (id, key_id, name, description, role,
                       rate_burst, concurrency, status, sealed_hash, key_version, expires_at, created_at, changed_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', $11, 0, $12, $13, $13)";
 
-const UPDATE: &str = "UPDATE api_keys SET name = $1, description = $2, role = $3, endpoints = $4, tools = $5, \
-                      rate_per_second = $6, rate_burst = $7, concurrency = $8, expires_at = $9, changed_at = $10 \
-                      WHERE id = $11";
+const UPDATE: &str = "UPDATE api_keys SET name = $2, description = $3, role = $4, endpoints = $5, tools = $6, \
+                      rate_per_second = $7, rate_burst = $8, concurrency = $9, expires_at = $10, changed_at = $11 \
+                      WHERE id = $1";
