@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::SegQueue;
 use metamcp_config::sections::{RecordsConfig, RecordsTarget};
 
 use super::lines::Lines;
@@ -13,9 +13,8 @@ use crate::telemetry::exporter::{BATCH_ITEMS_MAX, ExportBatch, ExportQueue};
 /// The state that all workers and the writer share: the queue and its counters.
 pub struct CallRecords {
     config: RecordsConfig,
-    /// Has room for as many batches as records may wait.
-    queue: ArrayQueue<RecordBatch>,
-    /// The records in the queue.
+    queue: SegQueue<RecordBatch>,
+    /// The records in the queue: at most `queue_max`.
     queued: AtomicUsize,
     dropped: AtomicU64,
     written: AtomicU64,
@@ -42,8 +41,8 @@ impl RecordBatch {
 impl CallRecords {
     pub fn new(config: RecordsConfig) -> Self {
         Self {
-            queue: ArrayQueue::new(config.queue_max.max(1)),
             config,
+            queue: SegQueue::new(),
             queued: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -71,9 +70,11 @@ impl CallRecords {
     pub(super) fn enqueue(&self, batch: RecordBatch) {
         let records = batch.len();
         let before = self.queued.fetch_add(records, Ordering::AcqRel);
-        if before + records > self.config.queue_max || self.queue.push(batch).is_err() {
+        if before + records > self.config.queue_max {
             self.queued.fetch_sub(records, Ordering::AcqRel);
             self.add_dropped(records as u64);
+        } else {
+            self.queue.push(batch);
         }
     }
 

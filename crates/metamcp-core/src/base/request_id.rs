@@ -15,7 +15,7 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// Appends the text of the id, as `Display` writes it.
+    /// Appends the text of the id: three numbers in hexadecimal, with hyphens between them.
     pub fn append_to(&self, out: &mut Vec<u8>) {
         write_hex(out, self.second, 1);
         out.push(b'-');
@@ -27,7 +27,9 @@ impl RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{:x}-{:x}", self.second, self.worker, self.count)
+        let mut text = Vec::new();
+        self.append_to(&mut text);
+        f.write_str(&String::from_utf8_lossy(&text))
     }
 }
 
@@ -36,13 +38,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_texts_are_the_same() {
-        for (second, worker, count) in [(0, 0, 0), (1_785_240_000, 15, 16), (u64::MAX, usize::MAX, u64::MAX)]
-        {
-            let id = RequestId { second, worker, count };
-            let mut text = Vec::new();
-            id.append_to(&mut text);
-            assert_eq!(String::from_utf8(text).unwrap(), id.to_string());
-        }
+    fn an_id_is_three_numbers() {
+        let check = |second, worker, count, expected: &str| {
+            assert_eq!(RequestId { second, worker, count }.to_string(), expected);
+        };
+        check(0, 0, 0, "0-0-0");
+        check(0x6a68_99c0, 15, 16, "6a6899c0-f-10");
+        check(u64::MAX, usize::MAX, u64::MAX, "ffffffffffffffff-ffffffffffffffff-ffffffffffffffff");
     }
 }
