@@ -115,25 +115,15 @@ fn read(
     let mut calls = Vec::with_capacity(items.len());
     for item in items {
         let body = body.slice(item.start as usize..item.end as usize);
-        let (envelope, method) = call::scan(&mut scanner, &body)?;
-        if method == Some(McpMethod::Initialize) {
+        let scanned = call::scan(&mut scanner, &body)?;
+        if scanned.1 == Some(McpMethod::Initialize) {
             return Err(Fault::client(FaultKind::InvalidRequest, "initialize must not be part of a batch"));
         }
         let permit = if calls.is_empty() { None } else { Some(worker.credentials.admit(identity)?) };
-        let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
-        let (shares_response, trace, record) = (true, None, None);
-        calls.push(Call {
-            fields,
-            endpoint,
-            identity,
-            permit,
-            body,
-            envelope,
-            method,
-            shares_response,
-            trace,
-            record,
-        });
+        let mut call =
+            Call::new(fields.clone(), Arc::clone(endpoint), identity.clone(), permit, body, scanned);
+        call.shares_response = true;
+        calls.push(call);
     }
     Ok(calls)
 }

@@ -42,6 +42,19 @@ pub struct Call {
 }
 
 impl Call {
+    /// A message with a response of its own, neither traced nor recorded yet. `scanned` is what [`scan`] found in `body`.
+    pub fn new(
+        fields: Fields,
+        endpoint: Arc<Endpoint>,
+        identity: Identity,
+        permit: Option<Permit>,
+        body: Bytes,
+        (envelope, method): (Envelope, Option<McpMethod>),
+    ) -> Self {
+        let (shares_response, trace, record) = (false, None, None);
+        Self { fields, endpoint, identity, permit, body, envelope, method, shares_response, trace, record }
+    }
+
     /// The raw id; empty for a notification.
     pub fn id(&self) -> Bytes {
         self.envelope.id.map_or_else(Bytes::new, |id| self.raw(id.span))

@@ -119,21 +119,8 @@ async fn forward(
                 // Boxed, like other rare cases below, so that it does not grow the future of every request.
                 return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
             }
-            let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
-            let permit = Some(permit);
-            let (shares_response, trace, record) = (false, None, None);
-            let call = Box::new(Call {
-                fields,
-                endpoint,
-                identity,
-                permit,
-                body,
-                envelope,
-                method,
-                shares_response,
-                trace,
-                record,
-            });
+            let scanned = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
+            let call = Box::new(Call::new(fields, endpoint, identity, Some(permit), body, scanned));
             let id = call.envelope.id.map(|id| call.raw(id.span));
             message::answer(worker, call).await.map_err(|fault| fault.with_id(id))
         }

@@ -179,20 +179,8 @@ impl MessageIntake {
         let making = || -> Result<Box<Call>, Fault> {
             let (identity, endpoint) = (context.identity.clone(), context.endpoint()?);
             let permit = Some(context.worker.credentials.admit(&identity)?);
-            let fields = context.fields();
-            let (shares_response, trace, record) = (true, None, None);
-            let mut call = Call {
-                fields,
-                endpoint,
-                identity,
-                permit,
-                body,
-                envelope,
-                method,
-                shares_response,
-                trace,
-                record,
-            };
+            let mut call = Call::new(context.fields(), endpoint, identity, permit, body, (envelope, method));
+            call.shares_response = true;
             if let Some(header) = header {
                 check_header(header, &call)?;
             }
