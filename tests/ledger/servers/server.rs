@@ -96,12 +96,13 @@ impl Server {
                 let name = format!("metamcp-ledger-{}-{number}.sock", std::process::id());
                 Place::Unix(std::env::temp_dir().join(name))
             }
-            // The port is free: nobody else is told of it before it is bound again.
-            Transport::Http | Transport::Sse => {
-                Place::Tcp(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-            }
+            Transport::Http | Transport::Sse => Place::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
         };
         let listener = place.listen()?;
+        let place = match &listener {
+            Listener::Tcp(listener) => Place::Tcp(listener.local_addr()?),
+            Listener::Unix(_) => place,
+        };
         let server = Arc::new(Self {
             script,
             place,
