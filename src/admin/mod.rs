@@ -37,6 +37,7 @@ mod tool_approvals;
 mod records;
 mod views;
 mod openapi;
+mod openapi_examples;
 mod openapi_schemas;
 mod swagger;
 

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::openapi_examples::{body_example, path_example};
 use super::openapi_schemas::{reference, schemas};
 use super::routes::{ROUTES, Route, RoutePolicy, RouteShape, TOOL_NAME_CHARS_MAX};
 
@@ -75,9 +76,12 @@ fn operation(route: &Route) -> Value {
             _ => ("File name", 128),
         };
         let schema = json!({"type": "string", "minLength": 1, "maxLength": max});
-        parameters.push(
-            json!({"name": name, "in": "path", "required": true, "description": what, "schema": schema}),
-        );
+        let mut parameter =
+            json!({"name": name, "in": "path", "required": true, "description": what, "schema": schema});
+        if let Some(example) = path_example(name) {
+            parameter["example"] = example.into();
+        }
+        parameters.push(parameter);
     }
     for (name, schema, what) in &described.query {
         parameters.push(
@@ -104,17 +108,20 @@ fn operation(route: &Route) -> Value {
         "summary": route.summary,
         "operationId": id,
         "responses": responses,
-        "security": match route.policy {
-            RoutePolicy::Public => json!([]),
-            RoutePolicy::Client | RoutePolicy::Admin => json!([{"bearer": []}, {"api_key": []}]),
+        "security": match (route.policy, route.shape) {
+            // Without a key, it says less.
+            (RoutePolicy::Public, RouteShape::Ready) => json!([{}, {"bearer": []}, {"api_key": []}]),
+            (RoutePolicy::Public, _) => json!([]),
+            (RoutePolicy::Client | RoutePolicy::Admin, _) => json!([{"bearer": []}, {"api_key": []}]),
         },
     });
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
     if let Some((media_types, schema)) = described.body {
+        let content = json!({"schema": schema, "example": body_example(route.shape)});
         let content: Map<_, _> =
-            media_types.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+            media_types.iter().map(|media| ((*media).to_owned(), content.clone())).collect();
         operation["requestBody"] = json!({"required": true, "content": content});
     }
     operation
@@ -382,7 +389,6 @@ fn mcp_servers() -> Value {
         "type": "object",
         "required": ["mcpServers"],
         "properties": {"mcpServers": {"type": "object", "description": "Servers by name. Errors in an entry are reported in the response"}},
-        "example": {"mcpServers": {"notes": {"type": "http", "url": "https://notes.example.com/mcp"}}},
     })
 }
 

@@ -8,6 +8,7 @@ mod support;
 
 mod admin;
 mod answer_ids;
+mod api_examples;
 mod asking;
 mod batches;
 mod bound;
