@@ -36,6 +36,7 @@ mod metrics;
 mod outage;
 mod passing;
 mod pins;
+mod record_loss;
 mod records;
 mod refusals;
 mod reload;
