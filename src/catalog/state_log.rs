@@ -9,7 +9,7 @@ use super::server_state::ServerState;
 use crate::topology::Topology;
 use crate::upstream::UpstreamId;
 use metamcp_config::server::address;
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{LogList, ServerName};
 
 /// A server whose state changes more often is logged once in this time, so that one that fails every other request does not
 /// fill the log.
@@ -117,7 +117,7 @@ impl StateLogLine {
             }
             Self::Works { server } => tracing::info!(%server, "server works again"),
             Self::StillFail { servers, count } => {
-                tracing::warn!(count, servers = servers.join(", "), "servers still fail");
+                tracing::warn!(count, servers = ?LogList(servers), "servers still fail");
             }
         }
     }

@@ -23,6 +23,7 @@ mod endpoints;
 mod env_file;
 mod expand;
 pub mod mcp_json;
+mod json_log;
 mod mcp_json_entries;
 mod memory_limit;
 mod mistakes;

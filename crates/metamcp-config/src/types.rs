@@ -10,6 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 use zeroize::Zeroizing;
 
 use super::database::DatabaseConfig;
+use super::json_log::JsonLines;
 use super::mistakes::ConfigNotice;
 use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
@@ -109,7 +110,7 @@ impl LogConfig {
         // An error means that a subscriber is installed already, as when several tests share a process.
         let _ = match self.format {
             LogFormat::Text => subscriber.try_init(),
-            LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+            LogFormat::Json => subscriber.event_format(JsonLines).try_init(),
         };
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tracing::field::debug;
 
 use crate::catalog::{Catalog, PinsUpdate, RESTORE_ACTION, StoredPins};
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{LogList, ServerName};
 use metamcp_store::auth::Sealer;
 use metamcp_store::store::{
     Audit, NewToolPins, RowSealer, SealedRow, Store, StoreError, ToolPinsRow, WatchState,
@@ -201,7 +202,8 @@ fn kept(row: &ToolPinsRow, sealer: &Sealer, known: Option<StoredPins>) -> Stored
 /// log.
 fn log_change(change: &PinsUpdate) {
     let PinsUpdate { server, action, changes, .. } = change;
-    let tools = || changes.iter().take(LOGGED_TOOLS_MAX).map(log_name).collect::<Vec<_>>().join(", ");
+    let tools: Vec<_> = changes.iter().take(LOGGED_TOOLS_MAX).map(log_name).collect();
+    let tools = || debug(LogList(&tools));
     let count = changes.len();
     match action.unwrap_or_default() {
         "server.tools.hold" => tracing::warn!(

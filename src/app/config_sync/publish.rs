@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::field::{DebugValue, debug};
 
 use crate::runtime::MemoryPurger;
 use crate::server::SharedState;
 use crate::session::{SessionTable, SessionTerminator};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use metamcp_config::sections::EndpointConfig;
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{LogList, unix_seconds};
 
 /// Replaces the served topology.
 pub struct Publisher {
@@ -108,10 +109,9 @@ fn log_changes(before: &Topology, topology: &Topology) {
     }
 }
 
-/// Joins names for a log field; the field is absent without any.
-fn log_names(names: &[impl ToString]) -> Option<String> {
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    (!names.is_empty()).then(|| names.join(","))
+/// Names as a log field; the field is absent without any.
+fn log_names<T: std::fmt::Display>(names: &[T]) -> Option<DebugValue<LogList<'_, T>>> {
+    (!names.is_empty()).then(|| debug(LogList(names)))
 }
 
 fn log_left_out(topology: &Topology) {

@@ -2,6 +2,7 @@
 
 use metamcp_config::server::StdioAllowlist;
 use metamcp_config::{Config, ConfigErrors};
+use metamcp_core::base::LogList;
 
 /// Loads the configuration in the same way as at startup.
 pub type ConfigLoader = Box<dyn Fn() -> Result<Config, ConfigErrors>>;
@@ -19,8 +20,7 @@ pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
             }
             let settings = restart_settings(running, &config);
             if !settings.is_empty() {
-                let settings = settings.join(", ");
-                tracing::warn!(settings, "changed settings take effect after a restart");
+                tracing::warn!(settings = ?LogList(&settings), "changed settings take effect after a restart");
             }
             Some(config)
         }
