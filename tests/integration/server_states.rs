@@ -3,11 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, Peer, Request, Setup, until};
+use crate::support::{Client, Gateway, Peer, Request, Setup, is_long, modern, until};
 
 /// A server that answers 401 to everything.
 fn unauthorized() -> SocketAddr {
@@ -85,6 +85,25 @@ fn a_server_that_does_not_work_is_failing_and_logged_once() {
     for debug_text in ["Some(", "None", "ClientCapabilities", "Ok(", "Err("] {
         assert!(!gateway.log().contains(debug_text), "{debug_text}: {}", gateway.log());
     }
+}
+
+/// However often clients ask for what the programs would offer.
+#[test]
+fn two_broken_programs_log_few_lines_in_ten_minutes() {
+    const LINES_MAX: usize = 20;
+    let (time, interval) = if is_long() { (600, 10_000) } else { (12, 300) };
+    let (time, interval) = (Duration::from_secs(time), Duration::from_millis(interval));
+    let gateway = Setup::new().with(PROGRAMS).start();
+    let mut client = Client::connect(gateway.address);
+    let began = Instant::now();
+    while began.elapsed() < time {
+        client.ask(&modern("/mcp", "tools/list", ""));
+        thread::park_timeout(interval);
+    }
+    let log = gateway.log();
+    let lines = log.lines().count();
+    println!("{lines} lines in {} s", time.as_secs());
+    assert!(lines <= LINES_MAX, "{log}");
 }
 
 /// A server that comes back is logged once, too.
