@@ -1,14 +1,14 @@
 //! The running gateway: started from a configuration, stopped by a signal or by its client.
 
 use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use metamcp_core::base::{MEMORY, ShutdownPhase};
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{sleep, timeout};
 
 use super::background::telemetry::{self, TelemetryDelivery};
 use super::background::{retention, tool_pins, trace_export, usage};
@@ -16,19 +16,21 @@ use super::config_sync::{
     ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
 use super::control_plane::AdminControlPlane;
+use super::drain::Drain;
 use super::error::AppError;
 use super::file_limit;
+use super::handover::{HandoverSwitch, ServiceManager};
 use super::keyring::{
     create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
 };
-use super::shutdown_signals::{ShutdownSignals, install_hangup};
+use super::shutdown_signals::{ShutdownSignals, install_handover, install_hangup};
 use super::startup_info::StartupInfo;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
-use crate::server::{self, ListenTarget, SharedState, Workers};
+use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
@@ -49,9 +51,6 @@ const STREAMS: &str = "streams";
 /// The file in the data directory that holds what programs were seen to do.
 const PROGRAM_BEHAVIOR: &str = "program-behavior.json";
 
-/// For the workers to end after the requests in flight were aborted.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
-
 pub struct App {
     /// What to tell the person who started it.
     pub info: StartupInfo,
@@ -66,17 +65,30 @@ pub struct App {
     /// What the workers share: the drain settings and the topology among it.
     shared: Arc<SharedState>,
     signals: ShutdownSignals,
+    handover: HandoverSwitch,
+    manager: ServiceManager,
+}
+
+/// What a gateway starts from.
+pub struct Launch {
+    pub config: Config,
+    pub door: ListenTarget,
+    /// Called at SIGHUP.
+    pub load_config: ConfigLoader,
+    /// The sockets that were passed to this process.
+    pub sockets: Option<ListeningSockets>,
+    /// Whether another gateway serves from the same data directory until this one accepts connections.
+    pub is_successor: bool,
+    /// What is told of changes.
+    pub manager: ServiceManager,
 }
 
 impl App {
     /// Builds every part and begins to serve. Runs in a `LocalSet`, on which it spawns its background tasks.
-    /// `load_config` is called at SIGHUP.
-    pub async fn start(
-        config: Config,
-        door: ListenTarget,
-        load_config: ConfigLoader,
-    ) -> Result<Self, AppError> {
+    pub async fn start(launch: Launch) -> Result<Self, AppError> {
+        let Launch { config, door, load_config, sockets, is_successor, manager } = launch;
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
+        let handover = HandoverSwitch::new(install_handover()?, manager.clone());
         let is_first_start = is_first_start(&config);
         let authenticator = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
@@ -89,7 +101,8 @@ impl App {
         let sessions =
             Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
-        let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
+        let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
+        let leftovers = (door == ListenTarget::Public).then(|| config.data_dir.clone());
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
@@ -129,7 +142,7 @@ impl App {
             keys: keys_changed.subscribe(),
         });
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
-        let workers = server::start(&shared, &door)?;
+        let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
         spawn_jobs(runner, catalog_inbox);
@@ -141,36 +154,58 @@ impl App {
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         spawn_cleanup(&store, config.retention.clone());
-        let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
+        let triggers = ReloadTriggers {
+            hangups,
+            load_config,
+            running: config,
+            source,
+            seen,
+            changes,
+            manager: manager.clone(),
+        };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_usage(outbox, store, workers_ended.subscribe());
-        Ok(Self { info, workers, phase, config_sync, workers_ended, usage, telemetry, shared, signals })
+        let usage = spawn_usage(outbox, store, workers_ended.subscribe(), leftovers);
+        Ok(Self {
+            info,
+            workers,
+            phase,
+            config_sync,
+            workers_ended,
+            usage,
+            telemetry,
+            shared,
+            signals,
+            handover,
+            manager,
+        })
     }
 
-    /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains
-    /// within the deadline. A second signal stops at once. `client` is dropped when serving ends.
-    pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
-        let mut signals = self.signals;
-        let has_failed = tokio::select! {
-            () = signals.received() => false,
-            Ok(()) = self.config_sync => false,
-            () = client => false,
+    /// Serves until SIGTERM or SIGINT, until the terminal is closed, until `client` is done, or until a successor accepts
+    /// connections; then drains within the deadline. A second signal stops at once. `client` is dropped when serving ends.
+    pub async fn run(mut self, client: impl Future<Output = ()>) -> Result<(), AppError> {
+        let sockets = self.workers.sockets.take();
+        let end = tokio::select! {
+            () = self.signals.received() => ServingEnd::Stopped,
+            Ok(()) = &mut self.config_sync => ServingEnd::Stopped,
+            () = client => ServingEnd::Stopped,
             // The others finish what they have; a supervisor starts the gateway again.
-            () = self.workers.failed() => true,
+            () = self.workers.failed() => ServingEnd::Failed,
+            () = self.handover.hand_over(sockets.as_ref()) => ServingEnd::HandedOver,
         };
-        tracing::info!("shutting down: accepting no new connections, draining requests in flight");
+        // Only the workers have them from now on, and a successor.
+        drop(sockets);
+        let mut signals = self.signals;
+        let drain = Drain { phase: &self.phase, shared: &self.shared };
+        let mut joined = pin!(self.workers.join());
+        let mut has_ended = false;
+        if end == ServingEnd::HandedOver {
+            has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
+        } else {
+            self.manager.stopping();
+        }
         let shutdown = async {
-            self.phase.send_replace(ShutdownPhase::Unready);
-            sleep(self.shared.config.drain_delay).await;
-            self.phase.send_replace(ShutdownPhase::Drain);
-            let joined = self.workers.join();
-            tokio::pin!(joined);
-            if timeout(self.shared.config.drain_deadline, &mut joined).await.is_err() {
-                tracing::warn!("drain deadline exceeded; aborting the requests in flight");
-                self.phase.send_replace(ShutdownPhase::Abort);
-                if timeout(ABORT_TIMEOUT, joined).await.is_err() {
-                    tracing::warn!("a worker did not end in time; leaving it behind");
-                }
+            if !has_ended {
+                drain.at_shutdown(joined).await;
             }
             self.workers_ended.send_replace(ShutdownPhase::Abort);
             stop_upstreams(&self.shared.topology).await;
@@ -182,8 +217,18 @@ impl App {
             () = shutdown => tracing::info!("stopped"),
             () = signals.received() => tracing::warn!("second signal; stopped at once"),
         }
-        if has_failed { Err(AppError::WorkerEnded) } else { Ok(()) }
+        if end == ServingEnd::Failed { Err(AppError::WorkerEnded) } else { Ok(()) }
     }
+}
+
+/// Why the gateway no longer serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServingEnd {
+    Stopped,
+    /// A worker has ended.
+    Failed,
+    /// A successor accepts connections.
+    HandedOver,
 }
 
 /// The limits of keys. Sets that of the process.
@@ -236,12 +281,17 @@ fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(CatalogTask::new(inbox).run());
 }
 
-/// Delivers usage counts to the store until the workers have ended.
+/// Delivers usage counts to the store until the workers have ended. `leftovers`: the folder in which other processes may
+/// leave counts.
 fn spawn_usage(
     outbox: Option<UsageSpool>,
     store: Store,
     workers_ended: watch::Receiver<ShutdownPhase>,
+    leftovers: Option<PathBuf>,
 ) -> JoinHandle<()> {
+    if let Some(data_dir) = leftovers {
+        spawn_local(usage::deliver_leftovers(data_dir, store.clone(), workers_ended.clone()));
+    }
     spawn_local(async move {
         if let Some(outbox) = outbox {
             usage::deliver(outbox, store, workers_ended).await;

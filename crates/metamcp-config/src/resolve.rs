@@ -172,6 +172,7 @@ fn server(
         hosts: list(&section, "hosts", host_name, report),
         drain_delay: section.duration("drain_delay", d::DRAIN_DELAY),
         drain_deadline: section.duration("drain_deadline", d::DRAIN_DEADLINE),
+        handover_deadline: section.duration("handover_deadline", d::HANDOVER_DEADLINE),
         keep_alive: section.duration("keep_alive", d::KEEP_ALIVE),
         fast_lane: section.flag("fast_lane").unwrap_or(true),
     };

@@ -14,6 +14,7 @@ use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
+use crate::app::handover::ServiceManager;
 use crate::topology::Topology;
 use metamcp_config::Config;
 use metamcp_config::server::ServingPolicy;
@@ -42,6 +43,8 @@ pub struct ReloadTriggers {
     pub seen: watch::Receiver<WatchState>,
     /// Counts the changes through this gateway's administration: see `Admin::topology_changes`.
     pub changes: watch::Receiver<u64>,
+    /// What is told of a reload.
+    pub manager: ServiceManager,
 }
 
 /// Between two attempts to read a changed store.
@@ -108,6 +111,7 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
                 if hangup.is_none() || (had_terminal && !stdin().is_terminal()) {
                     return;
                 }
+                triggers.manager.reloading();
                 if let Some(config) = reload(&triggers.load_config, &triggers.running) {
                     state.files = FileConfig::from(&config);
                     state.merge_again();
@@ -115,6 +119,7 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
                     state.publish_standing(&topology, changes);
                     tracing::info!(epoch = topology.epoch, "configuration reloaded");
                 }
+                triggers.manager.ready();
                 continue;
             }
             Ok(()) = triggers.changes.changed() => {}

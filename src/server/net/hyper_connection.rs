@@ -298,7 +298,7 @@ fn service(
                 return pending().await;
             }
             let mut response = reply.into_http();
-            if is_http1 && worker.clock.phase() >= ShutdownPhase::Unready {
+            if is_http1 && worker.clock.phase() > ShutdownPhase::Serve {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             yield_once().await;

@@ -13,5 +13,6 @@ pub mod fast_lane;
 pub mod hyper_connection;
 pub mod handover;
 pub mod listener;
+pub mod listening_sockets;
 pub mod rewind;
 pub mod strict_feed;

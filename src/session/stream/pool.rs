@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -23,6 +23,8 @@ pub struct StreamPool<S> {
     /// Random: distinguishes this process from earlier ones.
     pub(super) process: u64,
     next_number: AtomicU64,
+    /// Whether a client that leaves could not come back, because new connections reach another process.
+    is_handed_over: AtomicBool,
     /// Locked for a few lines at a time, or to iterate over the streams when no block is free.
     index: Mutex<StreamIndex<S>>,
     /// For the taken blocks: pages of the file that were written are in memory. Locked for one line at a time.
@@ -57,6 +59,7 @@ impl<S> StreamPool<S> {
             sealer,
             process: u64::from_le_bytes(random),
             next_number: AtomicU64::new(1),
+            is_handed_over: AtomicBool::new(false),
             index: Mutex::new(StreamIndex { live: BTreeMap::new(), ended: BTreeMap::new() }),
             charge: Mutex::default(),
             freed: Notify::new(),
@@ -67,9 +70,19 @@ impl<S> StreamPool<S> {
         &self.config
     }
 
+    /// From now on, connections are not closed for their clients to come back: these would reach another process, which
+    /// does not have the stream.
+    pub fn note_handed_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
+    }
+
     /// The bytes of all taken blocks.
     pub fn bytes(&self) -> usize {
         self.blocks.allocated() * BLOCK_BYTES
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
     }
 
     pub(super) fn next_number(&self) -> u64 {

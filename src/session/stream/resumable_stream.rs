@@ -36,6 +36,11 @@ const UNREAD_BLOCKS_MAX: u64 = (256 << 10) / BLOCK_BYTES as u64;
 const PAYLOAD_BYTES_MIN: usize = 64;
 
 impl ResumableStream {
+    /// Whether a client that leaves can come back to this process.
+    pub fn can_be_resumed_here(&self) -> bool {
+        !self.pool.is_handed_over()
+    }
+
     pub(super) fn new(
         pool: Arc<ResumableStreams>,
         number: u64,

@@ -35,6 +35,8 @@ pub struct HttpConfig {
     pub drain_delay: Duration,
     /// After that, the longest time for in-flight work to end.
     pub drain_deadline: Duration,
+    /// The same for in-flight work of a process that has handed its sockets over to a successor.
+    pub handover_deadline: Duration,
     /// Time between two comments on an otherwise silent event stream.
     pub keep_alive: Duration,
     /// Whether the gateway's own HTTP/1.1 engine reads requests of the usual form; otherwise hyper reads them
