@@ -25,6 +25,7 @@ mod flood;
 mod framed;
 mod grants;
 mod half_close;
+mod handover;
 mod idle;
 mod isolation;
 mod journal_kill;
