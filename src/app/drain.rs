@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -25,16 +26,21 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_AFTER: Duration = Duration::from_secs(5);
 
 impl Drain<'_> {
+    /// As it is now: the settings may be reloaded.
+    fn config(&self) -> HttpConfig {
+        self.shared.settings.borrow().config.clone()
+    }
+
     /// Refuses new connections, and completes within `drain_deadline`. `joined` completes when the workers have ended.
     pub async fn at_shutdown(&self, mut joined: Pin<&mut impl Future<Output = ()>>) {
         tracing::info!("shutting down: accepting no new connections, draining requests in flight");
         // After a hand-over it drains already.
         if *self.phase.borrow() == ShutdownPhase::Serve {
             self.phase.send_replace(ShutdownPhase::Unready);
-            sleep(self.shared.config.drain_delay).await;
+            sleep(self.config().drain_delay).await;
         }
         self.phase.send_replace(ShutdownPhase::Drain);
-        if timeout(self.shared.config.drain_deadline, joined.as_mut()).await.is_err() {
+        if timeout(self.config().drain_deadline, joined.as_mut()).await.is_err() {
             self.abort(joined).await;
         }
     }
@@ -51,7 +57,7 @@ impl Drain<'_> {
         let ended = async {
             sleep(CLOSE_AFTER).await;
             self.phase.send_replace(ShutdownPhase::Drain);
-            if timeout(self.shared.config.handover_deadline, joined.as_mut()).await.is_err() {
+            if timeout(self.config().handover_deadline, joined.as_mut()).await.is_err() {
                 self.abort(joined.as_mut()).await;
             }
         };

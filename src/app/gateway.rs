@@ -13,12 +13,11 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::background::telemetry::{self, TelemetryDelivery};
 use super::background::{retention, tool_pins, trace_export, usage};
 use super::config_sync::{
-    ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
+    ConfigLoader, LiveConfig, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
 use super::control_plane::AdminControlPlane;
 use super::drain::Drain;
 use super::error::AppError;
-use super::file_limit;
 use super::handover::{HandoverSwitch, ServiceManager};
 use super::keyring::{
     create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
@@ -37,7 +36,6 @@ use crate::upstream::Upstream;
 use crate::upstream::stdio::{BehaviorStore, StdioHealth};
 use metamcp_config::Config;
 use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
-use metamcp_config::server::ServingPolicy;
 use metamcp_http::TlsRoots;
 use metamcp_store::auth::{Authenticator, Sealer};
 use metamcp_store::store::Store;
@@ -66,7 +64,6 @@ pub struct App {
     shared: Arc<SharedState>,
     signals: ShutdownSignals,
     handover: HandoverSwitch,
-    manager: ServiceManager,
 }
 
 /// What a gateway starts from.
@@ -92,9 +89,9 @@ impl App {
         let is_first_start = is_first_start(&config);
         let authenticator = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
-        let mut builder = topology_builder(&config, &authenticator, roots.clone());
-        let serving = Arc::new(config.serving_policy.clone());
-        let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
+        let live = LiveConfig::new(&config, &door);
+        let mut builder = topology_builder(&config, &live, &authenticator, roots.clone());
+        let (source, state) = read_stored_config(&config, &authenticator, &store, &live).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
@@ -111,22 +108,20 @@ impl App {
             auth: Arc::clone(&authenticator),
             store: store.clone(),
             catalog: Arc::clone(&catalog),
-            catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
             topology: topology_receiver.clone(),
             store_status: state.store_status(),
             sessions: Arc::clone(&sessions),
             admin_jobs,
             roots: roots.clone(),
-            serving,
+            serving: Arc::clone(&live.serving),
             metrics: trace_export::scraped_metrics(&config, metrics.as_ref()),
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
         let changes = admin.topology_changes();
         let shared = Arc::new(SharedState {
-            guard: server::OriginGuard::new(&config.server),
-            config: file_limit::fit_to_limit(&config, &door),
+            settings: live.http.subscribe(),
             auth: Arc::clone(&authenticator),
             topology: topology_receiver,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
@@ -149,20 +144,10 @@ impl App {
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
-        let (sealer, seen) = (authenticator.sealer().clone(), store.watch());
-        let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
-        spawn_local(tool_pins::sync(pin_sync, seen.clone()));
-        spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
-        spawn_cleanup(&store, config.retention.clone());
-        let triggers = ReloadTriggers {
-            hangups,
-            load_config,
-            running: config,
-            source,
-            seen,
-            changes,
-            manager: manager.clone(),
-        };
+        spawn_store_sync(&store, authenticator, catalog, keys_changed);
+        spawn_cleanup(&store, live.retention.subscribe());
+        let (running, seen) = (config, store.watch());
+        let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_usage(outbox, store, workers_ended.subscribe(), leftovers);
         Ok(Self {
@@ -176,7 +161,6 @@ impl App {
             shared,
             signals,
             handover,
-            manager,
         })
     }
 
@@ -201,7 +185,7 @@ impl App {
         if end == ServingEnd::HandedOver {
             has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
         } else {
-            self.manager.stopping();
+            self.handover.note_stopping();
         }
         let shutdown = async {
             if !has_ended {
@@ -234,14 +218,32 @@ enum ServingEnd {
 /// The limits of keys. Sets that of the process.
 fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
     MEMORY.set_bytes_max(config.memory_max);
-    Arc::new(Limits::new(config.clone()))
+    Arc::new(Limits::new(config))
 }
 
-fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
+/// Keeps tool pins and keys in step with the store.
+fn spawn_store_sync(
+    store: &Store,
+    auth: Arc<Authenticator>,
+    catalog: Arc<Catalog>,
+    keys_changed: watch::Sender<u64>,
+) {
+    let pin_sync = tool_pins::PinSync { store: store.clone(), sealer: auth.sealer().clone(), catalog };
+    spawn_local(tool_pins::sync(pin_sync, store.watch()));
+    spawn_local(watch_keys(auth, store.watch(), keys_changed));
+}
+
+fn topology_builder(
+    config: &Config,
+    live: &LiveConfig,
+    auth: &Authenticator,
+    roots: TlsRoots,
+) -> TopologyBuilder {
+    let bridge = || Arc::clone(&live.bridge);
     TopologyBuilder::new(roots)
         .with_behavior(BehaviorStore::open(config.data_dir.join(PROGRAM_BEHAVIOR)))
-        .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(config.bridge.hold_timeout)))
-        .with_adapter(Era::Modern, ModernAdapter::new(&config.bridge, Arc::clone(auth.sealer())))
+        .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(bridge())))
+        .with_adapter(Era::Modern, ModernAdapter::new(bridge(), Arc::clone(auth.sealer())))
 }
 
 /// Reads the servers and endpoints of the store, and merges them with those of the configuration files.
@@ -249,12 +251,12 @@ async fn read_stored_config(
     config: &Config,
     auth: &Authenticator,
     store: &Store,
-    serving: &Arc<ServingPolicy>,
+    live: &LiveConfig,
 ) -> (StoredConfigSource, ServingState) {
     let snapshot = config.database.is_some().then(|| config.data_dir.join(STORED_CONFIG));
     let source = StoredConfigSource::new(store.clone(), Arc::clone(auth.sealer()), snapshot);
     let stored = source.read_at_start(auth.health().outage.is_some()).await;
-    (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))
+    (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(&live.serving)))
 }
 
 /// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be
@@ -270,7 +272,7 @@ fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> O
     }
 }
 
-fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
+fn spawn_cleanup(store: &Store, retention: watch::Receiver<RetentionPolicy>) {
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
 }

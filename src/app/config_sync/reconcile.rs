@@ -9,6 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::live_config::LiveConfig;
 use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
 use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
@@ -16,6 +17,7 @@ use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
 use crate::app::handover::ServiceManager;
 use crate::topology::Topology;
+use arc_swap::ArcSwap;
 use metamcp_config::Config;
 use metamcp_config::server::ServingPolicy;
 use metamcp_store::auth::Sealer;
@@ -27,7 +29,7 @@ pub struct ServingState {
     /// `None` until the store was read once.
     stored: Option<StoredConfig>,
     sealer: Arc<Sealer>,
-    serving: Arc<ServingPolicy>,
+    serving: Arc<ArcSwap<ServingPolicy>>,
     merged: MergedConfig,
     store_status: watch::Sender<Arc<StoreStatus>>,
 }
@@ -43,6 +45,8 @@ pub struct ReloadTriggers {
     pub seen: watch::Receiver<WatchState>,
     /// Counts the changes through this gateway's administration: see `Admin::topology_changes`.
     pub changes: watch::Receiver<u64>,
+    /// What takes over the other settings of a configuration.
+    pub live: LiveConfig,
     /// What is told of a reload.
     pub manager: ServiceManager,
 }
@@ -56,10 +60,10 @@ impl ServingState {
         config: &Config,
         stored: Option<StoredConfig>,
         sealer: Arc<Sealer>,
-        serving: Arc<ServingPolicy>,
+        serving: Arc<ArcSwap<ServingPolicy>>,
     ) -> Self {
         let files = FileConfig::from(config);
-        let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving });
+        let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving.load() });
         Self { files, stored, sealer, serving, merged, store_status: watch::Sender::default() }
     }
 
@@ -85,7 +89,8 @@ impl ServingState {
 
     /// Merges again; returns whether the result differs.
     fn merge_again(&mut self) -> bool {
-        let context = RowContext { sealer: &self.sealer, serving: &self.serving };
+        let serving = self.serving.load();
+        let context = RowContext { sealer: &self.sealer, serving: &serving };
         let merged = merge(&self.files, self.stored.as_ref(), context);
         let has_changed = merged != self.merged;
         self.merged = merged;
@@ -113,6 +118,7 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
                 }
                 triggers.manager.reloading();
                 if let Some(config) = reload(&triggers.load_config, &triggers.running) {
+                    triggers.live.apply(publisher.shared(), &config, &triggers.running);
                     state.files = FileConfig::from(&config);
                     state.merge_again();
                     let topology = state.publish(&mut publisher).await;

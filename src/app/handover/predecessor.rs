@@ -56,6 +56,11 @@ impl HandoverSwitch {
         Self { requests, manager, program, args: args.collect() }
     }
 
+    /// Tells the service manager that this process ends, and has no successor.
+    pub fn note_stopping(&self) {
+        self.manager.stopping();
+    }
+
     /// Waits for SIGUSR2 and starts a successor, until one accepts connections from `sockets`. Without sockets, requests are
     /// refused.
     pub async fn hand_over(&mut self, sockets: Option<&ListeningSockets>) {

@@ -11,6 +11,7 @@ use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::{Fault, FaultKind};
 
 /// The allowed hosts and origins.
+#[derive(Clone)]
 pub struct OriginGuard {
     /// Allowed besides loopback names. Lower case, without port.
     hosts: Vec<String>,

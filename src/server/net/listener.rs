@@ -97,7 +97,7 @@ pub fn start(
     door: &ListenTarget,
     inherited: Option<ListeningSockets>,
 ) -> Result<Workers, ListenError> {
-    let config = shared.config.clone();
+    let config = shared.settings.borrow().config.clone();
     let tls = config.tls.as_ref().filter(|_| *door == ListenTarget::Public).map(acceptor).transpose()?;
     let (url, listeners, sockets) = match door {
         ListenTarget::Public => open(&config, inherited)?,
@@ -229,13 +229,13 @@ impl WorkerSeed {
         drop(started.send(Ok(())));
         let mut housekeeping = spawn_local(Rc::clone(&worker).housekeep());
         let (mut phase, mut handed_over) = (self.shared.phase.clone(), self.shared.phase.clone());
-        let places = ConnectionSlots::new(self.connections, self.shared.config.connections_max);
+        let places = ConnectionSlots::new(self.connections);
         let mut woken = Vec::new();
         loop {
             tokio::select! {
                 socket = accept_from(&mut intake) => {
                     // Over the limit, new connections are closed at once, so that open ones are not affected.
-                    if let Some(place) = places.acquire() {
+                    if let Some(place) = places.acquire(worker.settings().config.connections_max) {
                         spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                     }
                 }

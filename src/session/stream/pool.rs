@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use metamcp_store::auth::Sealer;
 
 /// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
 pub struct StreamPool<S> {
-    pub(super) config: StreamsConfig,
+    config: ArcSwap<StreamsConfig>,
     pub(super) blocks: EventBlocks,
     pub(super) sealer: Arc<Sealer>,
     /// Random: distinguishes this process from earlier ones.
@@ -54,7 +55,7 @@ impl<S> StreamPool<S> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| JournalError::Random(error.to_string()))?;
         Ok(Arc::new(Self {
-            config,
+            config: ArcSwap::from_pointee(config),
             blocks,
             sealer,
             process: u64::from_le_bytes(random),
@@ -66,8 +67,13 @@ impl<S> StreamPool<S> {
         }))
     }
 
-    pub fn config(&self) -> &StreamsConfig {
-        &self.config
+    pub fn config(&self) -> Guard<Arc<StreamsConfig>> {
+        self.config.load()
+    }
+
+    /// Replaces the bounds of one stream and the times. The bytes of all streams stay as they were at startup.
+    pub fn set_config(&self, config: StreamsConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// From now on, connections are not closed for their clients to come back: these would reach another process, which
