@@ -12,6 +12,7 @@ mod control_plane;
 mod drain;
 mod error;
 mod file_limit;
+mod file_watch;
 mod first_key;
 mod gateway;
 mod greeting;
