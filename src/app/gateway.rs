@@ -56,14 +56,19 @@ pub struct App {
     phase: watch::Sender<ShutdownPhase>,
     /// Ends when the terminal is closed.
     config_sync: JoinHandle<()>,
-    /// Changed when the workers have ended and nothing more is counted or traced.
-    workers_ended: watch::Sender<ShutdownPhase>,
-    usage: JoinHandle<()>,
-    telemetry: TelemetryDelivery,
+    deliveries: Deliveries,
     /// What the workers share: the drain settings and the topology among it.
     shared: Arc<SharedState>,
     signals: ShutdownSignals,
     handover: HandoverSwitch,
+}
+
+/// What goes on after the workers have ended.
+struct Deliveries {
+    /// Changed when the workers have ended and nothing more is counted or traced.
+    workers_ended: watch::Sender<ShutdownPhase>,
+    usage: JoinHandle<()>,
+    telemetry: TelemetryDelivery,
 }
 
 /// What a gateway starts from.
@@ -150,18 +155,8 @@ impl App {
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_usage(outbox, store, workers_ended.subscribe(), leftovers);
-        Ok(Self {
-            info,
-            workers,
-            phase,
-            config_sync,
-            workers_ended,
-            usage,
-            telemetry,
-            shared,
-            signals,
-            handover,
-        })
+        let deliveries = Deliveries { workers_ended, usage, telemetry };
+        Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
     }
 
     /// Serves until SIGTERM or SIGINT, until the terminal is closed, until `client` is done, or until a successor accepts
@@ -191,11 +186,11 @@ impl App {
             if !has_ended {
                 drain.at_shutdown(joined).await;
             }
-            self.workers_ended.send_replace(ShutdownPhase::Abort);
+            self.deliveries.workers_ended.send_replace(ShutdownPhase::Abort);
             stop_upstreams(&self.shared.topology).await;
             // Bounded by itself; fails only by a panic, which is reported.
-            let _ = self.usage.await;
-            self.telemetry.stop().await;
+            let _ = self.deliveries.usage.await;
+            self.deliveries.telemetry.stop().await;
         };
         tokio::select! {
             () = shutdown => tracing::info!("stopped"),

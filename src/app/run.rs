@@ -35,7 +35,9 @@ pub fn serve_network(
     };
     let listening = sockets.as_ref().map(|sockets| sockets.address);
     let (config, load_config) = match listening {
-        Some(address) => (at_address(config.clone(), address)?, adapt(load_config, config, address)),
+        Some(address) => {
+            (at_address(config.clone(), address)?, adapt(load_config, config.server.listen, address))
+        }
         None => (config, load_config),
     };
     let launch = Launch {
@@ -73,10 +75,10 @@ fn at_address(mut config: Config, address: SocketAddr) -> Result<Config, AppErro
 
 /// Loads later configurations as the first one was adapted. Another address than the one that was `written` first stays, so
 /// that it is found to differ.
-fn adapt(load_config: ConfigLoader, written: Config, address: SocketAddr) -> ConfigLoader {
+fn adapt(load_config: ConfigLoader, written: SocketAddr, address: SocketAddr) -> ConfigLoader {
     Box::new(move || {
         let mut config = load_config()?;
-        if config.server.listen == written.server.listen {
+        if config.server.listen == written {
             config.server.listen = address;
         }
         config.serving_policy.allow_private = address.ip().to_canonical().is_loopback();

@@ -24,14 +24,14 @@ pub fn demo() -> SocketAddr {
     address
 }
 
-fn has_ended(process: u32) -> bool {
+pub fn has_ended(process: u32) -> bool {
     // A child of this process that has ended is a zombie until it is waited for.
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// How often a tool was called, as the store tells it.
-fn counted(gateway: &Gateway, tool: &str) -> u64 {
+pub fn counted(gateway: &Gateway, tool: &str) -> u64 {
     gateway.usage().iter().filter(|row| row.key.tool == tool).map(|row| row.counts.calls).sum()
 }
 
@@ -43,7 +43,7 @@ fn plan(gateway: &Gateway) -> LoadPlan {
         kept: 4,
         fresh: 2,
         streams: 9,
-        pace: 50,
+        pace: (50, 50),
     }
 }
 

@@ -79,6 +79,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         records,
         database,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
+        candidates: raw.candidates.clone(),
         notices,
     })
 }
@@ -175,6 +176,7 @@ fn server(
         handover_deadline: section.duration("handover_deadline", d::HANDOVER_DEADLINE),
         keep_alive: section.duration("keep_alive", d::KEEP_ALIVE),
         fast_lane: section.flag("fast_lane").unwrap_or(true),
+        watch: section.flag("watch").unwrap_or(false),
     };
     section.finish();
     config

@@ -67,6 +67,8 @@ pub struct Config {
     pub database: Option<DatabaseConfig>,
     /// The files that were read.
     pub sources: Vec<PathBuf>,
+    /// The files that are read if they exist, in the order in which they are looked for.
+    pub candidates: Vec<PathBuf>,
     /// Entries that were skipped or renamed, to be logged at startup.
     pub notices: Vec<ConfigNotice>,
 }

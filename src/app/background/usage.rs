@@ -123,9 +123,11 @@ pub async fn deliver_leftovers(
             _ = tick.tick() => {}
         }
         for folder in public_folders(&data_dir).filter(|folder| folder.exists()) {
-            if matches!(journal::check_unused(&folder), Err(JournalError::Locked { .. })) {
-                pending.insert(folder);
-            } else if pending.remove(&folder) && !deliver_folder(&folder, &store).await {
+            let is_used = matches!(journal::check_unused(&folder), Err(JournalError::Locked { .. }));
+            let is_done = !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store).await);
+            if is_done {
+                pending.remove(&folder);
+            } else {
                 pending.insert(folder);
             }
         }

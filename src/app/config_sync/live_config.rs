@@ -16,7 +16,6 @@ use metamcp_core::base::MEMORY;
 /// Replaces settings. Who uses them reads them anew each time, or follows them.
 pub struct LiveConfig {
     door: ListenTarget,
-    /// Those of `[server]`.
     pub http: watch::Sender<Arc<HttpSettings>>,
     pub bridge: Arc<ArcSwap<BridgeConfig>>,
     /// How servers of the store are served.

@@ -1,4 +1,4 @@
-//! Loads the configuration again at SIGHUP.
+//! Loads the configuration again while the gateway runs.
 
 use metamcp_config::{Config, ConfigErrors};
 
@@ -114,6 +114,15 @@ mod tests {
         check((&[], "", ""), (&[], "", ""), &[]);
         check((&[], "", ""), (&[], "", "[servers.a]\nurl = 'http://a'"), &[]);
         check((&[], "", ""), (&[], "", "server.port = 1"), &["server.host, server.port"]);
+        // These change while the gateway runs.
+        let live = "server.header_timeout = '3s'\nserver.hosts = ['a.example']\nserver.connections_max = 7\nserver.watch = true\n\
+                    limits.key_in_flight_max = 1\ncatalog.page_items = 7\nsession.lifetime = '2h'\nsession.resume_for = '1m'\n\
+                    bridge.discover = true\nretention.usage = '24h'\nauth.token_lifetime = '5m'\nlog.filter = 'debug'\n\
+                    admin.stdio_env = ['A']";
+        check((&[], "", ""), (&[], "", live), &[]);
+        check((&[], "", ""), (&[], "", "auth.hash_permits = 7"), &["auth.hash_permits"]);
+        check((&[], "", ""), (&[], "", "session.resume_bytes_max = '8MiB'"), &["session.resume_bytes_max"]);
+        check((&[], "", ""), (&[], "", "log.format = 'json'"), &["log.format"]);
         check((&[], "", ""), (&[], URL, ""), &["DATABASE_URL"]);
         check((&[], URL, ""), (&[], "DATABASE_URL=postgres://a/c", ""), &["DATABASE_URL"]);
         // The same address, written elsewhere.

@@ -1,5 +1,6 @@
 //! What the service manager is told (`sd_notify(3)`): one datagram for each change, if `NOTIFY_SOCKET` names a socket.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -14,6 +15,8 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Clone)]
 pub struct ServiceManager {
     socket: Option<Rc<(UnixDatagram, SocketAddr)>>,
+    /// Whether another process is the service now, which tells of itself.
+    is_replaced: Rc<Cell<bool>>,
 }
 
 impl ServiceManager {
@@ -27,12 +30,12 @@ impl ServiceManager {
                 None
             }
         });
-        Self { socket }
+        Self { socket, is_replaced: Rc::default() }
     }
 
-    /// Nobody is told.
+    /// For a gateway that no service manager has started.
     pub fn none() -> Self {
-        Self { socket: None }
+        Self { socket: None, is_replaced: Rc::default() }
     }
 
     /// The gateway accepts connections.
@@ -47,7 +50,6 @@ impl ServiceManager {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// The gateway ends.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
     }
@@ -55,10 +57,13 @@ impl ServiceManager {
     /// Another process is the service from now on, and accepts connections.
     pub fn replaced_by(&self, process: u32) {
         self.send(&format!("MAINPID={process}\nREADY=1"));
+        self.is_replaced.set(true);
     }
 
     fn send(&self, text: &str) {
-        let Some((socket, address)) = self.socket.as_deref() else { return };
+        let Some((socket, address)) = self.socket.as_deref().filter(|_| !self.is_replaced.get()) else {
+            return;
+        };
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
             tracing::warn!(%error, "cannot notify the service manager");
         }

@@ -84,7 +84,7 @@ impl HandoverSwitch {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Returns the process id of a successor that accepts connections.
@@ -131,13 +131,11 @@ impl HandoverSwitch {
 /// Ends a successor that cannot take over, and waits for it.
 async fn end(successor: &mut Child) -> io::Result<ExitStatus> {
     // One that has closed its end is about to exit; its status says more than that of a kill.
-    match timeout(EXIT_TIMEOUT, successor.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            successor.kill().await?;
-            successor.wait().await
-        }
+    if let Ok(status) = timeout(EXIT_TIMEOUT, successor.wait()).await {
+        return status;
     }
+    successor.kill().await?;
+    successor.wait().await
 }
 
 /// For a successor to exit by itself.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 use metamcp_core::fuzz::{Choices, alter};
 use metamcp_store::auth::fuzz::unguessable_sealer;

@@ -152,6 +152,7 @@ pub(in crate::server) mod tests {
             hosts: vec!["gateway.example".into()],
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::ZERO,
+            watch: false,
             handover_deadline: Duration::ZERO,
             keep_alive: Duration::ZERO,
             fast_lane: true,

@@ -2,7 +2,6 @@
 
 use std::future::{Future, pending};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
+
+pub use super::listen_error::ListenError;
 
 use super::accept::{Acceptor, ListeningSocket};
 use super::connection::{serve, serve_again};
@@ -66,28 +67,6 @@ enum WorkerEnd {
     Ordered,
     /// Its housekeeping has ended, without which nothing times out and nothing is revoked.
     Broken,
-}
-
-/// Why the workers cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    #[error(
-        "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
-    )]
-    Bind { address: SocketAddr, source: io::Error },
-    #[error(
-        "cannot use inherited socket {number}: {source}; pass TCP sockets of one address (systemd: one ListenStream=PORT)"
-    )]
-    Inherited { number: usize, source: io::Error },
-    /// The certificate or its key cannot be used.
-    #[error("cannot use the TLS certificate: {0}")]
-    Tls(String),
-    #[error(
-        "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
-    )]
-    Private { path: PathBuf, source: io::Error },
-    #[error("cannot start a worker thread: {0}")]
-    Thread(io::Error),
 }
 
 /// Starts the workers. They run until `shared.phase` is `Drain` and all requests have completed, or until it

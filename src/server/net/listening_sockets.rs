@@ -10,12 +10,11 @@ use rustix::net::sockopt::socket_acceptconn;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::accept::ListeningSocket;
-use super::listener::ListenError;
+use super::listen_error::ListenError;
 
 /// The public listening sockets. Never empty.
 pub struct ListeningSockets {
     sockets: Vec<TcpListener>,
-    /// Where they listen.
     pub address: SocketAddr,
 }
 

@@ -422,7 +422,7 @@ mod tests {
                 );
                 Box::new(ParkedStream::new(writing))
             });
-            let slot = slots.acquire().expect("there is one");
+            let slot = slots.acquire(2).expect("there is one");
             parking.park(ParkedConnection { socket, since: Instant::now(), slot, protocol: None, stream });
         }
         assert_eq!(parking.count(), 2);

@@ -144,7 +144,7 @@ impl Setup {
         Some(self)
     }
 
-    fn toml(&self) -> String {
+    pub fn toml(&self) -> String {
         format!("{}\n{}", self.servers, self.more)
     }
 

@@ -28,8 +28,8 @@ pub struct LoadPlan {
     pub fresh: usize,
     /// Streams that are open all the time: GET streams, subscriptions and calls that stream, in turn.
     pub streams: usize,
-    /// Calls of one caller in a second, at most.
-    pub pace: u32,
+    /// Calls in a second, at most: of a caller that keeps its connection, and of one that does not.
+    pub pace: (u32, u32),
 }
 
 /// Running clients.
@@ -212,16 +212,16 @@ impl Shared {
     }
 
     fn call_on_one_connection(&self, number: usize) {
-        self.repeat(number, "kept connection", true);
+        self.repeat(number, "kept connection", self.plan.pace.0, true);
     }
 
     fn call_on_new_connections(&self, number: usize) {
-        self.repeat(number, "new connection", false);
+        self.repeat(number, "new connection", self.plan.pace.1, false);
     }
 
-    fn repeat(&self, number: usize, what: &str, is_kept: bool) {
+    fn repeat(&self, number: usize, what: &str, pace: u32, is_kept: bool) {
         let request = self.call_request(number);
-        let period = Duration::from_secs(1) / self.plan.pace;
+        let period = Duration::from_secs(1) / pace;
         let mut connection = None;
         let mut due = Instant::now();
         while !self.is_stopped() {

@@ -42,6 +42,8 @@ pub struct HttpConfig {
     /// Whether the gateway's own HTTP/1.1 engine reads requests of the usual form; otherwise hyper reads them
     /// all.
     pub fast_lane: bool,
+    /// Whether the configuration is loaded again when one of its files changes.
+    pub watch: bool,
 }
 
 impl HttpConfig {

@@ -30,7 +30,7 @@ struct HasherState {
     /// Secrets that argon2 found wrong. They stay wrong: the hash in a row never changes.
     wrong: RejectionCache,
     runs: AtomicU64,
-    /// In milliseconds.
+    /// How long a verified key is accepted, in milliseconds.
     verified_for: AtomicU64,
 }
 

@@ -42,7 +42,6 @@ impl std::fmt::Debug for AccessToken {
 pub struct TokenAuthority {
     keyring: ArcSwap<JwtKeyring>,
     validation: Validation,
-    /// In seconds.
     lifetime_s: AtomicU64,
 }
 
