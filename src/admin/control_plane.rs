@@ -16,6 +16,7 @@ use crate::limits::Limits;
 use crate::session::SessionTable;
 use crate::telemetry::metrics::Metrics;
 use crate::topology::Topology;
+use arc_swap::ArcSwap;
 use metamcp_config::sections::MetricsAccess;
 use metamcp_config::server::ServingPolicy;
 use metamcp_core::base::ShutdownPhase;
@@ -29,7 +30,6 @@ pub struct ControlPlaneParts {
     pub auth: Arc<Authenticator>,
     pub store: Store,
     pub catalog: Arc<Catalog>,
-    pub catalog_config: metamcp_config::sections::CatalogConfig,
     pub limits: Arc<Limits>,
     pub topology: watch::Receiver<Arc<Topology>>,
     /// Which rows of the store are served.
@@ -39,7 +39,7 @@ pub struct ControlPlaneParts {
     pub admin_jobs: AdminJobs,
     pub roots: TlsRoots,
     /// How servers of the store are served, which also limits what may be defined.
-    pub serving: Arc<ServingPolicy>,
+    pub serving: Arc<ArcSwap<ServingPolicy>>,
     /// The counters of the workers, and who may read them. `None` if metrics are off.
     pub metrics: Option<(Arc<Metrics>, MetricsAccess)>,
     /// The phase of the shutdown.
@@ -50,7 +50,6 @@ pub struct ControlPlaneParts {
 
 pub struct ControlPlane {
     pub(super) parts: ControlPlaneParts,
-    pub(super) rules: DefinitionRules,
     /// A version that increases with every change of a server or an endpoint.
     pub(super) changes: watch::Sender<u64>,
     pub(super) document: Bytes,
@@ -60,14 +59,17 @@ pub struct ControlPlane {
 impl ControlPlane {
     pub fn new(parts: ControlPlaneParts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
-        let rules = DefinitionRules::remote(&parts.serving);
         Self {
             parts,
-            rules,
             changes: watch::Sender::new(0),
             document,
             metrics_state: ControlPlaneMetrics::default(),
         }
+    }
+
+    /// What servers may be defined as, by the current settings.
+    pub(super) fn rules(&self) -> DefinitionRules {
+        DefinitionRules::remote(&self.parts.serving.load())
     }
 
     pub(super) fn topology(&self) -> Arc<Topology> {

@@ -54,7 +54,7 @@ impl ControlPlane {
     /// Responds with 200 until the gateway drains. Callers with a credential also see the state of the
     /// servers.
     pub(super) async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let draining = *self.parts.phase.borrow() > ShutdownPhase::Serve;
+        let draining = *self.parts.phase.borrow() >= ShutdownPhase::Unready;
         let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = self.parts.auth.health();
         let degraded = (!health.is_healthy()).then_some(true);

@@ -103,7 +103,7 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
-        let server = ServerDefinition::read(&value, None, &self.rules).map_err(unprocessable)?;
+        let server = ServerDefinition::read(&value, None, &self.rules()).map_err(unprocessable)?;
         self.check_prefixes(&server, None).await?;
         let row = self.insert_server(&server, call).await.map_err(|error| match error {
             StoreError::Exists { .. } => name_conflict("server", "PUT"),
@@ -192,7 +192,7 @@ impl ControlPlane {
                 };
                 let before = before.server();
                 let server =
-                    ServerDefinition::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
+                    ServerDefinition::read(&value, before.as_ref(), &self.rules()).map_err(unprocessable)?;
                 self.check_prefixes(&server, Some(&row)).await?;
                 store.replace_server(row.id, expect, server.to_spec(), call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
@@ -200,7 +200,7 @@ impl ControlPlane {
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
-                let server = ServerDefinition::read(value, None, &self.rules).map_err(unprocessable)?;
+                let server = ServerDefinition::read(value, None, &self.rules()).map_err(unprocessable)?;
                 check_creatable(reference, "server")?;
                 self.check_prefixes(&server, None).await?;
                 self.insert_server(&server, call)

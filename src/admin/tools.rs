@@ -103,12 +103,12 @@ impl ControlPlane {
         let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
         server
-            .to_upstream_config(&self.parts.serving)
+            .to_upstream_config(&self.parts.serving.load())
             .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))
     }
 
     async fn test_upstream(&self, config: ServerConfig) -> Result<TestSummary, String> {
-        let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
+        let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog.config().as_ref().clone());
         let probed = self.parts.admin_jobs.run(TEST_TIMEOUT, move || async move {
             let upstream =
                 Upstream::new(UpstreamId(0), config, &roots).map_err(|invalid| invalid.to_string())?;

@@ -1,9 +1,11 @@
 //! Why the gateway cannot start.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use metamcp_core::base::EndpointName;
 
+use super::handover::{InheritanceError, PassingError};
 use crate::journal::JournalError;
 use crate::server::ListenError;
 use metamcp_connect::ConnectError;
@@ -48,6 +50,17 @@ pub enum AppError {
     /// A listening socket cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Sockets that were passed to this process cannot be used.
+    #[error(transparent)]
+    Inheritance(#[from] InheritanceError),
+    /// The process that this one replaces is gone.
+    #[error(transparent)]
+    Handover(#[from] PassingError),
+    /// Without keys, only this machine may reach the gateway.
+    #[error(
+        "auth.mode = \"none\" asks nobody for a key, but the inherited socket listens on {0}, which is not loopback; pass a loopback socket, or require keys"
+    )]
+    OpenSocket(SocketAddr),
     /// SIGTERM or SIGINT arrived during startup.
     #[error("stopped by a signal before startup was complete")]
     Stopped,

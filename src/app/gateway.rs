@@ -1,41 +1,41 @@
 //! The running gateway: started from a configuration, stopped by a signal or by its client.
 
 use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use metamcp_core::base::{MEMORY, ShutdownPhase};
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{sleep, timeout};
 
 use super::background::telemetry::{self, TelemetryDelivery};
 use super::background::{retention, tool_pins, trace_export, usage};
 use super::config_sync::{
-    ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
+    ConfigLoader, LiveConfig, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
 use super::control_plane::AdminControlPlane;
+use super::drain::Drain;
 use super::error::AppError;
-use super::file_limit;
+use super::handover::{HandoverSwitch, ServiceManager};
 use super::keyring::{
     create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
 };
-use super::shutdown_signals::{ShutdownSignals, install_hangup};
+use super::shutdown_signals::{ShutdownSignals, install_handover, install_hangup};
 use super::startup_info::StartupInfo;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
-use crate::server::{self, ListenTarget, SharedState, Workers};
+use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
 use crate::upstream::stdio::{BehaviorStore, StdioHealth};
 use metamcp_config::Config;
 use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
-use metamcp_config::server::ServingPolicy;
 use metamcp_http::TlsRoots;
 use metamcp_store::auth::{Authenticator, Sealer};
 use metamcp_store::store::Store;
@@ -49,9 +49,6 @@ const STREAMS: &str = "streams";
 /// The file in the data directory that holds what programs were seen to do.
 const PROGRAM_BEHAVIOR: &str = "program-behavior.json";
 
-/// For the workers to end after the requests in flight were aborted.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
-
 pub struct App {
     /// What to tell the person who started it.
     pub info: StartupInfo,
@@ -59,37 +56,55 @@ pub struct App {
     phase: watch::Sender<ShutdownPhase>,
     /// Ends when the terminal is closed.
     config_sync: JoinHandle<()>,
+    deliveries: Deliveries,
+    /// What the workers share: the drain settings and the topology among it.
+    shared: Arc<SharedState>,
+    signals: ShutdownSignals,
+    handover: HandoverSwitch,
+}
+
+/// What goes on after the workers have ended.
+struct Deliveries {
     /// Changed when the workers have ended and nothing more is counted or traced.
     workers_ended: watch::Sender<ShutdownPhase>,
     usage: JoinHandle<()>,
     telemetry: TelemetryDelivery,
-    /// What the workers share: the drain settings and the topology among it.
-    shared: Arc<SharedState>,
-    signals: ShutdownSignals,
+}
+
+/// What a gateway starts from.
+pub struct Launch {
+    pub config: Config,
+    pub door: ListenTarget,
+    /// Called at SIGHUP.
+    pub load_config: ConfigLoader,
+    /// The sockets that were passed to this process.
+    pub sockets: Option<ListeningSockets>,
+    /// Whether another gateway serves from the same data directory until this one accepts connections.
+    pub is_successor: bool,
+    /// What is told of changes.
+    pub manager: ServiceManager,
 }
 
 impl App {
     /// Builds every part and begins to serve. Runs in a `LocalSet`, on which it spawns its background tasks.
-    /// `load_config` is called at SIGHUP.
-    pub async fn start(
-        config: Config,
-        door: ListenTarget,
-        load_config: ConfigLoader,
-    ) -> Result<Self, AppError> {
+    pub async fn start(launch: Launch) -> Result<Self, AppError> {
+        let Launch { config, door, load_config, sockets, is_successor, manager } = launch;
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
+        let handover = HandoverSwitch::new(install_handover()?, manager.clone());
         let is_first_start = is_first_start(&config);
         let authenticator = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
         let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
-        let mut builder = topology_builder(&config, &authenticator, roots.clone());
-        let serving = Arc::new(config.serving_policy.clone());
-        let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
+        let live = LiveConfig::new(&config, &door);
+        let mut builder = topology_builder(&config, &live, &authenticator, roots.clone());
+        let (source, state) = read_stored_config(&config, &authenticator, &store, &live).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
         let sessions =
             Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
-        let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
+        let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
+        let leftovers = (door == ListenTarget::Public).then(|| config.data_dir.clone());
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
@@ -98,22 +113,20 @@ impl App {
             auth: Arc::clone(&authenticator),
             store: store.clone(),
             catalog: Arc::clone(&catalog),
-            catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
             topology: topology_receiver.clone(),
             store_status: state.store_status(),
             sessions: Arc::clone(&sessions),
             admin_jobs,
             roots: roots.clone(),
-            serving,
+            serving: Arc::clone(&live.serving),
             metrics: trace_export::scraped_metrics(&config, metrics.as_ref()),
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
         let changes = admin.topology_changes();
         let shared = Arc::new(SharedState {
-            guard: server::OriginGuard::new(&config.server),
-            config: file_limit::fit_to_limit(&config, &door),
+            settings: live.http.subscribe(),
             auth: Arc::clone(&authenticator),
             topology: topology_receiver,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
@@ -129,74 +142,103 @@ impl App {
             keys: keys_changed.subscribe(),
         });
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
-        let workers = server::start(&shared, &door)?;
+        let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
         spawn_jobs(runner, catalog_inbox);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
-        let (sealer, seen) = (authenticator.sealer().clone(), store.watch());
-        let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
-        spawn_local(tool_pins::sync(pin_sync, seen.clone()));
-        spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
-        spawn_cleanup(&store, config.retention.clone());
-        let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
+        spawn_store_sync(&store, authenticator, catalog, keys_changed);
+        spawn_cleanup(&store, live.retention.subscribe());
+        let (running, seen) = (config, store.watch());
+        let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_usage(outbox, store, workers_ended.subscribe());
-        Ok(Self { info, workers, phase, config_sync, workers_ended, usage, telemetry, shared, signals })
+        let usage = spawn_usage(outbox, store, workers_ended.subscribe(), leftovers);
+        let deliveries = Deliveries { workers_ended, usage, telemetry };
+        Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
     }
 
-    /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains
-    /// within the deadline. A second signal stops at once. `client` is dropped when serving ends.
-    pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
-        let mut signals = self.signals;
-        let has_failed = tokio::select! {
-            () = signals.received() => false,
-            Ok(()) = self.config_sync => false,
-            () = client => false,
+    /// Serves until SIGTERM or SIGINT, until the terminal is closed, until `client` is done, or until a successor accepts
+    /// connections; then drains within the deadline. A second signal stops at once. `client` is dropped when serving ends.
+    pub async fn run(mut self, client: impl Future<Output = ()>) -> Result<(), AppError> {
+        let sockets = self.workers.sockets.take();
+        let end = tokio::select! {
+            () = self.signals.received() => ServingEnd::Stopped,
+            Ok(()) = &mut self.config_sync => ServingEnd::Stopped,
+            () = client => ServingEnd::Stopped,
             // The others finish what they have; a supervisor starts the gateway again.
-            () = self.workers.failed() => true,
+            () = self.workers.failed() => ServingEnd::Failed,
+            () = self.handover.hand_over(sockets.as_ref()) => ServingEnd::HandedOver,
         };
-        tracing::info!("shutting down: accepting no new connections, draining requests in flight");
+        // Only the workers have them from now on, and a successor.
+        drop(sockets);
+        let mut signals = self.signals;
+        let drain = Drain { phase: &self.phase, shared: &self.shared };
+        let mut joined = pin!(self.workers.join());
+        let mut has_ended = false;
+        if end == ServingEnd::HandedOver {
+            has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
+        } else {
+            self.handover.note_stopping();
+        }
         let shutdown = async {
-            self.phase.send_replace(ShutdownPhase::Unready);
-            sleep(self.shared.config.drain_delay).await;
-            self.phase.send_replace(ShutdownPhase::Drain);
-            let joined = self.workers.join();
-            tokio::pin!(joined);
-            if timeout(self.shared.config.drain_deadline, &mut joined).await.is_err() {
-                tracing::warn!("drain deadline exceeded; aborting the requests in flight");
-                self.phase.send_replace(ShutdownPhase::Abort);
-                if timeout(ABORT_TIMEOUT, joined).await.is_err() {
-                    tracing::warn!("a worker did not end in time; leaving it behind");
-                }
+            if !has_ended {
+                drain.at_shutdown(joined).await;
             }
-            self.workers_ended.send_replace(ShutdownPhase::Abort);
+            self.deliveries.workers_ended.send_replace(ShutdownPhase::Abort);
             stop_upstreams(&self.shared.topology).await;
             // Bounded by itself; fails only by a panic, which is reported.
-            let _ = self.usage.await;
-            self.telemetry.stop().await;
+            let _ = self.deliveries.usage.await;
+            self.deliveries.telemetry.stop().await;
         };
         tokio::select! {
             () = shutdown => tracing::info!("stopped"),
             () = signals.received() => tracing::warn!("second signal; stopped at once"),
         }
-        if has_failed { Err(AppError::WorkerEnded) } else { Ok(()) }
+        if end == ServingEnd::Failed { Err(AppError::WorkerEnded) } else { Ok(()) }
     }
+}
+
+/// Why the gateway no longer serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServingEnd {
+    Stopped,
+    /// A worker has ended.
+    Failed,
+    /// A successor accepts connections.
+    HandedOver,
 }
 
 /// The limits of keys. Sets that of the process.
 fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
     MEMORY.set_bytes_max(config.memory_max);
-    Arc::new(Limits::new(config.clone()))
+    Arc::new(Limits::new(config))
 }
 
-fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
+/// Keeps tool pins and keys in step with the store.
+fn spawn_store_sync(
+    store: &Store,
+    auth: Arc<Authenticator>,
+    catalog: Arc<Catalog>,
+    keys_changed: watch::Sender<u64>,
+) {
+    let pin_sync = tool_pins::PinSync { store: store.clone(), sealer: auth.sealer().clone(), catalog };
+    spawn_local(tool_pins::sync(pin_sync, store.watch()));
+    spawn_local(watch_keys(auth, store.watch(), keys_changed));
+}
+
+fn topology_builder(
+    config: &Config,
+    live: &LiveConfig,
+    auth: &Authenticator,
+    roots: TlsRoots,
+) -> TopologyBuilder {
+    let bridge = || Arc::clone(&live.bridge);
     TopologyBuilder::new(roots)
         .with_behavior(BehaviorStore::open(config.data_dir.join(PROGRAM_BEHAVIOR)))
-        .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(config.bridge.hold_timeout)))
-        .with_adapter(Era::Modern, ModernAdapter::new(&config.bridge, Arc::clone(auth.sealer())))
+        .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(bridge())))
+        .with_adapter(Era::Modern, ModernAdapter::new(bridge(), Arc::clone(auth.sealer())))
 }
 
 /// Reads the servers and endpoints of the store, and merges them with those of the configuration files.
@@ -204,12 +246,12 @@ async fn read_stored_config(
     config: &Config,
     auth: &Authenticator,
     store: &Store,
-    serving: &Arc<ServingPolicy>,
+    live: &LiveConfig,
 ) -> (StoredConfigSource, ServingState) {
     let snapshot = config.database.is_some().then(|| config.data_dir.join(STORED_CONFIG));
     let source = StoredConfigSource::new(store.clone(), Arc::clone(auth.sealer()), snapshot);
     let stored = source.read_at_start(auth.health().outage.is_some()).await;
-    (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))
+    (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(&live.serving)))
 }
 
 /// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be
@@ -225,7 +267,7 @@ fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> O
     }
 }
 
-fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
+fn spawn_cleanup(store: &Store, retention: watch::Receiver<RetentionPolicy>) {
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
 }
@@ -236,12 +278,17 @@ fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(CatalogTask::new(inbox).run());
 }
 
-/// Delivers usage counts to the store until the workers have ended.
+/// Delivers usage counts to the store until the workers have ended. `leftovers`: the folder in which other processes may
+/// leave counts.
 fn spawn_usage(
     outbox: Option<UsageSpool>,
     store: Store,
     workers_ended: watch::Receiver<ShutdownPhase>,
+    leftovers: Option<PathBuf>,
 ) -> JoinHandle<()> {
+    if let Some(data_dir) = leftovers {
+        spawn_local(usage::deliver_leftovers(data_dir, store.clone(), workers_ended.clone()));
+    }
     spawn_local(async move {
         if let Some(outbox) = outbox {
             usage::deliver(outbox, store, workers_ended).await;

@@ -43,6 +43,11 @@ pub fn install_hangup() -> Result<Signal, AppError> {
     install(SignalKind::hangup())
 }
 
+/// Installs the handler of SIGUSR2, which hands over to a successor. Without it, the signal would end the process.
+pub fn install_handover() -> Result<Signal, AppError> {
+    install(SignalKind::user_defined2())
+}
+
 fn install(kind: SignalKind) -> Result<Signal, AppError> {
     signal(kind).map_err(AppError::Signals)
 }

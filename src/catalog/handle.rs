@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use foldhash::fast::RandomState;
 use metamcp_core::protocol::ClientCapabilities;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,7 +32,7 @@ pub(super) type Generations = HashMap<UpstreamId, Arc<AtomicU64>, RandomState>;
 
 /// The catalog as workers see it: snapshots, and a queue of requests for those that are missing or stale.
 pub struct Catalog {
-    pub(super) config: CatalogConfig,
+    pub(super) config: Arc<ArcSwap<CatalogConfig>>,
     pub(super) snapshots: ArcSwap<Snapshots>,
     /// Incremented with each new snapshot.
     changes: watch::Sender<u64>,
@@ -89,6 +89,16 @@ const APPROVAL_CHANGES_MAX: usize = 16;
 const SLOW_LIST_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl Catalog {
+    /// The bounds as they are now.
+    pub fn config(&self) -> Guard<Arc<CatalogConfig>> {
+        self.config.load()
+    }
+
+    /// Replaces the bounds, for lists that are fetched or merged from now on.
+    pub fn set_config(&self, config: CatalogConfig) {
+        self.config.store(Arc::new(config));
+    }
+
     /// Creates a catalog, and the inbox for its task.
     pub fn new(config: CatalogConfig, topology: &Arc<Topology>) -> (Arc<Self>, CatalogInbox) {
         let (list_requests, list_request_queue) = mpsc::channel(LIST_REQUESTS_MAX);
@@ -96,7 +106,7 @@ impl Catalog {
         let (topologies, topology_queue) = mpsc::channel(1);
         let (approval_changes, approval_change_queue) = mpsc::channel(APPROVAL_CHANGES_MAX);
         let catalog = Arc::new(Self {
-            config,
+            config: Arc::new(ArcSwap::from_pointee(config)),
             snapshots: ArcSwap::default(),
             changes: watch::Sender::new(0),
             generations: ArcSwap::from_pointee(next_generations(&Generations::default(), topology)),
@@ -185,7 +195,7 @@ impl Catalog {
         is_enough: impl Fn(&MergedLists) -> bool,
     ) -> Arc<MergedLists> {
         let is_done = |merged: &MergedLists| self.is_settled(endpoint, merged) || is_enough(merged);
-        self.wait_for_lists(endpoint, view, self.config.list_deadline, is_done).await
+        self.wait_for_lists(endpoint, view, self.config().list_deadline, is_done).await
     }
 
     /// Like [`lists_until`](Self::lists_until), but also waits for slow servers, up to the time that a
@@ -200,7 +210,7 @@ impl Catalog {
             let has_slow = merged.missing.iter().any(|missing| missing.reason == MissingReason::Slow);
             (!has_slow && self.is_settled(endpoint, merged)) || is_enough(merged)
         };
-        self.wait_for_lists(endpoint, view, self.config.list_deadline.max(SLOW_LIST_TIMEOUT), is_done).await
+        self.wait_for_lists(endpoint, view, self.config().list_deadline.max(SLOW_LIST_TIMEOUT), is_done).await
     }
 
     async fn wait_for_lists(

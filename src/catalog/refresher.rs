@@ -21,6 +21,7 @@ use crate::session::{
     UpstreamStream, send_buffered,
 };
 use crate::upstream::{UpstreamId, UpstreamPool};
+use arc_swap::ArcSwap;
 use metamcp_config::sections::CatalogConfig;
 use metamcp_config::server::{EraChoice, ToolPinPolicy};
 use metamcp_core::base::{FaultKind, unix_seconds};
@@ -147,11 +148,12 @@ impl ListRefresher {
     }
 
     /// Fetches, and again whenever requested, announced, or due. Runs until it is dropped.
-    pub async fn run(self: Rc<Self>, config: CatalogConfig, observer: Rc<dyn ListObserver>) {
+    pub async fn run(self: Rc<Self>, live: Arc<ArcSwap<CatalogConfig>>, observer: Rc<dyn ListObserver>) {
         let upstream = self.pool.upstream();
         let mut retry = RETRY_MIN;
         let mut fetched = Instant::now();
         loop {
+            let config = CatalogConfig::clone(&live.load());
             let began = Instant::now();
             let generation = observer.generation(upstream.id);
             self.fetched.set(self.announced.get());

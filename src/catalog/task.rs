@@ -210,7 +210,7 @@ impl CatalogState {
                 refresher.note_use();
             }
             let observer: Rc<dyn ListObserver> = Rc::clone(self) as _;
-            let task = spawn_local(Rc::clone(&refresher).run(self.catalog.config.clone(), observer));
+            let task = spawn_local(Rc::clone(&refresher).run(Arc::clone(&self.catalog.config), observer));
             refreshers.insert((id, view), (refresher, AbortOnDrop(task.abort_handle())));
         }
     }
@@ -255,7 +255,7 @@ impl CatalogState {
             announced.iter_mut().zip(of_server).for_each(|(sum, count)| *sum += count);
             generations.push(generation);
         }
-        let mut merged = merge(endpoint, view, &listings, generations, self.catalog.config.page_items);
+        let mut merged = merge(endpoint, view, &listings, generations, self.catalog.config().page_items);
         merged.announced = announced;
         merged
     }

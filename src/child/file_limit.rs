@@ -22,6 +22,11 @@ pub fn raise_file_limit() -> Option<u64> {
     }
 }
 
+/// Sets the limit that started programs begin with: this process was started by one that had raised its own.
+pub fn inherit_initial_file_limit(initial: Option<u64>) {
+    let _ = INITIAL.set(initial);
+}
+
 /// Returns the maximum that this process may set; `None` for no limit.
 pub fn file_limit_max() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum

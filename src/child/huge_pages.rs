@@ -24,6 +24,11 @@ pub fn has_disabled_huge_pages() -> bool {
     DISABLED.load(Ordering::Relaxed)
 }
 
+/// Notes that the process that started this one has disabled them, which is inherited.
+pub fn inherit_disabled_huge_pages() {
+    DISABLED.store(true, Ordering::Relaxed);
+}
+
 /// Enables huge pages again, before this process becomes a program.
 pub(super) fn enable_huge_pages() -> Result<(), String> {
     disable_transparent_huge_pages(false).map_err(|error| format!("huge pages cannot be enabled: {error}"))

@@ -133,6 +133,22 @@ impl Folder {
     }
 }
 
+/// Fails with `Locked` if a process uses the folder. One that does not exist is not used.
+pub fn check_unused(path: &Path) -> Result<(), JournalError> {
+    let lock = match OpenOptions::new().read(true).write(true).open(path.join(LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(JournalError::io(path, &error)),
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(JournalError::Locked { path: path.to_owned(), process: lock_holder(&lock) })
+        }
+        Err(TryLockError::Error(error)) => Err(JournalError::io(path, &error)),
+    }
+}
+
 /// The process that holds the lock of a file, if the kernel says so (`proc_locks(5)`). It does not in another PID namespace.
 fn lock_holder(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok()?;

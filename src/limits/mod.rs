@@ -18,7 +18,7 @@ use metamcp_store::auth::{Identity, Rate};
 
 /// The usage of all keys.
 pub struct Limits {
-    config: LimitsConfig,
+    bounds: Arc<KeyBounds>,
     /// Guards the map, not the counters. A worker locks it once for each key that is new to it.
     usages: Mutex<HashMap<KeyId, Arc<KeyUsage>>>,
 }
@@ -30,10 +30,16 @@ pub struct KeyUsage {
     event_streams: CachePadded<AtomicUsize>,
     /// Whether the log says that the key has too many event streams. The client cannot raise the limit.
     has_warned_of_streams: AtomicBool,
-    config: LimitsConfig,
+    bounds: Arc<KeyBounds>,
     /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
     burst_restored_us: CachePadded<AtomicU64>,
     start: Instant,
+}
+
+/// The limits of every key, as they are now. Each is read on its own.
+struct KeyBounds {
+    in_flight_max: AtomicUsize,
+    event_streams_max: AtomicUsize,
 }
 
 /// Why a request is not admitted. The text is sent to the client.
@@ -67,8 +73,14 @@ pub struct Permit {
 const KEYS_MAX: usize = 65_536;
 
 impl Limits {
-    pub fn new(config: LimitsConfig) -> Self {
-        Self { config, usages: Mutex::default() }
+    pub fn new(config: &LimitsConfig) -> Self {
+        Self { bounds: KeyBounds::new(config), usages: Mutex::default() }
+    }
+
+    /// Applies other limits, also to keys in use. What is admitted already stays.
+    pub fn set(&self, config: &LimitsConfig) {
+        self.bounds.in_flight_max.store(config.key_in_flight_max, Ordering::Relaxed);
+        self.bounds.event_streams_max.store(config.key_event_streams_max, Ordering::Relaxed);
     }
 
     /// The usage of a key. Takes a lock, so workers cache the result.
@@ -77,19 +89,30 @@ impl Limits {
         if usages.len() >= KEYS_MAX {
             usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
-        let usage =
-            usages.entry(identity.key_id()).or_insert_with(|| Arc::new(KeyUsage::new(self.config.clone())));
+        let usage = usages
+            .entry(identity.key_id())
+            .or_insert_with(|| Arc::new(KeyUsage::new(Arc::clone(&self.bounds))));
         Arc::clone(usage)
     }
 }
 
+impl KeyBounds {
+    fn new(config: &LimitsConfig) -> Arc<Self> {
+        let (in_flight_max, event_streams_max) = (config.key_in_flight_max, config.key_event_streams_max);
+        Arc::new(Self {
+            in_flight_max: AtomicUsize::new(in_flight_max),
+            event_streams_max: AtomicUsize::new(event_streams_max),
+        })
+    }
+}
+
 impl KeyUsage {
-    fn new(config: LimitsConfig) -> Self {
+    fn new(bounds: Arc<KeyBounds>) -> Self {
         Self {
             in_flight: CachePadded::new(AtomicUsize::new(0)),
             event_streams: CachePadded::new(AtomicUsize::new(0)),
             has_warned_of_streams: AtomicBool::new(false),
-            config,
+            bounds,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
             start: Instant::now(),
         }
@@ -112,7 +135,7 @@ impl KeyUsage {
                 (&self.in_flight, self.in_flight_max(identity), AdmissionError::TooManyInFlight)
             }
             PermitKind::EventStream => {
-                let max = self.config.key_event_streams_max;
+                let max = self.bounds.event_streams_max.load(Ordering::Relaxed);
                 (&self.event_streams, max, AdmissionError::TooManyEventStreams)
             }
         };
@@ -131,7 +154,7 @@ impl KeyUsage {
     #[cold]
     fn warn_of_streams(&self, identity: &Identity) {
         if !self.has_warned_of_streams.swap(true, Ordering::Relaxed) {
-            let (key, open) = (identity.key_id(), self.config.key_event_streams_max);
+            let (key, open) = (identity.key_id(), self.bounds.event_streams_max.load(Ordering::Relaxed));
             tracing::warn!(%key, open, "a key has too many event streams open; consider a greater limits.key_event_streams_max");
         }
     }
@@ -144,7 +167,7 @@ impl KeyUsage {
 
     fn in_flight_max(&self, identity: &Identity) -> usize {
         let key_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
-        self.config.key_in_flight_max.min(key_max.unwrap_or(usize::MAX))
+        self.bounds.in_flight_max.load(Ordering::Relaxed).min(key_max.unwrap_or(usize::MAX))
     }
 
     /// The generic cell rate algorithm (ITU-T I.371). Each request delays the time at which the whole burst is
@@ -189,7 +212,7 @@ mod tests {
     /// Sends requests at the given times, in milliseconds, each with whether it is admitted.
     #[track_caller]
     fn check(per_second: u32, burst: u32, requests: &[(u64, bool)]) {
-        let usage = KeyUsage::new(CONFIG);
+        let usage = KeyUsage::new(KeyBounds::new(&CONFIG));
         let is_admitted = |at_ms: u64| usage.consume(Rate { per_second, burst }, at_ms * 1000).is_ok();
         let outcome: Vec<_> = requests.iter().map(|(at_ms, _)| (*at_ms, is_admitted(*at_ms))).collect();
         assert_eq!(outcome, requests, "{per_second} per second, burst {burst}");
@@ -221,7 +244,7 @@ mod tests {
 
     #[test]
     fn dropping_a_permit_releases_its_slot() {
-        let usage = Arc::new(KeyUsage::new(CONFIG));
+        let usage = Arc::new(KeyUsage::new(KeyBounds::new(&CONFIG)));
         for _ in 0..2 {
             let (streams, refusal) = fill(&usage, PermitKind::EventStream);
             assert_eq!((streams.len(), refusal), (3, AdmissionError::TooManyEventStreams));
@@ -243,7 +266,7 @@ mod tests {
     #[test]
     fn a_call_that_becomes_a_stream_releases_its_slot() {
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let usage = Arc::new(KeyUsage::new(CONFIG));
+        let usage = Arc::new(KeyUsage::new(KeyBounds::new(&CONFIG)));
         let call = || usage.admit(&identity, PermitKind::Call).expect("a call");
         let streams: Vec<_> =
             (0..3).map(|_| call().into_event_stream(&identity).expect("a stream")).collect();

@@ -19,7 +19,7 @@ mod worker;
 pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use http1::fuzz;
-pub use http1::guard::OriginGuard;
 pub use net::listener::{ListenError, ListenTarget, Workers, check_tls, start};
+pub use net::listening_sockets::ListeningSockets;
 pub use reply::body::ResponseBody;
-pub use worker::{SharedState, Worker};
+pub use worker::{HttpSettings, SharedState, Worker};

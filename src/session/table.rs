@@ -10,6 +10,7 @@ use super::claims::{SessionClaims, SessionKey};
 use super::client_handshake::{ClientHandshake, InitializeParams};
 use super::state::{DetachedUpstreamSession, Session};
 use crate::route::{Endpoint, RouteTable};
+use arc_swap::{ArcSwap, Guard};
 use metamcp_config::sections::SessionConfig;
 use metamcp_core::base::RecentInterner;
 use metamcp_store::auth::{Identity, Sealer};
@@ -17,7 +18,7 @@ use metamcp_store::auth::{Identity, Sealer};
 /// The in-memory state of all sessions. Workers cache the sessions they use, so the table is consulted when a session is
 /// new to a worker, not on every request.
 pub struct SessionTable {
-    config: SessionConfig,
+    config: ArcSwap<SessionConfig>,
     sealer: Arc<Sealer>,
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
@@ -82,11 +83,17 @@ impl SessionTable {
     pub fn new(config: SessionConfig, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let (initialize_params, detached) = (Mutex::default(), Mutex::default());
+        let config = ArcSwap::from_pointee(config);
         Self { config, sealer, shards, count: AtomicUsize::new(0), initialize_params, detached }
     }
 
-    pub fn config(&self) -> &SessionConfig {
-        &self.config
+    pub fn config(&self) -> Guard<Arc<SessionConfig>> {
+        self.config.load()
+    }
+
+    /// Replaces lifetime, idle timeout and number of sessions, also for sessions that exist.
+    pub fn set_config(&self, config: SessionConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// The number of sessions in memory.
@@ -108,7 +115,7 @@ impl SessionTable {
         handshake: ClientHandshake,
         now_s: u64,
     ) -> Result<(String, Arc<Session>), TooManySessions> {
-        if self.count() >= self.config.sessions_max {
+        if self.count() >= self.config().sessions_max {
             return Err(TooManySessions);
         }
         let mut random = [0; 16];
@@ -137,7 +144,7 @@ impl SessionTable {
         now_s: u64,
     ) -> Result<Arc<Session>, SessionError> {
         let mut claims = SessionClaims::from_id(id, &self.sealer).ok_or(SessionError::Unknown)?;
-        let expires_s = claims.created_s.saturating_add(self.config.lifetime.as_secs());
+        let expires_s = claims.created_s.saturating_add(self.config().lifetime.as_secs());
         if claims.key_id != identity.key_id() || claims.scope != endpoint.scope || now_s >= expires_s {
             return Err(SessionError::Unknown);
         }
@@ -153,7 +160,7 @@ impl SessionTable {
             return Err(SessionError::Unknown);
         }
         drop(shard);
-        if self.count() >= self.config.sessions_max {
+        if self.count() >= self.config().sessions_max {
             return Err(SessionError::Full);
         }
         // Equal, but shared instead of one more copy.
@@ -206,7 +213,7 @@ impl SessionTable {
 
     /// Ends a session: its id is unknown from now on.
     pub fn end(&self, session: &Session) {
-        let until_s = session.claims.created_s.saturating_add(self.config.lifetime.as_secs());
+        let until_s = session.claims.created_s.saturating_add(self.config().lifetime.as_secs());
         let mut shard = self.shard(session.claims.key);
         shard.end(session.claims.key, until_s);
         if shard.live.remove(&session.claims.key).is_some() {
@@ -220,7 +227,7 @@ impl SessionTable {
     /// terminated. The id of an unused session stays valid, unless ended ids of its age are dropped.
     pub fn sweep(&self, now_s: u64) -> Vec<Arc<Session>> {
         let mut dropped = Vec::new();
-        let (lifetime_s, idle_s) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());
+        let (lifetime_s, idle_s) = (self.config().lifetime.as_secs(), self.config().idle_timeout.as_secs());
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.ended.retain(|_, until_s| *until_s > now_s);

@@ -347,11 +347,10 @@ fn a_configuration_with_a_mistake_changes_nothing() {
     // What needs a restart is said, and the rest is done; `mcp.json` is read as well.
     let json = format!(r#"{{"mcpServers":{{"c":{{"url":"http://{}/mcp"}}}}}}"#, other.address);
     std::fs::write(gateway.path().join("mcp.json"), json).unwrap();
-    let restart =
-        setup(&[("a", peer.address), ("b", other.address)]).with("[server]\nidle_timeout = \"70s\"");
+    let restart = setup(&[("a", peer.address), ("b", other.address)]).with("[auth]\nhash_permits = 3");
     gateway.reload(&restart, DONE);
     let log = gateway.log();
-    assert!(log.contains("after a restart") && log.contains("server.idle_timeout"), "{log}");
+    assert!(log.contains("after a restart") && log.contains("auth.hash_permits"), "{log}");
     for tool in ["a__echo", "b__echo", "c__echo"] {
         assert_eq!(Client::once(gateway.address, &modern_call(AGGREGATED, tool, "{}")).status, 200);
     }

@@ -45,6 +45,9 @@ pub(super) const DRAIN_DELAY: SettingRange<Duration> =
 /// Below the 30 s of Kubernetes. All but the longest calls complete within the 10 s of Docker.
 pub(super) const DRAIN_DEADLINE: SettingRange<Duration> =
     SettingRange { default: secs(10), min: secs(0), max: secs(3600) };
+/// The default of `call_timeout`, so that calls complete: the address is served meanwhile, so nobody waits for the end.
+pub(super) const HANDOVER_DEADLINE: SettingRange<Duration> =
+    SettingRange { default: secs(900), min: secs(0), max: secs(86_400) };
 
 /// An agent runs tens of calls at once; 512 leaves room for many agents with one key.
 pub(super) const KEY_IN_FLIGHT: SettingRange<usize> = SettingRange { default: 512, min: 1, max: 1_000_000 };

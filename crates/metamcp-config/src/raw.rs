@@ -26,6 +26,8 @@ pub(super) struct Raw<'a> {
     pub data_dir: PathBuf,
     pub toml: Option<TextFile>,
     pub mcp_json: Option<TextFile>,
+    /// Where the files are looked for, also those that do not exist.
+    pub candidates: Vec<PathBuf>,
 }
 
 /// A file that was read, under the path it was found at.
@@ -54,6 +56,10 @@ impl Env for ProcessEnv {
     }
 }
 
+const TOML: &str = "metamcp.toml";
+const MCP_JSON: &str = "mcp.json";
+const ENV_FILE: &str = ".env";
+
 impl<'a> Raw<'a> {
     /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
     /// flag are looked for there first.
@@ -72,9 +78,17 @@ impl<'a> Raw<'a> {
                 read_text(&path, &place, report).text().map(|text| TextFile { path, text })
             }),
         };
-        let toml = find(flags.config.as_deref(), "--config", "metamcp.toml");
-        let mcp_json = find(flags.mcp_json.as_deref(), "--mcp-json", "mcp.json");
-        Self { flags, variables, data_dir, toml, mcp_json }
+        let toml = find(flags.config.as_deref(), "--config", TOML);
+        let mcp_json = find(flags.mcp_json.as_deref(), "--mcp-json", MCP_JSON);
+        let candidates = |flag: Option<&Path>, name: &str| match flag {
+            Some(path) => vec![cwd.join(path)],
+            None => vec![cwd.join(name), data_dir.join(name)],
+        };
+        let mut candidates =
+            [candidates(flags.config.as_deref(), TOML), candidates(flags.mcp_json.as_deref(), MCP_JSON)]
+                .concat();
+        candidates.push(cwd.join(ENV_FILE));
+        Self { flags, variables, data_dir, toml, mcp_json, candidates }
     }
 }
 
@@ -90,10 +104,10 @@ impl<'a> Variables<'a> {
     /// The file may be that of another program that is developed in this directory. So a line that cannot be read is a mistake
     /// only if it sets a variable of metamcp, and otherwise a notice.
     pub fn read(process: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
-        let path = cwd.join(".env");
+        let path = cwd.join(ENV_FILE);
         let source = path.display().to_string();
         let text =
-            read_text(&path, &SourceLocation::file(".env", None, ""), report).text().unwrap_or_default();
+            read_text(&path, &SourceLocation::file(ENV_FILE, None, ""), report).text().unwrap_or_default();
         let mut file = BTreeMap::new();
         for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {

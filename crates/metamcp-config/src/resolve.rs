@@ -79,6 +79,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         records,
         database,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
+        candidates: raw.candidates.clone(),
         notices,
     })
 }
@@ -172,8 +173,10 @@ fn server(
         hosts: list(&section, "hosts", host_name, report),
         drain_delay: section.duration("drain_delay", d::DRAIN_DELAY),
         drain_deadline: section.duration("drain_deadline", d::DRAIN_DEADLINE),
+        handover_deadline: section.duration("handover_deadline", d::HANDOVER_DEADLINE),
         keep_alive: section.duration("keep_alive", d::KEEP_ALIVE),
         fast_lane: section.flag("fast_lane").unwrap_or(true),
+        watch: section.flag("watch").unwrap_or(false),
     };
     section.finish();
     config

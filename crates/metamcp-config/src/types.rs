@@ -2,10 +2,12 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metamcp_core::base::ServerName;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::reload::Handle;
 use tracing_subscriber::{EnvFilter, fmt};
 use zeroize::Zeroizing;
 
@@ -66,6 +68,8 @@ pub struct Config {
     pub database: Option<DatabaseConfig>,
     /// The files that were read.
     pub sources: Vec<PathBuf>,
+    /// The files that are read if they exist, in the order in which they are looked for.
+    pub candidates: Vec<PathBuf>,
     /// Entries that were skipped or renamed, to be logged at startup.
     pub notices: Vec<ConfigNotice>,
 }
@@ -100,6 +104,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Replaces the filter of the installed subscriber, which is one for the whole process.
+static REPLACE_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// Keeps the handle of the first subscriber, which is the one that is installed.
+fn note_filter_handle<S: 'static>(handle: Handle<EnvFilter, S>) {
+    // It fails only if the subscriber is gone.
+    let _ = REPLACE_FILTER.set(Box::new(move |filter| drop(handle.reload(filter))));
+}
+
 impl LogConfig {
     /// Installs the process-wide log subscriber, which writes to standard error. Only the first call has an effect.
     pub fn install(&self) -> Result<(), ParseError> {
@@ -109,9 +122,26 @@ impl LogConfig {
         let subscriber = if io::stderr().is_terminal() { subscriber } else { subscriber.with_ansi(false) };
         // An error means that a subscriber is installed already, as when several tests share a process.
         let _ = match self.format {
-            LogFormat::Text => subscriber.try_init(),
-            LogFormat::Json => subscriber.event_format(JsonLines).try_init(),
+            LogFormat::Text => {
+                let subscriber = subscriber.with_filter_reloading();
+                note_filter_handle(subscriber.reload_handle());
+                subscriber.try_init()
+            }
+            LogFormat::Json => {
+                let subscriber = subscriber.event_format(JsonLines).with_filter_reloading();
+                note_filter_handle(subscriber.reload_handle());
+                subscriber.try_init()
+            }
         };
+        Ok(())
+    }
+
+    /// Replaces the filter of the installed subscriber. Does nothing before [`Self::install`].
+    pub fn apply_filter(&self) -> Result<(), ParseError> {
+        let filter = EnvFilter::builder().parse(&self.filter)?;
+        if let Some(replace) = REPLACE_FILTER.get() {
+            replace(filter);
+        }
         Ok(())
     }
 }

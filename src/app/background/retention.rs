@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metamcp_core::base::unix_seconds;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use metamcp_config::sections::RetentionPolicy;
@@ -18,11 +19,12 @@ const FIRST_DELAY: Duration = Duration::from_secs(3);
 const STEP_PAUSE: Duration = Duration::from_millis(250);
 
 /// Enforces the retention periods. Never ends.
-pub async fn enforce(store: Store, retention: RetentionPolicy) {
+pub async fn enforce(store: Store, retention: watch::Receiver<RetentionPolicy>) {
     let mut poll = interval_at(Instant::now() + FIRST_DELAY, POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
+        let retention = retention.borrow().clone();
         match retire_all(&store, &retention).await {
             Ok(PruneReport { doubted: true, .. }) => tracing::warn!(
                 "retention skipped: nothing was written for longer than the retention period, so either the gateway was \

@@ -1,7 +1,7 @@
 //! Delivers what workers count to the store. It goes through the journal, so that neither an outage of the
 //! store nor a kill of the process loses a count or counts twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use crate::journal::usage::{
 use crate::journal::{self, JournalError};
 use crate::runtime::{BlockingError, run_blocking};
 use crate::server::ListenTarget;
+use metamcp_config::Config;
 use metamcp_store::store::{Store, StoreError, UsageBatch, UsageCounts, UsageKey, UsageRow};
 
 /// The journal's folder in the data directory.
@@ -35,20 +36,46 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// clients.
 const PRIVATE_MAX: usize = 64;
 
+/// Gateways that use a data directory at once: one, and those that were replaced and complete their calls.
+const PUBLIC_MAX: usize = 16;
+
+/// Between two looks at what other processes left. One that was replaced delivers its own counts before it ends, so there
+/// is something only after a kill or an outage of the store.
+const LEFTOVERS_POLL: Duration = Duration::from_secs(2);
+
 /// Opens the journal; `None` if the disk is full, in which case the gateway serves and counts nothing.
 ///
 /// A journal folder belongs to one process at a time. Single-client gateways run next to each other and next
 /// to the public one, so each takes a folder that is free and also delivers what an earlier process left in
-/// it.
+/// it. A successor does so too, while its predecessor uses another one. Any other gateway must be the only one.
 pub fn open_journal(
-    data_dir: &Path,
-    workers: usize,
+    config: &Config,
     door: &ListenTarget,
+    is_successor: bool,
 ) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {
+    let (data_dir, workers) = (&config.data_dir, config.server.workers);
     if *door == ListenTarget::Public {
-        return open_folder(data_dir.join(FOLDER), workers);
+        if !is_successor {
+            public_folders(data_dir).try_for_each(|folder| journal::check_unused(&folder))?;
+        }
+        return open_free_folder(data_dir, public_folders(data_dir), workers);
     }
-    let mut folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
+    let folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
+    open_free_folder(data_dir, folders, workers)
+}
+
+/// The folders of gateways on the network: `usage`, `usage-2` and so on.
+fn public_folders(data_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let others = (2..=PUBLIC_MAX).map(|number| data_dir.join(format!("{FOLDER}-{number}")));
+    std::iter::once(data_dir.join(FOLDER)).chain(others)
+}
+
+/// Opens the first folder that no process uses.
+fn open_free_folder(
+    data_dir: &Path,
+    mut folders: impl Iterator<Item = PathBuf>,
+    workers: usize,
+) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {
     let is_taken = |opened: &Result<_, _>| matches!(opened, Err(JournalError::Locked { .. }));
     let free =
         folders.find_map(|folder| Some(open_folder(folder, workers)).filter(|opened| !is_taken(opened)));
@@ -78,16 +105,57 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, U
     }
 }
 
+/// Delivers what other gateways left in their folders: predecessors, and those that were killed while there were several.
+/// Until `workers_ended` changes.
+pub async fn deliver_leftovers(
+    data_dir: PathBuf,
+    store: Store,
+    mut workers_ended: watch::Receiver<ShutdownPhase>,
+) {
+    let mut tick = interval(LEFTOVERS_POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Folders that had a user when they were last looked at, or were never looked at.
+    let mut pending: BTreeSet<PathBuf> = public_folders(&data_dir).collect();
+    loop {
+        tokio::select! {
+            biased;
+            _ = workers_ended.changed() => return,
+            _ = tick.tick() => {}
+        }
+        for folder in public_folders(&data_dir).filter(|folder| folder.exists()) {
+            let is_used = matches!(journal::check_unused(&folder), Err(JournalError::Locked { .. }));
+            let is_done = !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store).await);
+            if is_done {
+                pending.remove(&folder);
+            } else {
+                pending.insert(folder);
+            }
+        }
+    }
+}
+
+/// Delivers all that is in a folder that no process uses; false if some of it stays.
+async fn deliver_folder(folder: &Path, store: &Store) -> bool {
+    let opened = folder.to_owned();
+    match run_blocking(move || open_folder(opened, 1)).await {
+        Ok(Ok(Some((_, outbox)))) => {
+            let mut delivery = UsageDelivery::new(outbox, store.clone());
+            while delivery.step(true).await {}
+            delivery.refused.is_none() && !delivery.has_write_failed
+        }
+        // Another process was faster.
+        Ok(Err(JournalError::Locked { .. })) => false,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "usage that another process left is not delivered");
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Delivers counts until `workers_ended` changes, then delivers the rest within `SHUTDOWN_TIMEOUT`.
 pub async fn deliver(outbox: UsageSpool, store: Store, mut workers_ended: watch::Receiver<ShutdownPhase>) {
-    let mut delivery = UsageDelivery {
-        outbox: Some(outbox),
-        store,
-        collected: None,
-        synced: None,
-        refused: None,
-        has_write_failed: false,
-    };
+    let mut delivery = UsageDelivery::new(outbox, store);
     let mut tick = interval(Duration::from_millis(COLLECT_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_more = false;
@@ -118,6 +186,17 @@ struct UsageDelivery {
 }
 
 impl UsageDelivery {
+    fn new(outbox: UsageSpool, store: Store) -> Self {
+        Self {
+            outbox: Some(outbox),
+            store,
+            collected: None,
+            synced: None,
+            refused: None,
+            has_write_failed: false,
+        }
+    }
+
     /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is
     /// never delayed for long; returns whether there may be another.
     async fn step(&mut self, is_last: bool) -> bool {

@@ -4,12 +4,14 @@
 //!
 //! Invariants: a source that cannot be read changes nothing that is served; only `publish` replaces the topology.
 
+mod live_config;
 mod merge;
 mod publish;
 mod reconcile;
 mod reload;
 mod stored_config;
 
+pub use live_config::LiveConfig;
 pub use merge::MergedConfig;
 pub use publish::Publisher;
 pub use reconcile::{ReloadTriggers, ServingState, follow_changes};

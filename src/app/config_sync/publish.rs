@@ -47,10 +47,14 @@ impl Publisher {
         shared: Arc<SharedState>,
     ) -> Self {
         let pools = Rc::new(UpstreamPools::new(builder.current()));
-        let terminator = SessionTerminator::new(shared.config.workers + 1);
+        let terminator = SessionTerminator::new(shared.settings.borrow().config.workers + 1);
         spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&terminator), Rc::clone(&pools)));
         log_left_out(builder.current());
         Self { builder, topology, shared, terminator, pools }
+    }
+
+    pub fn shared(&self) -> &SharedState {
+        &self.shared
     }
 
     /// Returns the topology that is served.

@@ -1,7 +1,8 @@
-//! Keeps the served topology in step with the configuration files and the store: after SIGHUP, after a change
+//! Keeps the served topology in step with the configuration files and the store: after SIGHUP or a change of a file, after a change
 //! through this gateway's administration, and after a change by another writer of the store.
 
 use std::io::{IsTerminal as _, stdin};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,19 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::live_config::LiveConfig;
 use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
 use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
+use crate::app::file_watch::FileWatch;
+use crate::app::handover::ServiceManager;
 use crate::topology::Topology;
+use arc_swap::ArcSwap;
 use metamcp_config::Config;
 use metamcp_config::server::ServingPolicy;
+use metamcp_core::base::ShutdownPhase;
 use metamcp_store::auth::Sealer;
 use metamcp_store::store::WatchState;
 
@@ -26,7 +32,7 @@ pub struct ServingState {
     /// `None` until the store was read once.
     stored: Option<StoredConfig>,
     sealer: Arc<Sealer>,
-    serving: Arc<ServingPolicy>,
+    serving: Arc<ArcSwap<ServingPolicy>>,
     merged: MergedConfig,
     store_status: watch::Sender<Arc<StoreStatus>>,
 }
@@ -42,6 +48,10 @@ pub struct ReloadTriggers {
     pub seen: watch::Receiver<WatchState>,
     /// Counts the changes through this gateway's administration: see `Admin::topology_changes`.
     pub changes: watch::Receiver<u64>,
+    /// What takes over the other settings of a configuration.
+    pub live: LiveConfig,
+    /// What is told of a reload.
+    pub manager: ServiceManager,
 }
 
 /// Between two attempts to read a changed store.
@@ -53,10 +63,10 @@ impl ServingState {
         config: &Config,
         stored: Option<StoredConfig>,
         sealer: Arc<Sealer>,
-        serving: Arc<ServingPolicy>,
+        serving: Arc<ArcSwap<ServingPolicy>>,
     ) -> Self {
         let files = FileConfig::from(config);
-        let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving });
+        let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving.load() });
         Self { files, stored, sealer, serving, merged, store_status: watch::Sender::default() }
     }
 
@@ -82,15 +92,68 @@ impl ServingState {
 
     /// Merges again; returns whether the result differs.
     fn merge_again(&mut self) -> bool {
-        let context = RowContext { sealer: &self.sealer, serving: &self.serving };
+        let serving = self.serving.load();
+        let context = RowContext { sealer: &self.sealer, serving: &serving };
         let merged = merge(&self.files, self.stored.as_ref(), context);
         let has_changed = merged != self.merged;
         self.merged = merged;
         has_changed
     }
 
+    /// Loads the configuration again and serves it; `None` if it has a mistake, which changes nothing. `changes` is the
+    /// version of the administration that is served.
+    async fn reload(
+        &mut self,
+        triggers: &ReloadTriggers,
+        publisher: &mut Publisher,
+        changes: u64,
+    ) -> Option<Config> {
+        triggers.manager.reloading();
+        let loaded = reload(&triggers.load_config, &triggers.running);
+        if let Some(config) = &loaded {
+            triggers.live.apply(publisher.shared(), config, &triggers.running);
+            self.files = FileConfig::from(config);
+            self.merge_again();
+            let topology = self.publish(publisher).await;
+            self.publish_standing(&topology, changes);
+            tracing::info!(epoch = topology.epoch, "configuration reloaded");
+        }
+        triggers.manager.ready();
+        loaded
+    }
+
     async fn publish(&self, publisher: &mut Publisher) -> Arc<Topology> {
         publisher.publish(self.merged.servers.clone(), self.merged.endpoints.clone()).await
+    }
+}
+
+/// The files of the configuration, as far as they are watched.
+struct ConfigFiles {
+    /// None if they are not watched.
+    paths: Vec<PathBuf>,
+    watch: FileWatch,
+}
+
+impl ConfigFiles {
+    fn new(config: &Config) -> Self {
+        let paths = Self::watched(config);
+        Self { watch: FileWatch::new(paths.clone()), paths }
+    }
+
+    fn watched(config: &Config) -> Vec<PathBuf> {
+        if config.server.watch { config.candidates.clone() } else { Vec::new() }
+    }
+
+    /// Watches as that configuration says.
+    fn follow(&mut self, config: &Config) {
+        if Self::watched(config) != self.paths {
+            *self = Self::new(config);
+        }
+    }
+
+    /// Waits for a change. Cancel safe.
+    async fn changed(&mut self) {
+        self.watch.changed().await;
     }
 }
 
@@ -99,6 +162,7 @@ impl ServingState {
 /// Ends when the terminal that the gateway was started from is closed, which also arrives as SIGHUP.
 pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingState, mut publisher: Publisher) {
     let had_terminal = stdin().is_terminal();
+    let mut files = ConfigFiles::new(&triggers.running);
     // The counters at the last read of the store. `None` at startup, so that the store is read again.
     let (mut changes, mut epochs) = (0, None);
     let (mut is_behind, mut logged_error) = (state.stored.is_none(), None);
@@ -108,12 +172,16 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
                 if hangup.is_none() || (had_terminal && !stdin().is_terminal()) {
                     return;
                 }
-                if let Some(config) = reload(&triggers.load_config, &triggers.running) {
-                    state.files = FileConfig::from(&config);
-                    state.merge_again();
-                    let topology = state.publish(&mut publisher).await;
-                    state.publish_standing(&topology, changes);
-                    tracing::info!(epoch = topology.epoch, "configuration reloaded");
+                if let Some(config) = state.reload(&triggers, &mut publisher, changes).await {
+                    files.follow(&config);
+                }
+                continue;
+            }
+            // After a hand-over, the successor follows them.
+            () = files.changed(), if *publisher.shared().phase.borrow() == ShutdownPhase::Serve => {
+                tracing::info!("a configuration file has changed");
+                if let Some(config) = state.reload(&triggers, &mut publisher, changes).await {
+                    files.follow(&config);
                 }
                 continue;
             }

@@ -1,6 +1,5 @@
-//! Loads the configuration again at SIGHUP.
+//! Loads the configuration again while the gateway runs.
 
-use metamcp_config::server::StdioAllowlist;
 use metamcp_config::{Config, ConfigErrors};
 use metamcp_core::base::LogList;
 
@@ -11,7 +10,7 @@ pub type ConfigLoader = Box<dyn Fn() -> Result<Config, ConfigErrors>>;
 const MISTAKES_LOGGED_MAX: usize = 100;
 
 /// Loads the configuration and logs its notices; `None` if it has a mistake. `running` is the configuration that the
-/// gateway was started with: apart from servers and endpoints, it stays in force until a restart.
+/// gateway was started with: [`restart_settings`] stay in force until a restart.
 pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
     match load_config() {
         Ok(config) => {
@@ -35,8 +34,9 @@ pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
     }
 }
 
-fn admin_limits(config: &Config) -> &StdioAllowlist {
-    &config.serving_policy.allowed
+/// The space for resumable streams is reserved at startup. `None` if there is none, which is a setting of its own.
+fn resume_bytes(config: &Config) -> Option<usize> {
+    config.session.streams.as_ref().map(|streams| streams.bytes_max)
 }
 
 /// The address of the database server, wherever it is written.
@@ -55,37 +55,15 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("server.host, server.port", was.listen != is.listen),
         ("server.workers", was.workers != is.workers),
         ("server.tls", was.tls != is.tls),
-        ("server.header_timeout", was.header_timeout != is.header_timeout),
-        ("server.body_timeout", was.body_timeout != is.body_timeout),
-        ("server.idle_timeout", was.idle_timeout != is.idle_timeout),
-        ("server.body_bytes_max", was.body_bytes_max != is.body_bytes_max),
-        ("server.header_bytes_max", was.header_bytes_max != is.header_bytes_max),
-        ("server.header_count_max", was.header_count_max != is.header_count_max),
-        ("server.connections_max", was.connections_max != is.connections_max),
-        ("server.origins", was.origins != is.origins),
-        ("server.hosts", was.hosts != is.hosts),
-        ("server.drain_delay", was.drain_delay != is.drain_delay),
-        ("server.drain_deadline", was.drain_deadline != is.drain_deadline),
-        ("server.keep_alive", was.keep_alive != is.keep_alive),
-        ("server.fast_lane", was.fast_lane != is.fast_lane),
-        ("admin.stdio_commands", admin_limits(running).commands != admin_limits(loaded).commands),
-        ("admin.stdio_env", admin_limits(running).env != admin_limits(loaded).env),
-        (
-            "backend.env, for stored servers",
-            running.serving_policy.inherited != loaded.serving_policy.inherited,
-        ),
-        ("admin.stdio_dirs", admin_limits(running).dirs != admin_limits(loaded).dirs),
-        ("catalog", running.catalog != loaded.catalog),
-        ("session", running.session != loaded.session),
-        ("bridge", running.bridge != loaded.bridge),
-        ("limits", running.limits != loaded.limits),
-        ("retention", running.retention != loaded.retention),
+        ("session.resume", running.session.streams.is_some() != loaded.session.streams.is_some()),
+        ("session.resume_bytes_max", resume_bytes(running) != resume_bytes(loaded)),
         ("auth.mode", running.auth_mode != loaded.auth_mode),
-        ("auth", running.auth_timing != loaded.auth_timing),
+        ("auth.hash_permits", running.auth_timing.hash_permits != loaded.auth_timing.hash_permits),
+        ("auth.hash_queue_max", running.auth_timing.hash_queue_max != loaded.auth_timing.hash_queue_max),
         ("telemetry.metrics", running.metrics_access != loaded.metrics_access),
         ("telemetry.traces", running.traces != loaded.traces),
         ("records", running.records != loaded.records),
-        ("log", running.log != loaded.log),
+        ("log.format", running.log.format != loaded.log.format),
         ("data directory", running.data_dir != loaded.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),
         ("JWT_SECRET", running.jwt_secret != loaded.jwt_secret),
@@ -136,6 +114,15 @@ mod tests {
         check((&[], "", ""), (&[], "", ""), &[]);
         check((&[], "", ""), (&[], "", "[servers.a]\nurl = 'http://a'"), &[]);
         check((&[], "", ""), (&[], "", "server.port = 1"), &["server.host, server.port"]);
+        // These change while the gateway runs.
+        let live = "server.header_timeout = '3s'\nserver.hosts = ['a.example']\nserver.connections_max = 7\nserver.watch = true\n\
+                    limits.key_in_flight_max = 1\ncatalog.page_items = 7\nsession.lifetime = '2h'\nsession.resume_for = '1m'\n\
+                    bridge.discover = true\nretention.usage = '24h'\nauth.token_lifetime = '5m'\nlog.filter = 'debug'\n\
+                    admin.stdio_env = ['A']";
+        check((&[], "", ""), (&[], "", live), &[]);
+        check((&[], "", ""), (&[], "", "auth.hash_permits = 7"), &["auth.hash_permits"]);
+        check((&[], "", ""), (&[], "", "session.resume_bytes_max = '8MiB'"), &["session.resume_bytes_max"]);
+        check((&[], "", ""), (&[], "", "log.format = 'json'"), &["log.format"]);
         check((&[], "", ""), (&[], URL, ""), &["DATABASE_URL"]);
         check((&[], URL, ""), (&[], "DATABASE_URL=postgres://a/c", ""), &["DATABASE_URL"]);
         // The same address, written elsewhere.

@@ -4,8 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use metamcp_config::sections::BridgeConfig;
 use metamcp_core::frame::{MessageKind, Scanner};
 use metamcp_core::protocol::{Era, LogLevel, McpMethod, code};
 use tokio::time::timeout;
@@ -29,7 +31,7 @@ pub struct LegacyAdapter {
     tool_headers: Arc<ToolHeaderCache>,
     subscriptions: Subscriptions,
     /// How long a client may take to answer an input request of a server.
-    input_timeout: Duration,
+    config: Arc<ArcSwap<BridgeConfig>>,
 }
 
 /// How long `resources/subscribe` waits for the server to acknowledge the subscription, so that no change
@@ -37,12 +39,12 @@ pub struct LegacyAdapter {
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LegacyAdapter {
-    /// Creates an adapter without sessions. `input_timeout` bounds how long a client may take to answer an
+    /// Creates an adapter without sessions. `hold_timeout` of its bounds is how long a client may take to answer an
     /// input request of a server; its call, the permit of that call and its connection are held for so long.
-    pub fn new(input_timeout: Duration) -> Self {
+    pub fn new(config: Arc<ArcSwap<BridgeConfig>>) -> Self {
         let tool_headers = Arc::<ToolHeaderCache>::default();
         let subscriptions = Subscriptions::new(Arc::clone(&tool_headers));
-        Self { sessions: SessionTable::new(), tool_headers, subscriptions, input_timeout }
+        Self { sessions: SessionTable::new(), tool_headers, subscriptions, config }
     }
 
     async fn handle(
@@ -121,7 +123,8 @@ impl LegacyAdapter {
                 LocalResponse::from_error(StatusCode::OK, &message.id(), code, text)
             }
             _ => {
-                let (tool_headers, input_timeout) = (Arc::clone(&self.tool_headers), self.input_timeout);
+                let (tool_headers, input_timeout) =
+                    (Arc::clone(&self.tool_headers), self.config.load().hold_timeout);
                 let context = CallContext { session, pool, tool_headers, input_timeout };
                 return call::forward_call(context, request, message).await;
             }

@@ -19,6 +19,7 @@ use super::session::AdapterSessionKey;
 use super::sessions::AdapterSessions;
 use super::subscription;
 use crate::upstream::{EraAdapter, ResponseFuture, UpstreamPool};
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 use metamcp_http::multiplex::{CallOutcome, LocalResponse};
 use metamcp_http::{FailureStage, RequestKind, UpstreamError, UpstreamRequest, UpstreamResponse};
@@ -30,17 +31,17 @@ pub struct ModernAdapter {
     eras: EraDetector,
     sessions: Arc<AdapterSessions>,
     held_calls: Arc<HeldCalls>,
-    is_announced: bool,
+    config: Arc<ArcSwap<BridgeConfig>>,
 }
 
 impl ModernAdapter {
     /// Creates an adapter without sessions. `sealer` seals `requestState`.
-    pub fn new(config: &BridgeConfig, sealer: Arc<Sealer>) -> Arc<Self> {
+    pub fn new(config: Arc<ArcSwap<BridgeConfig>>, sealer: Arc<Sealer>) -> Arc<Self> {
         Arc::new(Self {
             eras: EraDetector::default(),
-            sessions: Arc::new(AdapterSessions::new(config)),
-            held_calls: Arc::new(HeldCalls::new(config, sealer)),
-            is_announced: config.discover,
+            sessions: Arc::new(AdapterSessions::new(Arc::clone(&config))),
+            held_calls: Arc::new(HeldCalls::new(Arc::clone(&config), sealer)),
+            config,
         })
     }
 
@@ -70,7 +71,7 @@ impl ModernAdapter {
             let text = "this method is not one of revision 2026-07-28";
             return Ok(request.refusal(StatusCode::NOT_FOUND, code::METHOD_NOT_FOUND, text));
         }
-        if request.method == Some(McpMethod::Discover) && !self.is_announced {
+        if request.method == Some(McpMethod::Discover) && !self.config.load().discover {
             // Not a code of the Modern era: a client of both eras falls back to `initialize`.
             let text = "this server speaks only revisions up to 2025-11-25; open a session by `initialize`";
             return Ok(request.refusal(StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT, text));
@@ -154,6 +155,6 @@ impl EraAdapter for ModernAdapter {
     }
 
     fn is_announced(&self) -> bool {
-        self.is_announced
+        self.config.load().discover
     }
 }

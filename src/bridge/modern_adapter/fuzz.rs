@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 use metamcp_core::fuzz::{Choices, alter};
 use metamcp_store::auth::fuzz::unguessable_sealer;
@@ -21,7 +22,10 @@ pub fn request_state(bytes: &[u8]) {
         session_idle_timeout: Duration::from_secs(1),
         discover: true,
     };
-    let held_calls = Arc::new(HeldCalls::new(&config, Arc::new(unguessable_sealer().clone())));
+    let held_calls = Arc::new(HeldCalls::new(
+        Arc::new(ArcSwap::from_pointee(config)),
+        Arc::new(unguessable_sealer().clone()),
+    ));
     let take = |state: &[u8], binding: &[u8]| held_calls.take(&String::from_utf8_lossy(state), binding).err();
     let mut choices = Choices::new(bytes);
     let binding = choices.take(8);

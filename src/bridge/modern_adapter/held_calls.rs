@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::responder::ClientResponder;
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 use metamcp_core::base::{KeyId, unix_seconds};
 use metamcp_core::protocol::ClientCapabilities;
@@ -24,9 +25,7 @@ pub struct HeldCalls {
     sealer: Arc<Sealer>,
     /// Distinguishes this process from all others.
     process: [u8; 16],
-    timeout: Duration,
-    max: usize,
-    per_key_max: usize,
+    config: Arc<ArcSwap<BridgeConfig>>,
     /// Guards the table; a few lines at a time.
     calls: Mutex<HashMap<[u8; 16], HeldCall>>,
 }
@@ -105,18 +104,11 @@ impl ResumeError {
 
 impl HeldCalls {
     /// Creates an empty table.
-    pub fn new(config: &BridgeConfig, sealer: Arc<Sealer>) -> Self {
+    pub fn new(config: Arc<ArcSwap<BridgeConfig>>, sealer: Arc<Sealer>) -> Self {
         let mut process = [0; 16];
         // Without randomness, the seal and the table still distinguish states of an earlier process.
         let _ = getrandom::fill(&mut process);
-        Self {
-            sealer,
-            process,
-            timeout: config.hold_timeout,
-            max: config.holds_max,
-            per_key_max: config.holds_per_key_max,
-            calls: Mutex::default(),
-        }
+        Self { sealer, process, config, calls: Mutex::default() }
     }
 
     /// Holds a call of that key. `binding` is what the retry has to repeat.
@@ -128,9 +120,10 @@ impl HeldCalls {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| HoldLimitReached)?;
         let (resume, resumed) = oneshot::channel();
+        let config = self.config.load();
         let mut calls = self.lock();
         let key_count = calls.values().filter(|call| call.owner == owner).count();
-        if calls.len() >= self.max || key_count >= self.per_key_max {
+        if calls.len() >= config.holds_max || key_count >= config.holds_per_key_max {
             return Err(HoldLimitReached);
         }
         calls.insert(id, HeldCall { owner, resume });
@@ -138,9 +131,9 @@ impl HeldCalls {
         let mut plain = vec![FORMAT];
         plain.extend_from_slice(&self.process);
         plain.extend_from_slice(&id);
-        plain.extend_from_slice(&unix_seconds().saturating_add(self.timeout.as_secs()).to_be_bytes());
+        plain.extend_from_slice(&unix_seconds().saturating_add(config.hold_timeout.as_secs()).to_be_bytes());
         let state = URL_SAFE_NO_PAD.encode(self.sealer.seal(Purpose::RequestState, binding, &plain));
-        Ok(HoldPermit { held_calls: Arc::clone(self), id, state, resumed, timeout: self.timeout })
+        Ok(HoldPermit { held_calls: Arc::clone(self), id, state, resumed, timeout: config.hold_timeout })
     }
 
     /// Takes the call that is held under a state. Succeeds once.
@@ -199,7 +192,10 @@ mod tests {
             session_idle_timeout: Duration::from_secs(1),
             discover: true,
         };
-        Arc::new(HeldCalls::new(&config, Arc::new(Sealer::new(&[key]).expect("a key"))))
+        Arc::new(HeldCalls::new(
+            Arc::new(ArcSwap::from_pointee(config)),
+            Arc::new(Sealer::new(&[key]).expect("a key")),
+        ))
     }
 
     fn key(letter: &str) -> Option<KeyId> {

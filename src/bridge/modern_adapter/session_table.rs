@@ -10,15 +10,13 @@ use tokio::sync::Semaphore;
 
 use super::session::{AdapterSession, AdapterSessionKey, ClientSlot};
 use super::unsolicited::WAITING_TOTAL_MAX;
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 
 /// The sessions by their keys. It runs no tasks: the caller that adds a session runs it.
 pub struct SessionTable {
-    max: usize,
-    per_key_max: usize,
-    idle_timeout: Duration,
-    /// How long an unsolicited request waits for a call that allows input.
-    hold_timeout: Duration,
+    /// An unsolicited request waits for a call that allows input for as long as a call is held.
+    config: Arc<ArcSwap<BridgeConfig>>,
     /// Permits for unsolicited requests, over all sessions.
     unsolicited: Arc<Semaphore>,
     /// Guards the table; a few lines at a time, and a walk over all of it only when there is no room or
@@ -38,20 +36,14 @@ const EXCLUSIVE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl SessionTable {
     /// Creates an empty table.
-    pub fn new(config: &BridgeConfig) -> Self {
-        Self {
-            max: config.sessions_max,
-            per_key_max: config.sessions_per_key_max,
-            idle_timeout: config.session_idle_timeout,
-            hold_timeout: config.hold_timeout,
-            unsolicited: Arc::new(Semaphore::new(WAITING_TOTAL_MAX)),
-            live: Mutex::default(),
-        }
+    pub fn new(config: Arc<ArcSwap<BridgeConfig>>) -> Self {
+        Self { config, unsolicited: Arc::new(Semaphore::new(WAITING_TOTAL_MAX)), live: Mutex::default() }
     }
 
     /// Returns how long a session may be idle.
     pub fn idle_timeout_of(&self, key: &AdapterSessionKey) -> Duration {
-        if key.is_exclusive() { self.idle_timeout.min(EXCLUSIVE_IDLE_TIMEOUT) } else { self.idle_timeout }
+        let idle_timeout = self.config.load().session_idle_timeout;
+        if key.is_exclusive() { idle_timeout.min(EXCLUSIVE_IDLE_TIMEOUT) } else { idle_timeout }
     }
 
     /// Returns the session with that key, and whether it is new. A full table ends the session that was idle
@@ -95,7 +87,8 @@ impl SessionTable {
     /// be refused.
     pub fn queue_unsolicited(&self, session: &AdapterSession, message: &Bytes, envelope: &Envelope) -> bool {
         let permit = Arc::clone(&self.unsolicited).try_acquire_owned();
-        permit.is_ok_and(|permit| session.queue_unsolicited(message, envelope, self.hold_timeout, permit))
+        let hold_timeout = self.config.load().hold_timeout;
+        permit.is_ok_and(|permit| session.queue_unsolicited(message, envelope, hold_timeout, permit))
     }
 
     /// Removes a session that is over. Another with its key may be in the table already.
@@ -114,8 +107,8 @@ impl SessionTable {
         if let Some(session) = live.get(&key).filter(|session| session.touch()) {
             return Some((Arc::clone(session), false));
         }
-        make_room(live, self.per_key_max, |other| other.owner == key.owner)?;
-        make_room(live, self.max, |_| true)?;
+        make_room(live, self.config.load().sessions_per_key_max, |other| other.owner == key.owner)?;
+        make_room(live, self.config.load().sessions_max, |_| true)?;
         let session = AdapterSession::new(key);
         live.insert(key, Arc::clone(&session));
         Some((session, true))
@@ -197,7 +190,7 @@ mod tests {
     }
 
     fn sessions(per_key_max: usize) -> SessionTable {
-        SessionTable::new(&BridgeConfig {
+        SessionTable::new(Arc::new(ArcSwap::from_pointee(BridgeConfig {
             hold_timeout: Duration::from_secs(1),
             holds_max: 1,
             holds_per_key_max: 1,
@@ -205,7 +198,7 @@ mod tests {
             sessions_per_key_max: per_key_max,
             session_idle_timeout: Duration::from_mins(5),
             discover: true,
-        })
+        })))
     }
 
     #[tokio::test]

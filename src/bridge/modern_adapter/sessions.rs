@@ -11,6 +11,7 @@ use super::session::{AdapterSession, AdapterSessionKey, ClientSlot};
 use super::session_table::SessionTable;
 use super::session_task::run_session;
 use crate::upstream::UpstreamPool;
+use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
 
 /// The session table, and the start of a task on the current thread for each new session.
@@ -20,7 +21,7 @@ pub struct AdapterSessions {
 
 impl AdapterSessions {
     /// Creates an empty set.
-    pub fn new(config: &BridgeConfig) -> Self {
+    pub fn new(config: Arc<ArcSwap<BridgeConfig>>) -> Self {
         Self { table: Arc::new(SessionTable::new(config)) }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// A slot among the open connections. Dropping it releases the slot.
 pub struct ConnectionSlot(Rc<ConnectionSlots>);
 
-/// The open connections of one worker, and the limit over all workers.
+/// The open connections of one worker and of all workers.
 pub struct ConnectionSlots {
     /// The open connections of this worker.
     local: Cell<usize>,
@@ -19,19 +19,18 @@ pub struct ConnectionSlots {
     emptied: Notify,
     /// The open connections of all workers.
     total: Arc<CachePadded<AtomicUsize>>,
-    max: usize,
 }
 
 impl ConnectionSlots {
-    pub fn new(total: Arc<CachePadded<AtomicUsize>>, max: usize) -> Rc<Self> {
-        Rc::new(Self { local: Cell::new(0), emptied: Notify::new(), total, max })
+    pub fn new(total: Arc<CachePadded<AtomicUsize>>) -> Rc<Self> {
+        Rc::new(Self { local: Cell::new(0), emptied: Notify::new(), total })
     }
 
-    /// Takes a slot. Returns `None` at the limit.
-    pub fn acquire(self: &Rc<Self>) -> Option<ConnectionSlot> {
+    /// Takes a slot. Returns `None` if `max` connections are open.
+    pub fn acquire(self: &Rc<Self>, max: usize) -> Option<ConnectionSlot> {
         self.local.set(self.local.get() + 1);
         let place = ConnectionSlot(Rc::clone(self));
-        (self.total.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+        (self.total.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
     }
 
     /// Waits until this worker has no connection. Cancel safe.

@@ -193,6 +193,8 @@ fn config() -> &'static HttpConfig {
         hosts: Vec::new(),
         drain_delay: Duration::ZERO,
         drain_deadline: Duration::ZERO,
+        watch: false,
+        handover_deadline: Duration::ZERO,
         keep_alive: Duration::ZERO,
         fast_lane: true,
     })

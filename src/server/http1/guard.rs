@@ -11,6 +11,7 @@ use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::{Fault, FaultKind};
 
 /// The allowed hosts and origins.
+#[derive(Clone)]
 pub struct OriginGuard {
     /// Allowed besides loopback names. Lower case, without port.
     hosts: Vec<String>,
@@ -151,6 +152,8 @@ pub(in crate::server) mod tests {
             hosts: vec!["gateway.example".into()],
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::ZERO,
+            watch: false,
+            handover_deadline: Duration::ZERO,
             keep_alive: Duration::ZERO,
             fast_lane: true,
         }

@@ -24,7 +24,7 @@ pub struct StreamWakeups {
     /// The time of the last tick, in tenths of a second since `start`.
     now: Cell<u32>,
     /// The keep-alive period in tenths of a second.
-    period: u32,
+    period: Cell<u32>,
 }
 
 /// One stream. Small, since there are many streams, and up to half of the table may be empty.
@@ -63,8 +63,13 @@ impl StreamWakeups {
             rings: Cell::new(0),
             start: Instant::now(),
             now: Cell::new(0),
-            period: tenths(period).max(1),
+            period: Cell::new(tenths(period).max(1)),
         })
+    }
+
+    /// Changes the period, for each stream from its next comment on.
+    pub fn set_period(&self, period: Duration) {
+        self.period.set(tenths(period).max(1));
     }
 
     /// Registers a stream. It is only notified of later changes.
@@ -100,7 +105,7 @@ impl StreamWakeups {
 
     /// The time one period after `last`.
     fn after(&self, last: Instant) -> u32 {
-        tenths(last.saturating_duration_since(self.start)).saturating_add(self.period)
+        tenths(last.saturating_duration_since(self.start)).saturating_add(self.period.get())
     }
 
     fn wake(&self, is_meant: impl Fn(&Slot) -> bool) {
@@ -123,7 +128,7 @@ impl WakeupRegistration {
         let mut registrations = self.stream_wakeups.registrations.borrow_mut();
         let Some(slot) = registrations.get_mut(&self.number) else { return Poll::Pending };
         if slot.due <= self.stream_wakeups.now.get() {
-            slot.due = self.stream_wakeups.now.get().saturating_add(self.stream_wakeups.period);
+            slot.due = self.stream_wakeups.now.get().saturating_add(self.stream_wakeups.period.get());
             return Poll::Ready(WakeReason::Due);
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

@@ -2,9 +2,11 @@
 //! descriptor is left.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -20,9 +22,9 @@ pub enum ListeningSocket {
     Private(UnixListener),
 }
 
-/// Accepts the connections of one listening socket.
+/// Accepts the connections of a worker's listening sockets.
 pub struct Acceptor {
-    listener: Listener,
+    listeners: Listeners,
     /// Connections accepted since the last yield.
     at_once: usize,
     /// When to continue after an error.
@@ -44,9 +46,10 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Acceptor {
     /// # Errors The runtime cannot register the socket.
-    pub fn new(listening: ListeningSocket) -> io::Result<Self> {
-        let listener = Listener::of(listening)?;
-        Ok(Self { listener, at_once: 0, resumes_at: None, logged_at: None, spare: spare() })
+    pub fn new(listening: Vec<ListeningSocket>) -> io::Result<Self> {
+        let all = listening.into_iter().map(Listener::of).collect::<io::Result<_>>()?;
+        let listeners = Listeners { all, first: 0 };
+        Ok(Self { listeners, at_once: 0, resumes_at: None, logged_at: None, spare: spare() })
     }
 
     /// The next connection. Cancel safe.
@@ -60,7 +63,7 @@ impl Acceptor {
                 self.at_once = 0;
                 yield_now().await;
             }
-            match self.listener.accept().await {
+            match self.listeners.accept().await {
                 Ok(socket) => {
                     self.at_once += 1;
                     return socket;
@@ -93,7 +96,7 @@ impl Acceptor {
     fn close_waiting(&mut self) {
         for _ in 0..AT_ONCE_MAX {
             self.spare = None;
-            let accepted = self.listener.accept().now_or_never();
+            let accepted = self.listeners.accept().now_or_never();
             let is_one = matches!(accepted, Some(Ok(_)));
             drop(accepted);
             self.spare = spare();
@@ -153,26 +156,50 @@ impl Listener {
         }
     }
 
-    /// The next connection. Cancel safe.
-    async fn accept(&self) -> io::Result<Socket> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         match self {
             Self::Public(listener) => {
-                let (tcp, _) = listener.accept().await?;
+                let (tcp, _) = ready!(listener.poll_accept(cx))?;
                 // A response is written at once, so Nagle's algorithm has nothing to combine. If the client
                 // has left already, the first read notices.
                 let _ = tcp.set_nodelay(true);
-                Ok(Socket::Tcp(tcp))
+                Poll::Ready(Ok(Socket::Tcp(tcp)))
             }
             Self::Private(listener) => loop {
-                let (stream, _) = listener.accept().await?;
+                let (stream, _) = ready!(listener.poll_accept(cx))?;
                 // Requests on the private socket need no key.
                 let own = i32::try_from(std::process::id()).ok();
                 if stream.peer_cred().is_ok_and(|peer| peer.pid() == own) {
-                    return Ok(Socket::Unix(stream));
+                    return Poll::Ready(Ok(Socket::Unix(stream)));
                 }
                 tracing::warn!("refused a connection of another process to the private socket");
             },
         }
+    }
+}
+
+/// The listening sockets of one worker. More than one only if more were passed to the process than it has workers.
+struct Listeners {
+    all: Vec<Listener>,
+    /// The one to look at first: no socket is served before the others each time.
+    first: usize,
+}
+
+impl Listeners {
+    /// The next connection. Cancel safe.
+    async fn accept(&mut self) -> io::Result<Socket> {
+        poll_fn(|cx| {
+            let count = self.all.len();
+            for offset in 0..count {
+                let at = (self.first + offset) % count;
+                if let Poll::Ready(accepted) = self.all[at].poll_accept(cx) {
+                    self.first = (at + 1) % count;
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -187,7 +214,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         listener.set_nonblocking(true).expect("it is a socket");
         let address = listener.local_addr().expect("it has an address");
-        (Acceptor::new(ListeningSocket::Public(listener)).expect("there is a runtime"), address)
+        (Acceptor::new(vec![ListeningSocket::Public(listener)]).expect("there is a runtime"), address)
     }
 
     fn connect(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {

@@ -65,7 +65,7 @@ pub async fn serve(
     }
     let can_be_parked = lane.link.socket.can_be_parked();
     loop {
-        if !worker.shared.config.fast_lane {
+        if !worker.settings().config.fast_lane {
             lane.note_pipelining();
             let is_at_rest = can_be_parked && activity.can_park() && lane.link.unprocessed.is_empty();
             return if is_at_rest { FastLaneExit::Rest } else { FastLaneExit::Unusual };
@@ -183,7 +183,7 @@ impl FastLane<'_> {
 
     /// Reads once. `None` while the request is incomplete.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<EndpointRequest, ReadOutcome>>> {
-        let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
+        let (settings, pools) = (self.worker.settings(), self.worker.topology.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer));
@@ -194,7 +194,7 @@ impl FastLane<'_> {
             self.activity.note_read();
             if self.link.unprocessed.is_empty()
                 && let ParseOutcome::Usual(request, bytes) =
-                    read_request(&shared.config, &pools.topology().table, received)
+                    read_request(&settings.config, &pools.topology().table, received)
             {
                 self.link.unprocessed.extend_from_slice(&received[bytes..]);
                 return Poll::Ready(Some(Ok(request)));
@@ -206,8 +206,8 @@ impl FastLane<'_> {
 
     /// Parses the bytes that were received before.
     fn read_ahead(&mut self) -> Option<Result<EndpointRequest, ReadOutcome>> {
-        let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
-        match read_request(&shared.config, &pools.topology().table, &self.link.unprocessed) {
+        let (settings, pools) = (self.worker.settings(), self.worker.topology.pools());
+        match read_request(&settings.config, &pools.topology().table, &self.link.unprocessed) {
             ParseOutcome::Partial => None,
             ParseOutcome::Unusual => Some(Err(ReadOutcome::Unusual)),
             ParseOutcome::Usual(request, bytes) => {

@@ -78,10 +78,11 @@ pub async fn serve(
     link: ConnectionHandover,
 ) -> HyperExit {
     let mut phase = worker.shared.phase.clone();
+    let settings = worker.settings();
     let opened = tokio::select! {
         // Requests that have arrived are answered, even during shutdown.
         biased;
-        opened = open(&worker.shared.config, link) => opened,
+        opened = open(&settings.config, link) => opened,
         () = draining(&mut phase, &worker.connections) => return HyperExit::Gone,
     };
     let Some((link, speaks)) = opened else { return HyperExit::Gone };
@@ -146,7 +147,7 @@ async fn serve_http1(
     stream: RewoundSocket,
     activity: &Rc<ConnectionActivity>,
 ) -> HyperExit {
-    let config = &worker.shared.config;
+    let config = &worker.settings().config;
     let exit = Rc::new(DetachSlot::default());
     let mut connection = http1::Builder::new()
         // [`ConnectionActivity`] handles the timeouts. A client that closes only its sending side has left
@@ -227,7 +228,7 @@ async fn discard(mut socket: Socket) {
 }
 
 async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<ConnectionActivity>) {
-    let config = &worker.shared.config;
+    let config = &worker.settings().config;
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
@@ -298,7 +299,7 @@ fn service(
                 return pending().await;
             }
             let mut response = reply.into_http();
-            if is_http1 && worker.clock.phase() >= ShutdownPhase::Unready {
+            if is_http1 && worker.clock.phase() > ShutdownPhase::Serve {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             yield_once().await;

@@ -1,7 +1,7 @@
 //! Worker threads, each with a listening socket and a runtime of its own.
 
 use std::future::{Future, pending};
-use std::net::{SocketAddr, TcpListener};
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,31 +10,26 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use std::{fs, io};
 
 use crossbeam::utils::CachePadded;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
+pub use super::listen_error::ListenError;
+
 use super::accept::{Acceptor, ListeningSocket};
 use super::connection::{serve, serve_again};
+use super::listening_sockets::ListeningSockets;
 use crate::runtime::await_socket_polls;
 use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
+use crate::server::http1::socket::Socket;
 use crate::server::worker::{SharedState, Worker};
 use metamcp_config::sections::{HttpConfig, TlsFiles};
 use metamcp_core::base::ShutdownPhase;
-
-/// Connections that the kernel may queue per worker, for a burst of reconnecting clients. Linux' default
-/// limit since 5.4.
-const BACKLOG: i32 = 4096;
-
-/// The file with the kernel's limit.
-const BACKLOG_MAX: &str = "/proc/sys/net/core/somaxconn";
 
 /// How long the last events of streams may take to be written when streams are aborted.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -57,6 +52,9 @@ pub struct Workers {
     /// The listening URL: `http://host:port` or `https://host:port`, with the actual port if 0 was
     /// configured; or `unix:/path`.
     pub url: String,
+    /// The public listening sockets, until the gateway no longer accepts: the kernel refuses connections once every
+    /// descriptor of a socket is closed.
+    pub sockets: Option<ListeningSockets>,
     threads: Vec<JoinHandle<()>>,
     /// Whether a worker has ended although nobody asked it to.
     has_failed: watch::Receiver<bool>,
@@ -71,42 +69,31 @@ enum WorkerEnd {
     Broken,
 }
 
-/// Why the workers cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    #[error(
-        "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
-    )]
-    Bind { address: SocketAddr, source: io::Error },
-    /// The certificate or its key cannot be used.
-    #[error("cannot use the TLS certificate: {0}")]
-    Tls(String),
-    #[error(
-        "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
-    )]
-    Private { path: PathBuf, source: io::Error },
-    #[error("cannot start a worker thread: {0}")]
-    Thread(io::Error),
-}
-
 /// Starts the workers. They run until `shared.phase` is `Drain` and all requests have completed, or until it
-/// is `Abort`.
-pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, ListenError> {
-    let config = shared.config.clone();
+/// is `Abort`. `inherited`: the sockets to use in place of new ones.
+pub fn start(
+    shared: &Arc<SharedState>,
+    door: &ListenTarget,
+    inherited: Option<ListeningSockets>,
+) -> Result<Workers, ListenError> {
+    let config = shared.settings.borrow().config.clone();
     let tls = config.tls.as_ref().filter(|_| *door == ListenTarget::Public).map(acceptor).transpose()?;
-    let (url, listeners) = match door {
-        ListenTarget::Public => open(&config)?,
-        ListenTarget::Private(path) => open_private(path, config.workers)
-            .map_err(|source| ListenError::Private { path: path.clone(), source })?,
+    let (url, listeners, sockets) = match door {
+        ListenTarget::Public => open(&config, inherited)?,
+        ListenTarget::Private(path) => {
+            let (url, listeners) = open_private(path, config.workers)
+                .map_err(|source| ListenError::Private { path: path.clone(), source })?;
+            (url, listeners, None)
+        }
     };
     let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
     let mut threads = Vec::with_capacity(listeners.len());
     let (started, outcomes) = mpsc::channel();
     let (failing, has_failed) = watch::channel(false);
-    for (number, listener) in listeners.into_iter().enumerate() {
+    for (number, listeners) in listeners.into_iter().enumerate() {
         let seed = WorkerSeed {
             shared: Arc::clone(shared),
-            listener,
+            listeners,
             tls: tls.clone(),
             connections: Arc::clone(&connections),
             number,
@@ -121,7 +108,7 @@ pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, 
         let gone = || Err(io::Error::other("a worker ended while it started"));
         outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
-    Ok(Workers { url, threads, has_failed })
+    Ok(Workers { url, sockets, threads, has_failed })
 }
 
 /// Runs a worker, and reports an end that nobody ordered.
@@ -134,32 +121,28 @@ fn watch_end(number: usize, failing: &watch::Sender<bool>, work: impl FnOnce() -
     }
 }
 
-/// Opens the workers' sockets at the configured address. Also returns the URL.
-fn open(config: &HttpConfig) -> Result<(String, Vec<ListeningSocket>), ListenError> {
-    refuse_taken(config.listen)?;
-    let first = bind(config.listen)?;
-    let address =
-        first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
-    let mut listeners = vec![ListeningSocket::Public(first)];
-    while listeners.len() < config.workers {
-        listeners.push(ListeningSocket::Public(bind(address)?));
-    }
-    let allowed = fs::read_to_string(BACKLOG_MAX).ok().and_then(|text| text.trim().parse().ok());
-    if let Some(allowed) = allowed.filter(|allowed: &i32| *allowed < BACKLOG) {
-        tracing::info!(
-            "the kernel holds {allowed} new connections, not {BACKLOG}: raise net.core.somaxconn for bursts"
-        );
-    }
+/// The URL, the sockets of each worker, and the public ones.
+type OpenSockets = (String, Vec<Vec<ListeningSocket>>, Option<ListeningSockets>);
+
+/// Opens the workers' sockets at the configured address, unless some were passed.
+fn open(config: &HttpConfig, inherited: Option<ListeningSockets>) -> Result<OpenSockets, ListenError> {
+    let sockets = match inherited {
+        Some(sockets) => sockets,
+        None => ListeningSockets::bind(config.listen, config.workers)?,
+    };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    Ok((format!("{scheme}://{address}"), listeners))
+    let listeners = sockets.for_workers(config.workers);
+    let listeners = listeners.map_err(|source| ListenError::Bind { address: sockets.address, source })?;
+    Ok((format!("{scheme}://{}", sockets.address), listeners, Some(sockets)))
 }
 
 /// Opens the private socket. All workers accept from one queue.
-fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<ListeningSocket>)> {
+fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Vec<ListeningSocket>>)> {
     let first = UnixListener::bind(path)?;
     first.set_nonblocking(true)?;
     let others = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
-    let listeners = others.into_iter().chain([first]).map(ListeningSocket::Private).collect();
+    let listeners =
+        others.into_iter().chain([first]).map(|one| vec![ListeningSocket::Private(one)]).collect();
     Ok((format!("unix:{}", path.display()), listeners))
 }
 
@@ -191,7 +174,7 @@ impl Workers {
 
 struct WorkerSeed {
     shared: Arc<SharedState>,
-    listener: ListeningSocket,
+    listeners: Vec<ListeningSocket>,
     tls: Option<TlsAcceptor>,
     connections: Arc<CachePadded<AtomicUsize>>,
     number: usize,
@@ -214,8 +197,8 @@ impl WorkerSeed {
     }
 
     async fn accept(self, started: mpsc::Sender<io::Result<()>>) -> WorkerEnd {
-        let mut intake = match Acceptor::new(self.listener) {
-            Ok(intake) => intake,
+        let mut intake = match Acceptor::new(self.listeners) {
+            Ok(intake) => Some(intake),
             Err(error) => return fail_to_start(&started, error),
         };
         let worker = match Worker::new(Arc::clone(&self.shared), self.number) {
@@ -224,14 +207,14 @@ impl WorkerSeed {
         };
         drop(started.send(Ok(())));
         let mut housekeeping = spawn_local(Rc::clone(&worker).housekeep());
-        let mut phase = self.shared.phase.clone();
-        let places = ConnectionSlots::new(self.connections, self.shared.config.connections_max);
+        let (mut phase, mut handed_over) = (self.shared.phase.clone(), self.shared.phase.clone());
+        let places = ConnectionSlots::new(self.connections);
         let mut woken = Vec::new();
         loop {
             tokio::select! {
-                socket = intake.next() => {
+                socket = accept_from(&mut intake) => {
                     // Over the limit, new connections are closed at once, so that open ones are not affected.
-                    if let Some(place) = places.acquire() {
+                    if let Some(place) = places.acquire(worker.settings().config.connections_max) {
                         spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                     }
                 }
@@ -241,6 +224,7 @@ impl WorkerSeed {
                     }
                 }
                 _ = phase.wait_for(|phase| *phase >= ShutdownPhase::Drain) => break,
+                _ = handed_over.wait_for(|phase| *phase == ShutdownPhase::HandOver), if intake.is_some() => intake = None,
                 _ = &mut housekeeping => return WorkerEnd::Broken,
             }
         }
@@ -267,33 +251,17 @@ impl WorkerSeed {
     }
 }
 
+/// The next connection; never one without sockets. Cancel safe.
+async fn accept_from(intake: &mut Option<Acceptor>) -> Socket {
+    match intake {
+        Some(intake) => intake.next().await,
+        None => pending().await,
+    }
+}
+
 fn fail_to_start(started: &mpsc::Sender<io::Result<()>>, error: io::Error) -> WorkerEnd {
     drop(started.send(Err(error)));
     WorkerEnd::Ordered
-}
-
-/// With `SO_REUSEPORT` a second gateway would silently share the port. Binding without it detects that.
-fn refuse_taken(address: SocketAddr) -> Result<(), ListenError> {
-    let probe = || -> io::Result<()> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    probe().map_err(|source| ListenError::Bind { address, source })
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        // The kernel distributes connections over the workers' sockets.
-        socket.set_reuse_port(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| ListenError::Bind { address, source })
 }
 
 /// Reads the certificate and the key, as a start does.
@@ -333,7 +301,7 @@ mod tests {
     #[track_caller]
     fn check(work: impl FnOnce() -> WorkerEnd, expected: bool) {
         let (failing, has_failed) = watch::channel(false);
-        let workers = Workers { url: String::new(), threads: Vec::new(), has_failed };
+        let workers = Workers { url: String::new(), sockets: None, threads: Vec::new(), has_failed };
         watch_end(0, &failing, work);
         assert_eq!(workers.failed().now_or_never().is_some(), expected);
         drop(failing);

@@ -12,6 +12,8 @@ pub mod connection;
 pub mod fast_lane;
 pub mod hyper_connection;
 pub mod handover;
+pub mod listen_error;
 pub mod listener;
+pub mod listening_sockets;
 pub mod rewind;
 pub mod strict_feed;

@@ -48,12 +48,12 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
     if head.method != Method::OPTIONS
         && let Some(endpoint) = worker.topology.streamed_endpoint(head.uri.path())
     {
-        let origin = worker.shared.guard.allowed_origin(&fields);
+        let origin = worker.settings().guard.allowed_origin(&fields);
         // Boxed, so that it does not grow the future of every request.
         let opened = Box::pin(frames::open(worker, activity, (&head, fields), &endpoint, body)).await;
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
-    let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
+    let guarded = worker.settings().guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match (guarded, reference_of(&head.method, head.uri.path())) {
         (Err(fault), _) => Err(fault),
         (Ok(()), _) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
@@ -67,13 +67,13 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         }
         (Ok(()), None) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
-    conclude(&worker.metering, answered, None, worker.shared.guard.allowed_origin(&fields))
+    conclude(&worker.metering, answered, None, worker.settings().guard.allowed_origin(&fields))
 }
 
 /// Answers a request to an endpoint. A fault becomes a response too. Not cancel safe, for the same reason as
 /// [`handle`].
 pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, request: EndpointRequest) -> Reply {
-    let origin = worker.shared.guard.allowed_origin(&request.fields);
+    let origin = worker.settings().guard.allowed_origin(&request.fields);
     let label = request.endpoint.label;
     let answered = forward(worker, activity, request).await;
     conclude(&worker.metering, answered, Some(label), origin)
@@ -102,7 +102,7 @@ async fn forward(
     request: EndpointRequest,
 ) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = request;
-    worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
+    worker.settings().guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
     let kind = permit_kind_of(&method);
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;
@@ -114,7 +114,7 @@ async fn forward(
     match method {
         Method::POST => {
             receive::negotiate(&fields)?;
-            let body = receive::receive(&worker.shared.config, &fields, body).await?;
+            let body = receive::receive(&worker.settings().config, &fields, body).await?;
             if batch::is_batch(&worker.sessions, &fields, &identity, &endpoint, &body) {
                 // Boxed, like other rare cases below, so that it does not grow the future of every request.
                 return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
@@ -165,7 +165,7 @@ fn not_allowed(text: &'static str) -> Fault {
 
 /// Answers every path that is not an MCP endpoint.
 async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut body: Incoming) -> Reply {
-    let config = &worker.shared.config;
+    let config = &worker.settings().config;
     let take: BodyReader<'_> = Box::new(move |bytes_max| {
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
     });

@@ -88,7 +88,7 @@ impl ResponseWriter {
             out.put_slice(b"\r\n");
         }
         let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
-        if !closes && phase >= ShutdownPhase::Unready {
+        if !closes && phase > ShutdownPhase::Serve {
             closes = true;
             out.put_slice(b"connection: close\r\n");
         }

@@ -211,7 +211,7 @@ mod tests {
         fn new() -> Self {
             let identity = Identity::sample("AAAAAAAAAAAA");
             let usage =
-                Limits::new(LimitsConfig { key_in_flight_max: 1, key_event_streams_max: 1, memory_max: 0 })
+                Limits::new(&LimitsConfig { key_in_flight_max: 1, key_event_streams_max: 1, memory_max: 0 })
                     .usage(&identity);
             let permit = usage.admit(&identity, PermitKind::Call).ok();
             let (sender, receiver) = mpsc::channel(1);

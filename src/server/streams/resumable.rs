@@ -345,7 +345,7 @@ impl BodySource for ResumableBody {
             }
             // The server may close the connection of a client that can come back (MCP 2025-11-25, transports,
             // sending messages).
-            ReadOutcome::KeepAlive if is_polled => {
+            ReadOutcome::KeepAlive if is_polled && self.reader.stream().can_be_resumed_here() => {
                 self.ended = true;
                 None
             }

@@ -10,12 +10,14 @@ pub mod metering;
 pub mod parking;
 pub mod revocable_calls;
 pub mod session_cache;
-pub mod shared;
+pub mod settings;
+mod shared;
 pub mod topology_follower;
 pub mod worker;
 
 pub use metering::Metering;
 pub use session_cache::SessionCache;
+pub use settings::HttpSettings;
 pub use shared::SharedState;
 pub use topology_follower::TopologyFollower;
 pub use worker::Worker;

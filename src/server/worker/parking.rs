@@ -405,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_of_a_parked_stream_ends_its_connection_and_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let slots = ConnectionSlots::new(Arc::default(), 2);
+        let slots = ConnectionSlots::new(Arc::default());
         let parking = Parking::new().expect("there are descriptors");
         let panics = Rc::new(Cell::new(false));
         let mut clients = Vec::new();
@@ -422,7 +422,7 @@ mod tests {
                 );
                 Box::new(ParkedStream::new(writing))
             });
-            let slot = slots.acquire().expect("there is one");
+            let slot = slots.acquire(2).expect("there is one");
             parking.park(ParkedConnection { socket, since: Instant::now(), slot, protocol: None, stream });
         }
         assert_eq!(parking.count(), 2);

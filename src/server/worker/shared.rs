@@ -4,25 +4,23 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::settings::HttpSettings;
 use crate::catalog::Catalog;
 use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
 use crate::server::http1::control_plane::ControlService;
-use crate::server::http1::guard::OriginGuard;
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
 use crate::topology::Topology;
-use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
 use metamcp_store::auth::Authenticator;
 
 /// State shared by all workers: snapshots, and values that are locked for a few lines outside of the common
 /// path.
 pub struct SharedState {
-    pub config: HttpConfig,
-    /// Checks Host and Origin.
-    pub guard: OriginGuard,
+    /// The settings of `[server]`. Each worker follows them.
+    pub settings: watch::Receiver<Arc<HttpSettings>>,
     pub auth: Arc<Authenticator>,
     /// The current topology. Each worker follows it with pools of its own.
     pub topology: watch::Receiver<Arc<Topology>>,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::clock::Clock;
 use super::credential_cache::CredentialCache;
@@ -14,6 +14,7 @@ use super::metering::{FAULT_LOG, Metering};
 use super::parking::Parking;
 use super::revocable_calls::RevocableCalls;
 use super::session_cache::SessionCache;
+use super::settings::{HttpSettings, SettingsFollower};
 use super::shared::SharedState;
 use super::topology_follower::TopologyFollower;
 use crate::runtime::MemoryPurger;
@@ -31,6 +32,7 @@ use metamcp_core::frame::Scanner;
 pub struct Worker {
     pub shared: Arc<SharedState>,
     pub clock: Rc<Clock>,
+    settings: SettingsFollower,
     /// Endpoints, servers and connection pools.
     pub topology: TopologyFollower,
     pub sessions: SessionCache,
@@ -65,6 +67,7 @@ impl Worker {
         let clock = Rc::new(Clock::new(*shared.phase.borrow()));
         let topology = TopologyFollower::new(shared.topology.clone(), shared.followed.clone(), number);
         let sessions = SessionCache::new(Arc::clone(&shared.sessions), Rc::clone(&clock), topology.pools());
+        let settings = SettingsFollower::new(shared.settings.clone());
         let metrics = shared.metrics.as_ref();
         let metering = Metering {
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
@@ -85,22 +88,21 @@ impl Worker {
             metering,
             scanner: RefCell::new(Scanner::new()),
             // One more, because the thread that sweeps sessions also terminates sessions at servers.
-            terminator: SessionTerminator::new(shared.config.workers + 1),
+            terminator: SessionTerminator::new(settings.current().config.workers + 1),
             connections: ConnectionRegistry::default(),
             revocable_calls: RevocableCalls::default(),
             bodies: Rc::default(),
-            stream_wakeups: StreamWakeups::new(shared.config.keep_alive),
+            stream_wakeups: StreamWakeups::new(settings.current().config.keep_alive),
             parking,
+            settings,
             shared,
         }))
     }
 
     /// Updates the clock, closes idle connections and frees memory, once per tick. Never ends.
     pub async fn housekeep(self: Rc<Self>) {
-        let config = &self.shared.config;
-        // Often enough that a slow head is ended at one and a half of its timeout.
-        let mut tick = interval(TICK.min(config.header_timeout / 2));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = self.new_tick();
+        let mut settings = self.shared.settings.clone();
         let mut phase = self.shared.phase.clone();
         let mut keys = self.shared.keys.clone();
         let mut topologies = self.shared.topology.clone();
@@ -113,7 +115,12 @@ impl Worker {
                 Ok(()) = keys.changed() => true,
                 Ok(()) = phase.changed() => true,
                 Ok(()) = lists.changed() => true,
+                Ok(()) = settings.changed() => false,
             };
+            if self.settings.follow() {
+                tick = self.new_tick();
+                self.stream_wakeups.set_period(self.settings().config.keep_alive);
+            }
             self.clock.set_state(*phase.borrow(), *keys.borrow());
             self.topology.follow();
             self.sessions.evict_replaced();
@@ -122,6 +129,7 @@ impl Worker {
             } else {
                 self.stream_wakeups.tick();
             }
+            let config = &self.settings().config;
             self.connections.sweep(config);
             self.revocable_calls.sweep(|owner| self.shared.auth.is_still_valid(owner));
             self.sweep_bodies();
@@ -140,9 +148,21 @@ impl Worker {
         }
     }
 
+    /// The settings of `[server]`. To be loaded once per request or connection.
+    pub fn settings(&self) -> Rc<HttpSettings> {
+        self.settings.current()
+    }
+
+    /// The ticks of [`Self::housekeep`]: often enough that a slow head is ended at one and a half of its timeout.
+    fn new_tick(&self) -> Interval {
+        let mut tick = interval(TICK.min(self.settings().config.header_timeout / 2));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick
+    }
+
     /// Ends responses that outlive their credential, or that their client does not take.
     fn sweep_bodies(&self) {
-        let idle_timeout = self.shared.config.idle_timeout;
+        let idle_timeout = self.settings().config.idle_timeout;
         let is_draining = self.clock.phase() >= ShutdownPhase::Drain;
         let stall_max = if is_draining { idle_timeout.min(STALL_AT_DRAIN) } else { idle_timeout };
         self.bodies.sweep(stall_max, |owner| self.shared.auth.is_still_valid(owner));

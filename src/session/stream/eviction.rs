@@ -23,7 +23,7 @@ pub(super) fn allocate_block(pool: &ResumableStreams, stream: &Arc<ResumableStre
 /// Releases blocks, in the order that the module documents. Returns whether there were any.
 fn make_room(pool: &ResumableStreams, requester: &Arc<ResumableStream>) -> bool {
     let discard_ended = |is_wanted: fn(&ResumableStream) -> bool| {
-        let ended = pool.take_ended(Instant::now() + pool.config.retention, is_wanted);
+        let ended = pool.take_ended(Instant::now() + pool.config().retention, is_wanted);
         ended.map(|ended| ended.discard()).is_some()
     };
     if discard_ended(ResumableStream::is_unread) {

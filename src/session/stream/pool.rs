@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
@@ -17,12 +18,14 @@ use metamcp_store::auth::Sealer;
 
 /// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
 pub struct StreamPool<S> {
-    pub(super) config: StreamsConfig,
+    config: ArcSwap<StreamsConfig>,
     pub(super) blocks: EventBlocks,
     pub(super) sealer: Arc<Sealer>,
     /// Random: distinguishes this process from earlier ones.
     pub(super) process: u64,
     next_number: AtomicU64,
+    /// Whether a client that leaves could not come back, because new connections reach another process.
+    is_handed_over: AtomicBool,
     /// Locked for a few lines at a time, or to iterate over the streams when no block is free.
     index: Mutex<StreamIndex<S>>,
     /// For the taken blocks: pages of the file that were written are in memory. Locked for one line at a time.
@@ -52,24 +55,40 @@ impl<S> StreamPool<S> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| JournalError::Random(error.to_string()))?;
         Ok(Arc::new(Self {
-            config,
+            config: ArcSwap::from_pointee(config),
             blocks,
             sealer,
             process: u64::from_le_bytes(random),
             next_number: AtomicU64::new(1),
+            is_handed_over: AtomicBool::new(false),
             index: Mutex::new(StreamIndex { live: BTreeMap::new(), ended: BTreeMap::new() }),
             charge: Mutex::default(),
             freed: Notify::new(),
         }))
     }
 
-    pub fn config(&self) -> &StreamsConfig {
-        &self.config
+    pub fn config(&self) -> Guard<Arc<StreamsConfig>> {
+        self.config.load()
+    }
+
+    /// Replaces the bounds of one stream and the times. The bytes of all streams stay as they were at startup.
+    pub fn set_config(&self, config: StreamsConfig) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// From now on, connections are not closed for their clients to come back: these would reach another process, which
+    /// does not have the stream.
+    pub fn note_handed_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
     /// The bytes of all taken blocks.
     pub fn bytes(&self) -> usize {
         self.blocks.allocated() * BLOCK_BYTES
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed)
     }
 
     pub(super) fn next_number(&self) -> u64 {

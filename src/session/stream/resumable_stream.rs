@@ -36,6 +36,11 @@ const UNREAD_BLOCKS_MAX: u64 = (256 << 10) / BLOCK_BYTES as u64;
 const PAYLOAD_BYTES_MIN: usize = 64;
 
 impl ResumableStream {
+    /// Whether a client that leaves can come back to this process.
+    pub fn can_be_resumed_here(&self) -> bool {
+        !self.pool.is_handed_over()
+    }
+
     pub(super) fn new(
         pool: Arc<ResumableStreams>,
         number: u64,
@@ -276,7 +281,7 @@ impl ResumableStream {
         if state.unread_since.is_none() && unread > UNREAD_BLOCKS_MAX {
             return false;
         }
-        if blocks < (self.pool.config.stream_bytes_max / BLOCK_BYTES).max(1) {
+        if blocks < (self.pool.config().stream_bytes_max / BLOCK_BYTES).max(1) {
             return true;
         }
         let oldest = state.pop_read_block();
@@ -292,7 +297,7 @@ impl ResumableStream {
         let reason = match state.unread_since {
             _ if state.phase == StreamPhase::Lost => return None,
             Some(_) if state.resumability != Resumability::Possible => return None,
-            Some(since) => RetentionReason::Reconnect(since + self.pool.config.retention),
+            Some(since) => RetentionReason::Reconnect(since + self.pool.config().retention),
             None => RetentionReason::Reader,
         };
         state.set_writer_waker(waker);
@@ -341,7 +346,7 @@ impl ResumableStream {
             return;
         }
         state.phase = StreamPhase::Ended;
-        let expires = Instant::now() + self.pool.config.retention;
+        let expires = Instant::now() + self.pool.config().retention;
         let log = state.log.as_mut().filter(|log| !log.blocks.is_empty());
         let expires = log.map(|log| *log.expires.insert(expires));
         let reader = state.take_reader_waker();

@@ -225,7 +225,7 @@ fn an_event_id_is_valid_for_its_own_key_session_and_stream() {
     assert!(fixture.streams.parse_event_id(&own_claims(), over).unwrap().is_loss_notice());
     // Another process with the same key can open the id, and sees that the stream is not its own.
     let folder = Folder::new();
-    let config = fixture.streams.config().clone();
+    let config = fixture.streams.config().as_ref().clone();
     let later = ResumableStreams::open(folder.path(), config, Arc::clone(&fixture.streams.sealer)).unwrap();
     assert!(!later.is_from_this_process(&later.parse_event_id(&own_claims(), &id).unwrap()));
 }

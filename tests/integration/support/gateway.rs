@@ -31,6 +31,8 @@ pub struct Gateway {
     dir: Dir,
     launch: Launch,
     child: Child,
+    /// The processes that it was handed over to, in this order.
+    successors: Mutex<Vec<u32>>,
     /// Locked so that threads can share the gateway.
     output: Mutex<Receiver<String>>,
 }
@@ -142,7 +144,7 @@ impl Setup {
         Some(self)
     }
 
-    fn toml(&self) -> String {
+    pub fn toml(&self) -> String {
         format!("{}\n{}", self.servers, self.more)
     }
 
@@ -211,11 +213,42 @@ impl Gateway {
         };
         // Standard output is no terminal, so the first key is in a file.
         let key = fs::read_to_string(path.join("data/first-key")).ok().map(|text| text.trim().to_owned());
-        Self { address, key, dir, launch, child, output: Mutex::new(output) }
+        let (successors, output) = (Mutex::default(), Mutex::new(output));
+        Self { address, key, dir, launch, child, successors, output }
     }
 
+    /// The process that accepts connections.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.successors.lock().unwrap().last().copied().unwrap_or_else(|| self.child.id())
+    }
+
+    /// All processes, also those that have ended.
+    pub fn pids(&self) -> Vec<u32> {
+        let successors = self.successors.lock().unwrap();
+        std::iter::once(self.child.id()).chain(successors.iter().copied()).collect()
+    }
+
+    /// SIGUSR2, and waits until a successor accepts connections.
+    #[track_caller]
+    pub fn hand_over(&self) {
+        const DONE: &str = "handed over to the successor process=";
+        let so_far = self.log().matches(DONE).count();
+        self.signal("-USR2");
+        self.wait_log(DONE, so_far);
+        let log = self.log();
+        let process = log.rsplit_once(DONE).unwrap().1.lines().next().unwrap().parse().unwrap();
+        self.successors.lock().unwrap().push(process);
+    }
+
+    /// Waits until the log has that text more often than `so_far`.
+    #[track_caller]
+    pub fn wait_log(&self, text: &str, so_far: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.log().matches(text).count() <= so_far {
+            assert!(Instant::now() < deadline, "not {text:?}: {}", self.log());
+            // Nothing is said there; it is where time passes.
+            drop(self.output.lock().unwrap().recv_timeout(LOG_POLL));
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -278,12 +311,7 @@ impl Gateway {
         let so_far = self.log().matches(outcome).count();
         fs::write(self.path().join("metamcp.toml"), setup.toml()).unwrap();
         self.signal("-HUP");
-        let deadline = Instant::now() + PATIENCE;
-        while self.log().matches(outcome).count() == so_far {
-            assert!(Instant::now() < deadline, "not {outcome:?}: {}", self.log());
-            // Nothing is said there; it is where time passes.
-            drop(self.output.lock().unwrap().recv_timeout(LOG_POLL));
-        }
+        self.wait_log(outcome, so_far);
     }
 
     /// Waits for its end, which closes its output.
@@ -338,6 +366,9 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        for process in self.successors.get_mut().unwrap() {
+            drop(Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status());
+        }
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() && self.dir.0.is_some() {

@@ -11,6 +11,7 @@ mod desk;
 mod foreign;
 mod forms;
 mod gateway;
+mod load;
 mod message;
 mod peer;
 mod script;
@@ -29,6 +30,7 @@ pub use desk::{Desk, modern_params, text};
 pub use foreign::{FOREIGN_HEADERS, with_checksum};
 pub use forms::call_in_other_forms;
 pub use gateway::{Gateway, Keys, Setup};
+pub use load::{Load, LoadPlan};
 pub use message::{
     MODERN, assert_unanswered, call, error, initialize, legacy, legacy_call, listed, message, modern,
     modern_call, notification, open_session, tool_text,

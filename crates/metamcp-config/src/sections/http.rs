@@ -35,11 +35,15 @@ pub struct HttpConfig {
     pub drain_delay: Duration,
     /// After that, the longest time for in-flight work to end.
     pub drain_deadline: Duration,
+    /// The same for in-flight work of a process that has handed its sockets over to a successor.
+    pub handover_deadline: Duration,
     /// Time between two comments on an otherwise silent event stream.
     pub keep_alive: Duration,
     /// Whether the gateway's own HTTP/1.1 engine reads requests of the usual form; otherwise hyper reads them
     /// all.
     pub fast_lane: bool,
+    /// Whether the configuration is loaded again when one of its files changes.
+    pub watch: bool,
 }
 
 impl HttpConfig {

@@ -3,6 +3,9 @@
 pub enum ShutdownPhase {
     /// The gateway serves requests.
     Serve,
+    /// A successor process accepts the new connections. Requests on open connections are served, and each response of
+    /// HTTP/1.1 ends its connection.
+    HandOver,
     /// The readiness probe fails, so that load balancers stop sending requests. Requests are still served.
     Unready,
     /// New connections are refused; requests in flight may complete.

@@ -219,6 +219,12 @@ impl Authenticator {
     }
 
     /// argon2 runs since the start.
+    /// Applies other times to what is issued and verified from now on.
+    pub fn set_timing(&self, token_lifetime: Duration, verified_for: Duration) {
+        self.keys.set_token_lifetime(token_lifetime);
+        self.hasher.set_verified_for(verified_for);
+    }
+
     pub fn hash_runs(&self) -> u64 {
         self.hasher.runs()
     }

@@ -30,7 +30,8 @@ struct HasherState {
     /// Secrets that argon2 found wrong. They stay wrong: the hash in a row never changes.
     wrong: RejectionCache,
     runs: AtomicU64,
-    verified_for: Duration,
+    /// How long a verified key is accepted, in milliseconds.
+    verified_for: AtomicU64,
 }
 
 struct PendingRun {
@@ -57,6 +58,10 @@ pub enum SecretVerdict {
 #[derive(Debug)]
 pub struct HasherBusy;
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl SecretHasher {
     /// Starts as many threads as there are permits.
     pub fn new(config: &Config) -> std::io::Result<Self> {
@@ -66,7 +71,7 @@ impl SecretHasher {
             pending: Mutex::new(HashMap::new()),
             wrong: RejectionCache::new(WRONG_TTL),
             runs: AtomicU64::new(0),
-            verified_for: config.verified_for,
+            verified_for: AtomicU64::new(milliseconds(config.verified_for)),
         });
         for number in 0..config.hash_permits.max(1) {
             let (inbox, shared, prepare) = (Arc::clone(&inbox), Arc::clone(&shared), config.hash_thread);
@@ -76,6 +81,11 @@ impl SecretHasher {
             })?;
         }
         Ok(Self { jobs, shared })
+    }
+
+    /// Sets how long keys are accepted that are verified from now on.
+    pub fn set_verified_for(&self, verified_for: Duration) {
+        self.shared.verified_for.store(milliseconds(verified_for), Ordering::Relaxed);
     }
 
     /// Waits for a verdict. Cancel safe: a run that has started continues, and its result is cached.
@@ -152,7 +162,11 @@ impl HasherState {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         if job.entry.verifier().matches(&job.secret) {
-            job.entry.record_verified(job.tag, now, self.verified_for);
+            job.entry.record_verified(
+                job.tag,
+                now,
+                Duration::from_millis(self.verified_for.load(Ordering::Relaxed)),
+            );
             SecretVerdict::Match
         } else {
             self.wrong.insert(&job.tag, now);

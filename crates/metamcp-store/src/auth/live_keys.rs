@@ -104,6 +104,10 @@ impl LiveKeys {
         })
     }
 
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        self.tokens.set_lifetime(lifetime);
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }

@@ -6,6 +6,7 @@
 //! every use. A token in the cache is spared the signature check and the parsing, nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -41,7 +42,7 @@ impl std::fmt::Debug for AccessToken {
 pub struct TokenAuthority {
     keyring: ArcSwap<JwtKeyring>,
     validation: Validation,
-    lifetime: Duration,
+    lifetime_s: AtomicU64,
 }
 
 /// Why a token was not accepted.
@@ -75,7 +76,16 @@ impl TokenAuthority {
         // Times are checked below, with one clock for fresh and cached tokens. As fields of a typed payload
         // they must be present and whole numbers.
         validation.validate_exp = false;
-        Self { keyring: ArcSwap::from_pointee(keyring), validation, lifetime }
+        Self {
+            keyring: ArcSwap::from_pointee(keyring),
+            validation,
+            lifetime_s: AtomicU64::new(lifetime.as_secs()),
+        }
+    }
+
+    /// Sets the lifetime of tokens that are issued from now on.
+    pub fn set_lifetime(&self, lifetime: Duration) {
+        self.lifetime_s.store(lifetime.as_secs(), Ordering::Relaxed);
     }
 
     pub fn keyring(&self) -> Arc<JwtKeyring> {
@@ -96,7 +106,7 @@ impl TokenAuthority {
     ) -> Result<AccessToken, AuthDenial> {
         let keyring = self.keyring.load();
         let key = keyring.signing_key().ok_or(AuthDenial::Unsigned)?;
-        let end = unix_s.saturating_add(self.lifetime.as_secs());
+        let end = unix_s.saturating_add(self.lifetime_s.load(Ordering::Relaxed));
         let end = key_expires_at.map_or(end, |key_end| key_end.min(end));
         let payload = JwtPayload {
             iss: ISSUER.into(),

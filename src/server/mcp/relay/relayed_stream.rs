@@ -153,14 +153,14 @@ impl RelayedStream {
     /// Polls while the server is silent: sends a keep-alive comment where one is allowed, and checks the key.
     /// If the key is no longer valid, it sets `is_cut` and returns pending.
     pub fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let due = self.last + self.worker.shared.config.keep_alive;
+        let due = self.last + self.worker.settings().config.keep_alive;
         let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if sleep.deadline() < due {
             sleep.as_mut().reset(due);
         }
         while sleep.as_mut().poll(cx).is_ready() {
             self.last = Instant::now();
-            sleep.as_mut().reset(self.last + self.worker.shared.config.keep_alive);
+            sleep.as_mut().reset(self.last + self.worker.settings().config.keep_alive);
             self.is_cut = self.is_cut || !self.worker.shared.auth.is_still_valid(&self.identity);
             if self.is_cut {
                 break;

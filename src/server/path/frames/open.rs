@@ -37,7 +37,7 @@ pub async fn open(
     mut body: Incoming,
 ) -> Result<Reply, Fault> {
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    worker.shared.guard.check(&fields, authority)?;
+    worker.settings().guard.check(&fields, authority)?;
     let kind = PermitKind::EventStream;
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields, kind).await?;

@@ -95,7 +95,7 @@ impl FramedBody {
         session: Option<Arc<Session>>,
         permit: Permit,
     ) -> Self {
-        let config = &context.worker.shared.config;
+        let config = &context.worker.settings().config;
         let mut reader = MessageReader::new(context.outbox.form(), config.body_bytes_max);
         reader.push(first);
         let period = config.keep_alive.min(config.idle_timeout).min(config.body_timeout);
@@ -163,7 +163,7 @@ impl FramedBody {
 
     /// Checks timeouts, and keeps a silent stream alive.
     fn tick(&mut self, cx: &mut Context<'_>) {
-        let config = &self.context.worker.shared.config;
+        let config = &self.context.worker.settings().config;
         let now = Instant::now();
         let before =
             std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.context.outbox.count()));
@@ -230,7 +230,7 @@ impl FramedBody {
                     moved = true;
                 }
                 Ok(Some(StreamItem::TooLong)) => {
-                    self.intake.skip_oversized(self.context.worker.shared.config.body_bytes_max);
+                    self.intake.skip_oversized(self.context.worker.settings().config.body_bytes_max);
                     moved = true;
                 }
                 Ok(Some(StreamItem::Refused(refusal))) => {

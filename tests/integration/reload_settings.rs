@@ -1,0 +1,240 @@
+//! Settings that change while the gateway runs, by SIGHUP or because a file was changed.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::handover::demo;
+use crate::support::{
+    Client, Gateway, Load, LoadPlan, Peer, Request, Setup, Step, legacy, modern, modern_call, open_session,
+    until,
+};
+
+const DONE: &str = "configuration reloaded";
+const PATH: &str = "/mcp";
+
+fn setup(lines: &str) -> Setup {
+    Setup::new().server("demo", demo()).with(lines)
+}
+
+fn call() -> Request {
+    modern_call(PATH, "demo__echo", r#"{"text":"x"}"#)
+}
+
+/// Reloads with these lines, and checks what an observation gives before and after. Workers follow at once, but not
+/// before the reload is logged.
+#[track_caller]
+fn check<T: PartialEq + std::fmt::Debug>(
+    lines: &str,
+    observe: impl Fn(&Gateway) -> T,
+    (before, after): (T, T),
+) {
+    let server = demo();
+    let base = || Setup::new().server("demo", server);
+    let gateway = base().start();
+    assert_eq!(observe(&gateway), before, "before {lines}");
+    gateway.reload(&base().with(lines), DONE);
+    until(lines, || observe(&gateway) == after);
+    assert!(!gateway.log().contains("after a restart"), "{}", gateway.log());
+    gateway.reload(&base(), DONE);
+    until(lines, || observe(&gateway) == before);
+}
+
+fn status_of(request: Request) -> impl Fn(&Gateway) -> u16 {
+    move |gateway| Client::once(gateway.address, &request).status
+}
+
+#[test]
+fn limits_of_requests_change() {
+    let long = modern_call(PATH, "demo__echo", &format!(r#"{{"text":"{}"}}"#, "x".repeat(3000)));
+    check("[server]\nbody_bytes_max = \"1KiB\"", status_of(long), (200, 413));
+    check("[server]\nhosts = [\"a.example\"]", status_of(call().set("Host", "a.example")), (403, 200));
+    let foreign = call().with("Origin", "https://a.example");
+    check("[server]\norigins = [\"https://a.example\"]", status_of(foreign), (403, 200));
+    // An uncommon request, which hyper reads.
+    let mut many = call().path("/mcp?x");
+    for number in 0..40 {
+        many = many.with(&format!("X-Many-{number}"), "x");
+    }
+    check(
+        "[server]\nheader_count_max = 20",
+        move |gateway| status_of(many.clone())(gateway) == 431,
+        (false, true),
+    );
+}
+
+#[test]
+fn limits_of_connections_and_keys_change() {
+    let is_second_served = |gateway: &Gateway| {
+        let mut first = Client::connect(gateway.address);
+        if first.send(&call().bytes()) && first.outcome().is_some_and(|answered| answered.status == 200) {
+            let mut second = Client::connect(gateway.address);
+            return second.send(&call().bytes()) && second.outcome().is_some();
+        }
+        // The last connections are not closed yet.
+        true
+    };
+    check("[server]\nconnections_max = 1", is_second_served, (true, false));
+    let peer = Peer::script([]);
+    let base = || Setup::new().server("a", peer.address);
+    let gateway = base().start();
+    let second = |gateway: &Gateway| {
+        peer.push([vec![Step::Hold]]);
+        let so_far = peer.calls().len();
+        let mut held = Client::connect(gateway.address);
+        held.send(&modern_call("/servers/a/mcp", "echo", "{}").bytes());
+        peer.wait_calls(so_far + 1);
+        Client::once(gateway.address, &modern_call("/servers/a/mcp", "echo", "{}")).status
+    };
+    assert_eq!(second(&gateway), 200);
+    gateway.reload(&base().with("[limits]\nkey_in_flight_max = 1"), DONE);
+    assert_eq!(second(&gateway), 429);
+    gateway.reload(&base(), DONE);
+    until("the end of the held call", || {
+        status_of(modern_call("/servers/a/mcp", "echo", "{}"))(&gateway) == 200
+    });
+    assert_eq!(second(&gateway), 200);
+}
+
+#[test]
+fn timeouts_change_for_open_connections() {
+    let base = setup("");
+    let gateway = base.start();
+    let mut idle = Client::connect(gateway.address);
+    assert_eq!(idle.ask(&call()).status, 200);
+    gateway.reload(&base.clone().with("[server]\nidle_timeout = \"1s\""), DONE);
+    assert!(idle.is_closed());
+    let session = open_session(&gateway, PATH, None);
+    let mut stream = Client::connect(gateway.address);
+    let get = Request::new("GET", PATH).with("Accept", "text/event-stream");
+    stream.send(&get.with("Mcp-Session-Id", &*session).bytes());
+    assert_eq!(stream.head().status, 200);
+    assert!(stream.chunk().unwrap().is_some(), "the first comment");
+    gateway.reload(&base.clone().with("[server]\nkeep_alive = \"1s\""), DONE);
+    // The first one is due by the old period.
+    stream.stream().set_read_timeout(Some(Duration::from_secs(18))).unwrap();
+    assert!(stream.chunk().unwrap().is_some());
+    stream.stream().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert!(stream.chunk().unwrap().is_some(), "a comment by the new period");
+    // A session that is too old is unknown.
+    let ping = || status_of(legacy(PATH, &session, "1", "ping", ""))(&gateway);
+    assert_eq!(ping(), 200);
+    gateway.reload(&base.with("[session]\nlifetime = \"1m\""), DONE);
+    assert_eq!(ping(), 200);
+}
+
+#[test]
+fn lists_and_eras_change() {
+    let pages = |gateway: &Gateway| {
+        let listed = Client::once(gateway.address, &modern(PATH, "tools/list", "")).json();
+        listed["result"]["nextCursor"] != Value::Null
+    };
+    let server = demo();
+    let base = || Setup::new().server("demo", server);
+    let gateway = base().start();
+    assert!(!pages(&gateway));
+    // A list is made again when its servers change.
+    gateway.reload(&base().server("more", server).with("[catalog]\npage_items = 1"), DONE);
+    until("pages", || pages(&gateway));
+}
+
+#[test]
+fn the_log_filter_changes() {
+    let base = setup("");
+    let gateway = base.start();
+    let lines = "[log]\nfilter = \"warn\"\n[server]\nhosts = [\"a.example\"]";
+    fs::write(gateway.path().join("metamcp.toml"), base.clone().with(lines).toml()).unwrap();
+    gateway.signal("-HUP");
+    until("the reload", || status_of(call().set("Host", "a.example"))(&gateway) == 200);
+    assert!(!gateway.log().contains(DONE), "{}", gateway.log());
+    gateway.reload(&base, DONE);
+}
+
+#[test]
+fn token_lifetime_changes() {
+    let base = setup("").keys();
+    let gateway = base.start();
+    let lifetime = || {
+        let key = gateway.key.clone().unwrap();
+        let request = Request::post("/api/v1/auth/token", format!(r#"{{"api_key":"{key}"}}"#));
+        let answered = Client::once(gateway.address, &request);
+        assert_eq!(answered.status, 200, "{}", answered.text());
+        answered.json()["expires_in"].as_u64().unwrap()
+    };
+    assert_eq!(lifetime(), 900);
+    gateway.reload(&base.clone().with("[auth]\ntoken_lifetime = \"5m\""), DONE);
+    assert_eq!(lifetime(), 300);
+}
+
+#[test]
+fn changed_files_are_loaded() {
+    let server = demo();
+    let base = || Setup::new().server("demo", server).with("[server]\nwatch = true");
+    let gateway = base().start();
+    let path = gateway.path();
+    let good = fs::read_to_string(path.join("metamcp.toml")).unwrap();
+    let names = |gateway: &Gateway, name: &str| {
+        let listed = Client::once(gateway.address, &modern(PATH, "tools/list", "")).text();
+        listed.contains(&format!("{name}__echo"))
+    };
+    // A file that was not there.
+    let json = format!(r#"{{"mcpServers":{{"more":{{"url":"http://{server}/mcp"}}}}}}"#);
+    fs::write(path.join("mcp.json"), json).unwrap();
+    until("the new file", || names(&gateway, "more"));
+    fs::write(path.join("metamcp.toml"), format!("{good}\nserver.nonsense = 1")).unwrap();
+    gateway.wait_log("configuration not reloaded", 0);
+    assert!(names(&gateway, "demo") && names(&gateway, "more"));
+    // A file that vanishes, and one that is replaced.
+    fs::remove_file(path.join("mcp.json")).unwrap();
+    fs::write(path.join("next"), good.replace("[servers.demo]", "[servers.other]")).unwrap();
+    fs::rename(path.join("next"), path.join("metamcp.toml")).unwrap();
+    until("the replaced file", || names(&gateway, "other") && !names(&gateway, "more"));
+    // A mistake is said once, and not with every look at the file.
+    assert_eq!(gateway.log().matches("configuration not reloaded").count(), 1, "{}", gateway.log());
+    fs::write(path.join("metamcp.toml"), good.replace("watch = true", "watch = false")).unwrap();
+    until("the end of the watch", || names(&gateway, "demo"));
+    fs::write(path.join("metamcp.toml"), good.replace("[servers.demo]", "[servers.late]")).unwrap();
+    gateway.reload(&base(), DONE);
+    assert!(!gateway.log().contains("late"), "{}", gateway.log());
+}
+
+/// Many reloads that change everything that can change, while clients call: nothing fails.
+#[test]
+fn nothing_fails_while_settings_change() {
+    const RELOADS: usize = 40;
+    let server = demo();
+    let base = |round: usize| {
+        let lines = format!(
+            "[server]\nkeep_alive = \"{}s\"\nidle_timeout = \"{}s\"\nbody_bytes_max = \"{}KiB\"\nfast_lane = {}\n\
+             [limits]\nkey_in_flight_max = {}\n[catalog]\npage_items = {}\n[session]\nsessions_max = {}\n\
+             [bridge]\ndiscover = {}\n[log]\nfilter = \"{}\"",
+            1 + round % 2,
+            60 + round % 5,
+            64 + round % 7,
+            round.is_multiple_of(3),
+            100 + round % 3,
+            10 + round % 9,
+            1000 + round,
+            round.is_multiple_of(2),
+            ["info", "info,metamcp=debug"][round % 2],
+        );
+        Setup::new().server("demo", server).with(&lines)
+    };
+    let gateway = base(0).start();
+    let load = Load::start(LoadPlan {
+        address: gateway.address,
+        certificates: Vec::new(),
+        server: "demo".into(),
+        kept: 4,
+        fresh: 2,
+        streams: 6,
+        pace: (50, 50),
+    });
+    for round in 1..=RELOADS {
+        gateway.reload(&base(round), DONE);
+        load.wait_calls(10);
+    }
+    let report = load.stop();
+    assert_eq!(report.failures, [""; 0], "{report:?}");
+}
