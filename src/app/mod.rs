@@ -11,6 +11,7 @@ mod config_sync;
 mod control_plane;
 mod error;
 mod file_limit;
+mod file_watch;
 mod first_key;
 mod gateway;
 mod greeting;
