@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use metamcp_core::base::EndpointName;
 
 use crate::journal::JournalError;
-use crate::server::ListenError;
+use crate::server::{ListenError, TlsError};
 use metamcp_connect::ConnectError;
 use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{
@@ -48,6 +48,9 @@ pub enum AppError {
     /// A listening socket cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// SIGTERM or SIGINT arrived during startup.
     #[error("stopped by a signal before startup was complete")]
     Stopped,

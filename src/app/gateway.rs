@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::background::telemetry::{self, TelemetryDelivery};
-use super::background::{retention, tool_pins, trace_export, usage};
+use super::background::{retention, tls_files, tool_pins, trace_export, usage};
 use super::config_sync::{
     ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
@@ -28,7 +28,7 @@ use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
-use crate::server::{self, ListenTarget, SharedState, Workers};
+use crate::server::{self, ListenTarget, ServerTls, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
@@ -114,6 +114,7 @@ impl App {
         let shared = Arc::new(SharedState {
             guard: server::OriginGuard::new(&config.server),
             config: file_limit::fit_to_limit(&config, &door),
+            tls: config.server.tls.as_ref().map(ServerTls::load).transpose()?,
             auth: Arc::clone(&authenticator),
             topology: topology_receiver,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
@@ -140,6 +141,7 @@ impl App {
         let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
+        spawn_local(tls_files::follow(Arc::clone(&shared)));
         spawn_cleanup(&store, config.retention.clone());
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));

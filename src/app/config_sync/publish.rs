@@ -57,6 +57,11 @@ impl Publisher {
         Arc::clone(self.builder.current())
     }
 
+    /// Returns what the workers share.
+    pub fn shared(&self) -> &Arc<SharedState> {
+        &self.shared
+    }
+
     /// Serves these servers and endpoints from now on, and nothing else. Everything unchanged keeps its
     /// connections, calls in flight, streams, sessions and lists. Returns the topology once the workers serve
     /// it; what could not be served is in its `rejected` and in the log.

@@ -14,6 +14,7 @@ use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
+use crate::app::background::tls_files;
 use crate::topology::Topology;
 use metamcp_config::Config;
 use metamcp_config::server::ServingPolicy;
@@ -109,6 +110,7 @@ pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingStat
                     return;
                 }
                 if let Some(config) = reload(&triggers.load_config, &triggers.running) {
+                    tls_files::reload(publisher.shared(), config.server.tls.as_ref()).await;
                     state.files = FileConfig::from(&config);
                     state.merge_again();
                     let topology = state.publish(&mut publisher).await;

@@ -54,7 +54,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
     let differs = [
         ("server.host, server.port", was.listen != is.listen),
         ("server.workers", was.workers != is.workers),
-        ("server.tls", was.tls != is.tls),
+        ("server.tls", was.tls.is_some() != is.tls.is_some()),
         ("server.header_timeout", was.header_timeout != is.header_timeout),
         ("server.body_timeout", was.body_timeout != is.body_timeout),
         ("server.idle_timeout", was.idle_timeout != is.idle_timeout),

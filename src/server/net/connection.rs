@@ -11,12 +11,12 @@
 //! Does not know: the contents of requests and responses.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::fast_lane::{self, FastLaneExit};
@@ -27,6 +27,7 @@ use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::connection_slots::ConnectionSlot;
 use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::ResponseWriter;
+use crate::server::tls::TlsSettings;
 use crate::server::worker::Worker;
 use crate::server::worker::parking::{ParkedConnection, ParkedStream, WokenConnection};
 use metamcp_core::base::ShutdownPhase;
@@ -35,10 +36,10 @@ use metamcp_core::base::ShutdownPhase;
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a new connection.
-pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot, tls: Option<TlsAcceptor>) {
-    let socket = match (tls, socket) {
+pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot) {
+    let socket = match (&worker.shared.tls, socket) {
         // Boxed: a handshake takes ten times the memory of the connection afterwards.
-        (Some(acceptor), Socket::Tcp(tcp)) => match Box::pin(shake_hands(acceptor, tcp)).await {
+        (Some(tls), Socket::Tcp(tcp)) => match Box::pin(shake_hands(tls.current(), tcp)).await {
             Some(stream) => Socket::Tls(stream),
             None => return,
         },
@@ -68,8 +69,8 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     .await;
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
-    timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await.ok()?.ok().map(Box::new)
+async fn shake_hands(tls: Arc<TlsSettings>, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+    timeout(TLS_TIMEOUT, tls.acceptor.accept(tcp)).await.ok()?.ok().map(Box::new)
 }
 
 /// Serves a connection until it ends or is parked.

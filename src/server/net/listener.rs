@@ -18,7 +18,6 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 
 use super::accept::{Acceptor, ListeningSocket};
 use super::connection::{serve, serve_again};
@@ -26,7 +25,7 @@ use crate::runtime::await_socket_polls;
 use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
 use crate::server::worker::{SharedState, Worker};
-use metamcp_config::sections::{HttpConfig, TlsFiles};
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
 
 /// Connections that the kernel may queue per worker, for a burst of reconnecting clients. Linux' default
@@ -78,9 +77,6 @@ pub enum ListenError {
         "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
     )]
     Bind { address: SocketAddr, source: io::Error },
-    /// The certificate or its key cannot be used.
-    #[error("cannot use the TLS certificate: {0}")]
-    Tls(String),
     #[error(
         "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
     )]
@@ -93,7 +89,6 @@ pub enum ListenError {
 /// is `Abort`.
 pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
-    let tls = config.tls.as_ref().filter(|_| *door == ListenTarget::Public).map(acceptor).transpose()?;
     let (url, listeners) = match door {
         ListenTarget::Public => open(&config)?,
         ListenTarget::Private(path) => open_private(path, config.workers)
@@ -107,7 +102,6 @@ pub fn start(shared: &Arc<SharedState>, door: &ListenTarget) -> Result<Workers, 
         let seed = WorkerSeed {
             shared: Arc::clone(shared),
             listener,
-            tls: tls.clone(),
             connections: Arc::clone(&connections),
             number,
         };
@@ -192,7 +186,6 @@ impl Workers {
 struct WorkerSeed {
     shared: Arc<SharedState>,
     listener: ListeningSocket,
-    tls: Option<TlsAcceptor>,
     connections: Arc<CachePadded<AtomicUsize>>,
     number: usize,
 }
@@ -232,7 +225,7 @@ impl WorkerSeed {
                 socket = intake.next() => {
                     // Over the limit, new connections are closed at once, so that open ones are not affected.
                     if let Some(place) = places.acquire() {
-                        spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
+                        spawn_local(serve(Rc::clone(&worker), socket, place));
                     }
                 }
                 Ok(()) = worker.parking.wake(&mut woken) => {
@@ -294,34 +287,6 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         Ok(socket.into())
     };
     open().map_err(|source| ListenError::Bind { address, source })
-}
-
-/// Reads the certificate and the key, as a start does.
-pub fn check_tls(tls: &TlsFiles) -> Result<(), ListenError> {
-    acceptor(tls).map(drop)
-}
-
-fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let fail =
-        |path: &Path, error: &dyn std::fmt::Display| ListenError::Tls(format!("{}: {error}", path.display()));
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| fail(&tls.cert, &error))?;
-    if chain.is_empty() {
-        return Err(fail(&tls.cert, &"it has no certificate in PEM"));
-    }
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| fail(&tls.key, &error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fail(&tls.cert, &error))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| fail(&tls.cert, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

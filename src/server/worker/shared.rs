@@ -9,6 +9,7 @@ use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
 use crate::server::http1::control_plane::ControlService;
 use crate::server::http1::guard::OriginGuard;
+use crate::server::tls::ServerTls;
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
@@ -21,6 +22,8 @@ use metamcp_store::auth::Authenticator;
 /// path.
 pub struct SharedState {
     pub config: HttpConfig,
+    /// `None` serves without TLS.
+    pub tls: Option<ServerTls>,
     /// Checks Host and Origin.
     pub guard: OriginGuard,
     pub auth: Arc<Authenticator>,

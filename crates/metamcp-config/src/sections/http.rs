@@ -1,7 +1,7 @@
 //! `[server]`: where the gateway listens, and its limits for clients.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the gateway listens, and its limits for clients.
@@ -56,4 +56,11 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// PEM, PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// All files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&*self.cert, &*self.key].into_iter()
+    }
 }

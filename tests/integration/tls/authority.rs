@@ -1,0 +1,154 @@
+//! Certificates made for a test, and a client that trusts and presents them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::{PATIENCE, Request, convert, http2_connection};
+
+/// A certificate authority of a test.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub certificate: CertificateDer<'static>,
+    pub pem: String,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Clone)]
+pub struct Leaf {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let (der, pem) = (certificate.der().clone(), certificate.pem());
+        Self { issuer: Issuer::new(params, key), certificate: der, pem }
+    }
+
+    /// A certificate with these names.
+    pub fn issue(&self, params: &CertificateParams) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A certificate for a server of that name.
+    pub fn server(&self, name: &str) -> Leaf {
+        self.issue(&CertificateParams::new([name.to_owned()]).unwrap())
+    }
+}
+
+impl Leaf {
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// A client that trusts one authority, and may have a certificate of its own.
+#[derive(Clone)]
+pub struct TlsClient {
+    address: SocketAddr,
+    config: ClientConfig,
+}
+
+impl TlsClient {
+    pub fn new(address: SocketAddr, trusted: &Authority, own: Option<&Leaf>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            Some(own) => builder.with_client_auth_cert(vec![own.der()], own.key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        Self { address, config }
+    }
+
+    /// A new connection that offers one protocol.
+    pub async fn connect(&self, protocol: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = self.config.clone();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let tcp = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    }
+
+    /// The certificate that a new connection is shown.
+    pub async fn shown_certificate(&self) -> CertificateDer<'static> {
+        let stream = self.connect("http/1.1").await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    }
+
+    /// Sends a request over HTTP/1.1. The connection stays open as long as the sender.
+    pub async fn send(
+        &self,
+        request: &Request,
+    ) -> Option<(http1::SendRequest<Full<Bytes>>, http::Response<Incoming>)> {
+        let stream = self.connect("http/1.1").await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let response = send_on(&mut sender, request).await?;
+        Some((sender, response))
+    }
+
+    /// Sends a request on a connection of its own. `None` if the connection is refused.
+    pub async fn ask(&self, protocol: &str, request: &Request) -> Option<(u16, String)> {
+        if protocol == "http/1.1" {
+            let (_sender, response) = self.send(request).await?;
+            return Some(text(response).await);
+        }
+        let stream = self.connect(protocol).await.ok()?;
+        let mut sender = http2_connection(stream).await;
+        let body = Full::new(Bytes::from(request.body.clone()));
+        let response = sender.send_request(convert(request, "https://localhost", body)).await.ok()?;
+        Some(text(response).await)
+    }
+}
+
+/// Sends one more request on a connection.
+pub async fn send_on(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    request: &Request,
+) -> Option<http::Response<Incoming>> {
+    sender.ready().await.ok()?;
+    sender.send_request(convert(request, "", Full::new(Bytes::from(request.body.clone())))).await.ok()
+}
+
+/// The status and the whole body.
+pub async fn text(response: http::Response<Incoming>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+/// Runs the test's client; what does not end has failed.
+pub fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(PATIENCE, work).await.expect("the client waited in vain") })
+}
