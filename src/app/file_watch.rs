@@ -29,7 +29,7 @@ struct FileVersion {
     device: u64,
     inode: u64,
     bytes: u64,
-    /// Seconds and nanoseconds.
+    /// The time, in seconds and nanoseconds.
     modified: (i64, i64),
     /// Changes with the access mode too: a file that could not be read may be readable now.
     status_changed: (i64, i64),

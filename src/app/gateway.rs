@@ -141,8 +141,7 @@ impl App {
         let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
-        spawn_local(tls_files::follow(Arc::clone(&shared)));
-        spawn_cleanup(&store, config.retention.clone());
+        spawn_upkeep(&store, config.retention.clone(), &shared);
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_usage(outbox, store, workers_ended.subscribe());
@@ -227,7 +226,8 @@ fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> O
     }
 }
 
-fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
+fn spawn_upkeep(store: &Store, retention: RetentionPolicy, shared: &Arc<SharedState>) {
+    spawn_local(tls_files::follow(Arc::clone(shared)));
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
 }

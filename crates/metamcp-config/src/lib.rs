@@ -33,6 +33,7 @@ pub mod server;
 mod servers;
 pub mod strict_json;
 mod suggest;
+mod tls;
 mod endpoint_members;
 mod traces;
 

@@ -3,11 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::pem_files::{FilesDigest, PemFiles, unusable};
+use super::client_rules::apply_rules;
+use super::error::TlsError;
+use super::pem_files::{FilesDigest, PemFiles};
 use metamcp_config::sections::TlsFiles;
+use metamcp_store::auth::ClientCertificate;
 
 /// TLS towards clients, shared by all workers.
 pub struct ServerTls {
@@ -24,11 +29,6 @@ pub struct TlsSettings {
     files: TlsFiles,
     digest: FilesDigest,
 }
-
-/// The files cannot be used. The text names the file and says what is wrong with it.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the TLS certificate: {0}")]
-pub struct TlsError(String);
 
 /// What a reload has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,25 +83,32 @@ impl TlsSettings {
     fn new(contents: &PemFiles<'_>, files: &TlsFiles) -> Result<Self, TlsError> {
         let (chain, key) = (contents.chain()?, contents.key()?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = contents.client_verifier(&provider)?;
+        let asks_clients = verifier.is_some();
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&files.cert, &error))?
-            .with_no_client_auth()
+            .map_err(|error| TlsError::new(&files.cert, error))?
+            .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
             .with_single_cert(chain, key)
             .map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => {
-                    unusable(&files.key, &"the key does not belong to the certificate")
+                    TlsError::new(&files.key, "the key does not belong to the certificate")
                 }
-                error => unusable(&files.cert, &error),
+                error => TlsError::new(&files.cert, error),
             })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if asks_clients {
+            // A resumed session would not verify the certificate again, which may have expired since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         let digest = contents.digest();
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), files: files.clone(), digest })
     }
-}
 
-impl TlsError {
-    pub fn new(text: String) -> Self {
-        Self(text)
+    /// What the certificate of a client stands for, after its handshake. `None` if it has none, or no rule matches it.
+    pub fn identify_client(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<ClientCertificate> {
+        let (clients, certificate) = (self.files.clients.as_ref()?, chain?.first()?);
+        apply_rules(&clients.rules, certificate)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
@@ -49,6 +49,26 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A list of what it has revoked, in PEM: the certificate with this serial number.
+    pub fn revoke(&self, serial: u64) -> String {
+        let now = rcgen::date_time_ymd(2024, 1, 1);
+        let revoked = rcgen::RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: now,
+            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// A certificate for a server of that name.
@@ -105,39 +125,51 @@ impl TlsClient {
         stream.get_ref().1.peer_certificates().unwrap()[0].clone()
     }
 
-    /// Sends a request over HTTP/1.1. The connection stays open as long as the sender.
-    pub async fn send(
+    /// Opens a connection and sends a request. The connection stays open as long as its sender. `None` if it is refused.
+    pub async fn open(
         &self,
+        protocol: &str,
         request: &Request,
-    ) -> Option<(http1::SendRequest<Full<Bytes>>, http::Response<Incoming>)> {
-        let stream = self.connect("http/1.1").await.ok()?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-        tokio::spawn(connection);
-        let response = send_on(&mut sender, request).await?;
+    ) -> Option<(Sender, http::Response<Incoming>)> {
+        let stream = self.connect(protocol).await.ok()?;
+        let mut sender = if protocol == "h2" {
+            Sender::Http2(http2_connection(stream).await)
+        } else {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(connection);
+            Sender::Http1(sender)
+        };
+        let response = sender.ask_again(request).await?;
         Some((sender, response))
     }
 
     /// Sends a request on a connection of its own. `None` if the connection is refused.
     pub async fn ask(&self, protocol: &str, request: &Request) -> Option<(u16, String)> {
-        if protocol == "http/1.1" {
-            let (_sender, response) = self.send(request).await?;
-            return Some(text(response).await);
-        }
-        let stream = self.connect(protocol).await.ok()?;
-        let mut sender = http2_connection(stream).await;
-        let body = Full::new(Bytes::from(request.body.clone()));
-        let response = sender.send_request(convert(request, "https://localhost", body)).await.ok()?;
+        let (_sender, response) = self.open(protocol, request).await?;
         Some(text(response).await)
     }
 }
 
-/// Sends one more request on a connection.
-pub async fn send_on(
-    sender: &mut http1::SendRequest<Full<Bytes>>,
-    request: &Request,
-) -> Option<http::Response<Incoming>> {
-    sender.ready().await.ok()?;
-    sender.send_request(convert(request, "", Full::new(Bytes::from(request.body.clone())))).await.ok()
+/// The sending side of an open connection.
+pub enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Sender {
+    /// Sends one more request.
+    pub async fn ask_again(&mut self, request: &Request) -> Option<http::Response<Incoming>> {
+        let body = Full::new(Bytes::from(request.body.clone()));
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await.ok()?;
+                sender.send_request(convert(request, "", body)).await.ok()
+            }
+            Self::Http2(sender) => {
+                sender.send_request(convert(request, "https://localhost", body)).await.ok()
+            }
+        }
+    }
 }
 
 /// The status and the whole body.

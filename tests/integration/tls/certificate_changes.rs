@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 
-use super::authority::{Authority, Leaf, TlsClient, run, send_on, text};
+use super::authority::{Authority, Leaf, TlsClient, run, text};
 use crate::support::{Gate, Gateway, Peer, Setup, Step, chunk, events, modern_call, result, until};
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -45,16 +45,16 @@ fn check(replace: impl Fn(&Gateway, &Leaf)) {
     ]]);
     run(async {
         let call = modern_call(SINGLE, "echo", "{}");
-        let (_streaming, mut stream) = client.send(&call).await.unwrap();
+        let (_streaming, mut stream) = client.open("http/1.1", &call).await.unwrap();
         assert!(stream.frame().await.unwrap().is_ok(), "the event before");
-        let (mut sender, response) = client.send(&call).await.unwrap();
+        let (mut sender, response) = client.open("http/1.1", &call).await.unwrap();
         assert_eq!(text(response).await.0, 200);
         assert_eq!(client.shown_certificate().await, first.der());
         replace(&gateway, &second);
         while client.shown_certificate().await != second.der() {
             tokio::time::sleep(POLL).await;
         }
-        let response = send_on(&mut sender, &call).await.expect("the open connection goes on");
+        let response = sender.ask_again(&call).await.expect("the open connection goes on");
         assert_eq!(text(response).await.0, 200);
         gate.open();
         let (status, rest) = text(stream).await;
