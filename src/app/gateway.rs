@@ -133,7 +133,7 @@ impl App {
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
-        spawn_jobs(runner, catalog_inbox);
+        spawn_jobs((runner, catalog_inbox), &store, config.retention.clone(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
@@ -141,7 +141,6 @@ impl App {
         let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
-        spawn_upkeep(&store, config.retention.clone(), &shared);
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_usage(outbox, store, workers_ended.subscribe());
@@ -226,14 +225,17 @@ fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> O
     }
 }
 
-fn spawn_upkeep(store: &Store, retention: RetentionPolicy, shared: &Arc<SharedState>) {
+/// Runs what the control plane asks for, the fetching of lists, and the upkeep of the store and of certificates, until the
+/// program ends.
+fn spawn_jobs(
+    (runner, inbox): (AdminJobRunner, CatalogInbox),
+    store: &Store,
+    retention: RetentionPolicy,
+    shared: &Arc<SharedState>,
+) {
     spawn_local(tls_files::follow(Arc::clone(shared)));
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
-}
-
-/// Runs what the control plane asks for, and the fetching of lists, until the program ends.
-fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(runner.run());
     spawn_local(CatalogTask::new(inbox).run());
 }

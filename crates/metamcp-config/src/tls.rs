@@ -68,15 +68,14 @@ fn read_rule(rule: Section<'_>, report: &Diagnostics) -> Option<ClientRule> {
         FIELDS.into_iter().filter_map(|(key, field)| Some((field, rule.text(key)?))).collect();
     let (key, deny) = (rule.text("key"), rule.flag("deny"));
     rule.finish();
-    let name = match &names[..] {
-        [(field, written)] => pattern(*field, written, report).map(|pattern| (*field, pattern)),
-        _ => {
-            report.mistake(
-                &place,
-                "names no part of a certificate, or several; write one of common_name, dns, uri, email",
-            );
-            None
-        }
+    let name = if let [(field, written)] = &names[..] {
+        pattern(*field, written, report).map(|pattern| (*field, pattern))
+    } else {
+        report.mistake(
+            &place,
+            "names no part of a certificate, or several; write one of common_name, dns, uri, email",
+        );
+        None
     };
     let action = match (key, deny) {
         (Some(key), None) => {

@@ -25,8 +25,13 @@ pub struct PemFiles<'a> {
     files: &'a TlsFiles,
     cert: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
-    /// The authorities of clients, and what they have revoked.
-    clients: Option<(Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>)>,
+    clients: Option<ClientFiles>,
+}
+
+/// The authorities of clients, and what they have revoked.
+struct ClientFiles {
+    ca: Zeroizing<Vec<u8>>,
+    crl: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// Tells the contents of files apart.
@@ -36,7 +41,7 @@ pub struct FilesDigest([u8; 32]);
 impl<'a> PemFiles<'a> {
     pub fn read(files: &'a TlsFiles) -> Result<Self, TlsError> {
         let of_clients = |clients: &ClientCertificates| {
-            Ok((read(&clients.ca)?, clients.crl.as_deref().map(read).transpose()?))
+            Ok(ClientFiles { ca: read(&clients.ca)?, crl: clients.crl.as_deref().map(read).transpose()? })
         };
         let clients = files.clients.as_ref().map(of_clients).transpose()?;
         Ok(Self { files, cert: read(&files.cert)?, key: read(&files.key)?, clients })
@@ -44,7 +49,8 @@ impl<'a> PemFiles<'a> {
 
     pub fn digest(&self) -> FilesDigest {
         let mut digest = Sha256::new();
-        let clients = self.clients.iter().flat_map(|(ca, crl)| [Some(ca), crl.as_ref()]).flatten();
+        let clients =
+            self.clients.iter().flat_map(|clients| [Some(&clients.ca), clients.crl.as_ref()]).flatten();
         for content in [&self.cert, &self.key].into_iter().chain(clients) {
             digest.update(content.len().to_le_bytes());
             digest.update(content);
@@ -85,15 +91,15 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 /// Builds what verifies the certificates of clients.
 fn client_verifier(
     files: &ClientCertificates,
-    (ca, crl): &(Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>),
+    contents: &ClientFiles,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&files.ca, ca)? {
+    for certificate in certificates(&files.ca, &contents.ca)? {
         roots.add(certificate).map_err(|error| TlsError::new(&files.ca, error))?;
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    if let (Some(path), Some(crl)) = (&files.crl, crl) {
+    if let (Some(path), Some(crl)) = (&files.crl, &contents.crl) {
         let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(crl)
             .collect::<Result<_, _>>()
             .map_err(|error| TlsError::new(path, error))?;
