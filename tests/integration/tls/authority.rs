@@ -82,7 +82,7 @@ impl Leaf {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
     }
 
-    fn key(&self) -> PrivateKeyDer<'static> {
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
@@ -104,7 +104,7 @@ impl TlsClient {
             .unwrap()
             .with_root_certificates(roots);
         let config = match own {
-            Some(own) => builder.with_client_auth_cert(vec![own.der()], own.key()).unwrap(),
+            Some(own) => builder.with_client_auth_cert(vec![own.der()], own.private_key()).unwrap(),
             None => builder.with_no_client_auth(),
         };
         Self { address, config }
