@@ -894,6 +894,55 @@ fn every_key_is_documented() {
 }
 
 #[test]
+fn tls_towards_servers_is_read() {
+    let make = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let ((one, one_key), (_, other_key)) = (make("a"), make("b"));
+    let load = |text: &str| {
+        let files = [
+            ("a.pem", &*one),
+            ("a.key", &one_key),
+            ("b.key", &other_key),
+            ("bad.pem", "-----BEGIN"),
+            ("metamcp.toml", text),
+        ];
+        run("", &[], &files)
+    };
+    let at = |url: &str, lines: &str| load(&format!("[servers.a]\nurl = '{url}'\n{lines}"));
+    let check = |lines: &str, expected: &str| check_mistakes(at("https://a", lines), &[expected]);
+    check("ca = 'no.pem'", "metamcp.toml:3: servers.a.ca: ");
+    check("ca = 'a.key'", "servers.a.ca: has no certificate in PEM");
+    check("ca = 'bad.pem'", "servers.a.ca: ");
+    check("client_cert = 'a.pem'", "servers.a.client_cert: has no client_key");
+    check("client_key = 'a.key'", "servers.a.client_key: has no client_cert");
+    check("client_cert = 'a.pem'\nclient_key = 'a.pem'", "servers.a.client_key: has no private key in PEM");
+    check(
+        "client_cert = 'a.pem'\nclient_key = 'b.key'",
+        "servers.a.client_key: does not belong to the certificate",
+    );
+    check("server_name = 'a b'", "servers.a.server_name: is neither a host name nor an IP address");
+    for url in ["http://a", "unix:/a:/mcp"] {
+        check_mistakes(at(url, "ca = 'a.pem'"), &["servers.a.ca: is for a server with an https URL"]);
+    }
+    let program = load("[servers.a]\ncommand = 'a'\nserver_name = 'a'");
+    check_mistakes(program, &["servers.a.server_name: is for a server with an https URL"]);
+    check_mistakes(load("[backend]\nca = 'a.key'"), &["backend.ca: has no certificate in PEM"]);
+    // What a server does not say is taken from [backend], if it uses TLS.
+    let text = "[backend]\nca = 'a.pem'\nserver_name = 'shared'\n[servers.a]\nurl = 'https://a'\nserver_name = 'own'\n\
+                client_cert = 'a.pem'\nclient_key = 'a.key'\n[servers.b]\nurl = 'https://b'\n[servers.c]\nurl = 'http://c'";
+    let servers = load(text).unwrap().servers;
+    let name = |name: &str| rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let [a, b, c] = &servers[..] else { panic!("three servers") };
+    let (a, b) = (a.tls.as_deref().unwrap(), b.tls.as_deref().unwrap());
+    assert!(a.authorities.is_some() && a.client.is_some() && a.server_name == Some(name("own")));
+    assert!(b.authorities == a.authorities && b.client.is_none() && b.server_name == Some(name("shared")));
+    assert!(c.tls.is_none());
+    assert!(!format!("{a:?}").contains("BEGIN"));
+}
+
+#[test]
 fn client_certificates_are_read() {
     let text = "[server.tls]\ncert = 'metamcp.toml'\nkey = 'metamcp.toml'\nclient_ca = 'metamcp.toml'\n";
     let rules = "[[server.tls.clients]]\ncommon_name = 'Jane Doe'\nkey = 'AAAAAAAAAAAA'\n\
