@@ -10,12 +10,14 @@ use crate::journal::usage::WorkerCounters;
 use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
 use crate::telemetry::records::RequestRecorder;
-use metamcp_store::auth::Identity;
+use metamcp_store::auth::{ClientCertificate, Identity};
 use metamcp_store::store::{Audit, Role};
 
 /// An authenticated request with its body.
 pub(super) struct AuthenticatedRequest<'a> {
     pub(super) head: &'a Head,
+    /// What the certificate of the connection stands for.
+    pub(super) certificate: Option<ClientCertificate>,
     pub(super) body: Bytes,
     pub(super) parameters: Vec<String>,
     /// `None` on public routes.

@@ -4,11 +4,16 @@ use http::{HeaderMap, HeaderValue};
 
 use super::control_plane::ControlPlane;
 use metamcp_config::sections::AuthMode;
-use metamcp_store::auth::{AuthDenial, Credential, CredentialCheck, Identity};
+use metamcp_store::auth::{AuthDenial, ClientCertificate, Credential, CredentialCheck, Identity};
 
 impl ControlPlane {
-    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Identity, AuthDenial> {
-        match self.check_credential(headers)? {
+    /// Returns the identity of a request's own credential, or else of its connection's certificate.
+    pub(super) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<ClientCertificate>,
+    ) -> Result<Identity, AuthDenial> {
+        match self.check_credential(headers, certificate)? {
             CredentialCheck::Granted(identity) => Ok(identity),
             CredentialCheck::Denied(denied) => Err(denied),
             CredentialCheck::Undecided => match credential(headers)? {
@@ -19,11 +24,21 @@ impl ControlPlane {
     }
 
     /// Checks a credential without asking the store.
-    pub(super) fn check_credential(&self, headers: &HeaderMap) -> Result<CredentialCheck, AuthDenial> {
+    fn check_credential(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<ClientCertificate>,
+    ) -> Result<CredentialCheck, AuthDenial> {
         if self.parts.auth.mode() == AuthMode::Open {
             return Ok(CredentialCheck::Granted(self.parts.auth.anonymous_identity()));
         }
-        Ok(self.parts.auth.check(&credential(headers)?.ok_or(AuthDenial::Missing)?))
+        match (credential(headers)?, certificate) {
+            (Some(credential), _) => Ok(self.parts.auth.check(&credential)),
+            (None, Some(certificate)) => {
+                self.parts.auth.identify_certificate(certificate).map(CredentialCheck::Granted)
+            }
+            (None, None) => Err(AuthDenial::Missing),
+        }
     }
 
     pub(super) async fn verify(&self, credential: &Credential<'_>) -> Result<Identity, AuthDenial> {

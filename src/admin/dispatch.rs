@@ -18,12 +18,14 @@ use crate::limits::PermitKind;
 use crate::telemetry::metrics::MetricsWriter;
 use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::{BodyReader, MEMORY};
-use metamcp_store::auth::Identity;
+use metamcp_store::auth::{ClientCertificate, Identity};
 use metamcp_store::store::Role;
 
 /// A request whose head was received.
 pub struct ControlPlaneRequest<'a> {
     pub head: Head,
+    /// What the certificate of the connection stands for.
+    pub certificate: Option<ClientCertificate>,
     /// Reads the body, up to a limit.
     pub body: BodyReader<'a>,
     /// Where usage is counted, if it is.
@@ -64,11 +66,13 @@ impl ControlPlane {
         parameters: Vec<String>,
         asked: ControlPlaneRequest<'_>,
     ) -> Result<Response<ControlPlaneBody>, Problem> {
-        let ControlPlaneRequest { head, body, counters, metrics, records } = asked;
+        let ControlPlaneRequest { head, certificate, body, counters, metrics, records } = asked;
         let identity = match route.policy {
             RoutePolicy::Public => None,
             RoutePolicy::Admin if route.operation == Operation::Metrics && self.metrics_are_public() => None,
-            RoutePolicy::Client | RoutePolicy::Admin => Some(self.identify(&head.headers).await?),
+            RoutePolicy::Client | RoutePolicy::Admin => {
+                Some(self.identify(&head.headers, certificate).await?)
+            }
         };
         if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
             let detail = "this requires an administrator's key; create one with `keyadm keys create --admin`";
@@ -89,6 +93,7 @@ impl ControlPlane {
         };
         let call = AuthenticatedRequest {
             head: &head,
+            certificate,
             body,
             parameters,
             identity,
@@ -108,7 +113,7 @@ impl ControlPlane {
         let call = &owned;
         let answered = match operation {
             Operation::Health => Ok(Self::health()),
-            Operation::Ready => Ok(self.ready(call.headers()).await),
+            Operation::Ready => Ok(self.ready(call.headers(), call.certificate).await),
             Operation::Metrics => self.metrics(call.headers()).await,
             Operation::OpenApi => Ok(self.openapi()),
             Operation::SwaggerPage => Ok(swagger::page()),

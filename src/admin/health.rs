@@ -17,7 +17,7 @@ use crate::catalog::View;
 use crate::upstream::{Upstream, UpstreamId};
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::ShutdownPhase;
-use metamcp_store::auth::{self, AuthDenial, Credential, Identity, KeySource, Role};
+use metamcp_store::auth::{self, AuthDenial, ClientCertificate, Credential, Identity, KeySource, Role};
 
 /// The longest tool name that all known model APIs accept.
 const MODEL_API_NAME_BYTES_MAX: usize = 64;
@@ -53,14 +53,18 @@ impl ControlPlane {
 
     /// Responds with 200 until the gateway drains. Callers with a credential also see the state of the
     /// servers.
-    pub(super) async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
+    pub(super) async fn ready(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<ClientCertificate>,
+    ) -> Response<Bytes> {
         let draining = *self.parts.phase.borrow() >= ShutdownPhase::Unready;
         let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = self.parts.auth.health();
         let degraded = (!health.is_healthy()).then_some(true);
         let mut body =
             Ready { ready: !draining, degraded, store: None, servers: None, left_out: None, warnings: None };
-        if let Ok(identity) = self.identify(headers).await {
+        if let Ok(identity) = self.identify(headers, certificate).await {
             body.servers = Some(self.servers_behind(&identity));
             let is_admin = self.sees_reasons(&identity);
             body.store = degraded.map(|_| ready_store(&health, is_admin));

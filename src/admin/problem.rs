@@ -179,6 +179,9 @@ impl From<AuthDenial> for Problem {
         if matches!(denied, AuthDenial::Busy | AuthDenial::Unsigned) {
             return Self::unavailable(denied.to_string());
         }
+        if denied == AuthDenial::CertificateExcluded {
+            return Self::new(StatusCode::FORBIDDEN, denied.to_string());
+        }
         Self { more: ExtraHeader::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
     }
 }

@@ -18,10 +18,10 @@ impl ControlService for AdminControlPlane {
         &'a self,
         request: ControlRequest<'a>,
     ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
-        let ControlRequest { head, body, counters, metrics, records } = request;
+        let ControlRequest { head, certificate, body, counters, metrics, records } = request;
         Box::pin(async move {
-            let response =
-                self.0.respond(admin::ControlPlaneRequest { head, body, counters, metrics, records }).await;
+            let request = admin::ControlPlaneRequest { head, certificate, body, counters, metrics, records };
+            let response = self.0.respond(request).await;
             response.map(|body| match body {
                 admin::ControlPlaneBody::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
                 admin::ControlPlaneBody::Events(events) => ControlBody::Stream(events),

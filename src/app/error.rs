@@ -7,7 +7,7 @@ use metamcp_core::base::EndpointName;
 
 use super::handover::{InheritanceError, PassingError};
 use crate::journal::JournalError;
-use crate::server::ListenError;
+use crate::server::{ListenError, TlsError};
 use metamcp_connect::ConnectError;
 use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{
@@ -61,6 +61,9 @@ pub enum AppError {
         "auth.mode = \"none\" asks nobody for a key, but the inherited socket listens on {0}, which is not loopback; pass a loopback socket, or require keys"
     )]
     OpenSocket(SocketAddr),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// SIGTERM or SIGINT arrived during startup.
     #[error("stopped by a signal before startup was complete")]
     Stopped,

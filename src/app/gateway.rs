@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::background::telemetry::{self, TelemetryDelivery};
-use super::background::{retention, tool_pins, trace_export, usage};
+use super::background::{retention, tls_files, tool_pins, trace_export, usage};
 use super::config_sync::{
     ConfigLoader, LiveConfig, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
@@ -29,7 +29,7 @@ use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
-use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
+use crate::server::{self, ListenTarget, ListeningSockets, ServerTls, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
@@ -127,6 +127,7 @@ impl App {
         let changes = admin.topology_changes();
         let shared = Arc::new(SharedState {
             settings: live.http.subscribe(),
+            tls: config.server.tls.as_ref().map(ServerTls::load).transpose()?,
             auth: Arc::clone(&authenticator),
             topology: topology_receiver,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
@@ -145,12 +146,11 @@ impl App {
         let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
         let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
-        spawn_jobs(runner, catalog_inbox);
+        spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
         spawn_store_sync(&store, authenticator, catalog, keys_changed);
-        spawn_cleanup(&store, live.retention.subscribe());
         let (running, seen) = (config, store.watch());
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
@@ -267,13 +267,17 @@ fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> O
     }
 }
 
-fn spawn_cleanup(store: &Store, retention: watch::Receiver<RetentionPolicy>) {
+/// Runs what the control plane asks for, the fetching of lists, and the upkeep of the store and of certificates, until the
+/// program ends.
+fn spawn_jobs(
+    (runner, inbox): (AdminJobRunner, CatalogInbox),
+    store: &Store,
+    retention: watch::Receiver<RetentionPolicy>,
+    shared: &Arc<SharedState>,
+) {
+    spawn_local(tls_files::follow(Arc::clone(shared)));
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
-}
-
-/// Runs what the control plane asks for, and the fetching of lists, until the program ends.
-fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(runner.run());
     spawn_local(CatalogTask::new(inbox).run());
 }

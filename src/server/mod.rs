@@ -14,12 +14,14 @@ mod net;
 mod path;
 mod reply;
 mod streams;
+mod tls;
 mod worker;
 
 pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use http1::fuzz;
-pub use net::listener::{ListenError, ListenTarget, Workers, check_tls, start};
+pub use net::listener::{ListenError, ListenTarget, Workers, start};
 pub use net::listening_sockets::ListeningSockets;
 pub use reply::body::ResponseBody;
+pub use tls::{ReloadOutcome, ServerTls, TlsError};
 pub use worker::{HttpSettings, SharedState, Worker};

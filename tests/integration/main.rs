@@ -63,6 +63,7 @@ mod strict_http2;
 mod strict_upstream;
 mod task_server;
 mod tasks;
+mod tls;
 mod traces;
 mod transports;
 mod usage;

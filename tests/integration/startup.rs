@@ -51,7 +51,17 @@ const TLS: &str = "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n";
 #[test]
 fn what_cannot_start_does_not_pass_the_check() {
     let key = "x".repeat(40);
-    let rows: [(Texts<'_>, Texts<'_>, &str); 5] = [
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let with_clients = format!("{TLS}client_ca = 'ca.pem'\nclient_crl = 'crl.pem'\n");
+    let clients = |ca, crl| {
+        let pair = [("c.pem", &*certificate), ("k.pem", &*private)];
+        [("metamcp.toml", &*with_clients), pair[0], pair[1], ("ca.pem", ca), ("crl.pem", crl)]
+    };
+    let rows: [(Texts<'_>, Texts<'_>, &str); 8] = [
+        (&clients("garbage", "garbage"), &[], "ca.pem: it has no certificate in PEM"),
+        (&clients(CERTIFICATE, "garbage"), &[], "ca.pem: "),
+        (&clients(&certificate, "garbage"), &[], "crl.pem: it has no revocation list in PEM"),
         (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
         (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
         (&[], &[("ENCRYPTION_KEY", "hunter2")], "metamcp: ENCRYPTION_KEY version 1 is not 32 bytes"),

@@ -34,8 +34,10 @@ pub mod server;
 mod servers;
 pub mod strict_json;
 mod suggest;
+mod tls;
 mod endpoint_members;
 mod traces;
+mod upstream_tls;
 
 pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{ConnectConfig, load_connect};

@@ -67,6 +67,11 @@ impl SourceLocation {
         Self::file(&self.source, self.line, &key)
     }
 
+    /// The name of the value within its source.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     pub(super) fn on_line(self, line: usize) -> Self {
         Self { line: Some(line), ..self }
     }

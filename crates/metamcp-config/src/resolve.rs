@@ -16,15 +16,13 @@ use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
 use super::{
-    cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, records, servers, traces,
+    cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, records, servers, tls, traces,
 };
 use crate::sections::AuthMode;
 use crate::sections::MetricsAccess;
 use crate::sections::RetentionPolicy;
 use crate::sections::TraceConfig as Tracing;
-use crate::sections::{
-    BridgeConfig, CatalogConfig, HttpConfig, LimitsConfig, SessionConfig, StreamsConfig, TlsFiles,
-};
+use crate::sections::{BridgeConfig, CatalogConfig, HttpConfig, LimitsConfig, SessionConfig, StreamsConfig};
 use crate::server::ServingPolicy;
 
 /// Validates the raw configuration. Continues after every error and returns all of them.
@@ -161,7 +159,7 @@ fn server(
     let config = HttpConfig {
         listen,
         workers: workers(raw, &section, report),
-        tls: tls(&section, report),
+        tls: tls::read(&section, report),
         header_timeout: section.duration("header_timeout", d::HEADER_TIMEOUT),
         body_timeout: section.duration("body_timeout", d::BODY_TIMEOUT),
         idle_timeout: section.duration("idle_timeout", d::IDLE_TIMEOUT),
@@ -215,30 +213,6 @@ fn workers(raw: &Raw<'_>, section: &Section<'_>, report: &Diagnostics) -> usize 
         report.mistake(&SourceLocation::flag("--workers"), format!("is out of range; write {min} to {max}"));
     }
     workers
-}
-
-fn tls(section: &Section<'_>, report: &Diagnostics) -> Option<TlsFiles> {
-    let tls = section.child("tls");
-    let (cert, key) = (tls.text("cert"), tls.text("key"));
-    let (place, written) = (tls.place().clone(), tls.is_written());
-    tls.finish();
-    for file in [&cert, &key].into_iter().flatten() {
-        // The contents are checked when the files are loaded.
-        if let Err(error) = std::fs::File::open(beside(section, file.value)) {
-            report.mistake(&file.place, format!("cannot be read: {error}"));
-        }
-    }
-    match (cert, key) {
-        (Some(cert), Some(key)) => {
-            Some(TlsFiles { cert: beside(section, cert.value), key: beside(section, key.value) })
-        }
-        (None, None) if !written => None,
-        (cert, _) => {
-            let one = if cert.is_some() { "has no key" } else { "has no cert" };
-            report.mistake(&place, format!("{one}; write both, or leave out the table to speak plain HTTP"));
-            None
-        }
-    }
 }
 
 /// If the gateway itself is reachable from this machine only, servers on private addresses are allowed by
@@ -417,9 +391,4 @@ fn host_name(text: &str) -> Result<String, &'static str> {
 /// The cores available to this process (on Linux, including the limit of its cgroup).
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(d::WORKERS.max)
-}
-
-/// Resolves a path relative to the configuration file.
-fn beside(section: &Section<'_>, text: &str) -> PathBuf {
-    section.directory().unwrap_or(Path::new("")).join(text)
 }

@@ -102,6 +102,25 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// The tables of the list at `key`, written `[[key]]`.
+    pub fn tables(&self, key: &'static str) -> Vec<Self> {
+        let Some((value, place)) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.report.mistake(&place, format!("is {}; write tables: [[{}]]", kind(value), place.key()));
+            return Vec::new();
+        };
+        let table = |item: &'a Spanned<DeValue<'a>>| {
+            let place = self.place_of(key, item.span().start);
+            let table = item.get_ref().as_table();
+            if table.is_none() {
+                self.report.mistake(&place, format!("is {}; write a table: [[{}]]", kind(item), place.key()));
+            }
+            let (file, report, known) = (self.file, self.report, RefCell::default());
+            Some(Self { file, report, table: Some(table?), place, known })
+        };
+        items.iter().filter_map(table).collect()
+    }
+
     /// The strings of the table at `key`, in the order of the file.
     pub fn text_map(&self, key: &'static str) -> Vec<(&'a str, WithLocation<&'a str>)> {
         let child = self.child(key);

@@ -10,6 +10,7 @@ use super::mcp_json_entries::{self, Entry};
 use super::mistakes::{SourceLocation, WithLocation, printable, quote};
 use super::process;
 use super::section::Section;
+use super::upstream_tls;
 use crate::mcp_json::{EntryKind, HttpTransport, derive_server_name};
 use crate::server::MODERN_OVER_SSE;
 use crate::server::address;
@@ -40,6 +41,13 @@ struct Draft<'a> {
     transport: HttpTransport,
     program: Option<process::Draft<'a>>,
     settings: ServerSettings,
+    tls: upstream_tls::Draft,
+}
+
+/// What `[backend]` says of all servers.
+struct Shared {
+    settings: ServerSettings,
+    tls: upstream_tls::Draft,
 }
 
 /// Reads all servers: those of `metamcp.toml` first, each file in its own order.
@@ -48,14 +56,16 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     let settings = settings::DEFAULTS.override_from(&mut shared);
     note_few_connections(&settings, shared.place(), context);
     let env = shared.text_map("env");
+    let tls = upstream_tls::Draft::read(&shared, &upstream_tls::Draft::empty(), context.report);
     shared.finish();
     let inherited = process::inherited(&env, Context { workspace: None, ..context });
+    let shared = Shared { settings, tls };
     let mut servers = Servers { inherited, ..Servers::default() };
     for (name, section) in root.named("servers") {
-        servers.take_section(name, section, &settings, Context { workspace: None, ..context });
+        servers.take_section(name, section, &shared, Context { workspace: None, ..context });
     }
     for entry in entries {
-        servers.take_entry(entry, &settings, context);
+        servers.take_entry(entry, &shared, context);
     }
     servers
 }
@@ -82,7 +92,7 @@ impl Servers {
         &mut self,
         written: &str,
         mut section: Section<'_>,
-        shared: &ServerSettings,
+        shared: &Shared,
         context: Context<'_>,
     ) {
         let place = section.place().clone();
@@ -92,8 +102,9 @@ impl Servers {
         let transport = section.word("transport", &TRANSPORTS, HttpTransport::Unspecified);
         let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
-        let settings = shared.override_from(&mut section);
-        if program.is_none() && connections(&settings) != connections(shared) {
+        let tls = upstream_tls::Draft::read(&section, &shared.tls, context.report);
+        let settings = shared.settings.override_from(&mut section);
+        if program.is_none() && connections(&settings) != connections(&shared.settings) {
             note_few_connections(&settings, &place, context);
         }
         section.finish();
@@ -105,10 +116,10 @@ impl Servers {
         if disabled {
             return context.report.notice(&place, "skipped: it is disabled");
         }
-        self.add(Draft { name, place, url, headers, bearer, transport, program, settings }, context);
+        self.add(Draft { name, place, url, headers, bearer, transport, program, settings, tls }, context);
     }
 
-    fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &ServerSettings, context: Context<'_>) {
+    fn take_entry<'a>(&mut self, entry: &'a Entry, shared: &Shared, context: Context<'_>) {
         let report = context.report;
         if let EntryKind::Skip(why) = &entry.kind {
             self.known.entry(entry.name.clone()).or_insert(None);
@@ -160,8 +171,9 @@ impl Servers {
             EntryKind::Skip(_) => return,
         };
         let place = entry.place.clone();
-        let settings = *settings;
-        self.add(Draft { name, place, url, headers, bearer: None, transport, program, settings }, context);
+        let (settings, tls) = (shared.settings, shared.tls.inherited());
+        let draft = Draft { name, place, url, headers, bearer: None, transport, program, settings, tls };
+        self.add(draft, context);
     }
 
     fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
@@ -178,8 +190,13 @@ impl Servers {
         if let Some(address) = draft.address(&self.inherited, context) {
             let may_be_sse =
                 draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
+            let tls = draft.tls.resolve(&address).unwrap_or_else(|key| {
+                let text = "is for a server with an https URL, which this one has not; leave it out";
+                report.mistake(&draft.place.below(key), text);
+                None
+            });
             let server = ServerConfig::new(draft.name, address, headers, draft.settings);
-            self.ready.push(ServerConfig { may_be_sse, ..server });
+            self.ready.push(ServerConfig { may_be_sse, tls, ..server });
         }
     }
 }

@@ -11,11 +11,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::sections::AuthMode;
 use crate::sections::HttpConfig;
+use crate::sections::{CertificateField, ClientAction};
 use crate::sections::{EndpointMembers, NamePrefix};
 use crate::server::settings::{DEFAULTS, SETTINGS, SettingValues};
 use crate::server::{EraChoice, ServerAddress};
 use crate::server::{ProcessSettings, Program, Sharing};
-use metamcp_core::base::units;
+use metamcp_core::base::{KeyId, units};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -341,6 +342,26 @@ fn single_mistakes() {
     check(
         "server.tls = { cert = 'no.pem', key = 'metamcp.toml' }",
         "metamcp.toml:1: server.tls.cert: cannot be read",
+    );
+    // Every path of a file that is there.
+    let tls = |more: &str| format!("[server.tls]\ncert = 'metamcp.toml'\nkey = 'metamcp.toml'\n{more}");
+    let clients = |rule: &str| tls(&format!("client_ca = 'metamcp.toml'\n[[server.tls.clients]]\n{rule}"));
+    check(&tls("client_ca = 'no.pem'"), "metamcp.toml:4: server.tls.client_ca: cannot be read");
+    check(&tls("client_crl = 'metamcp.toml'"), "server.tls.client_crl: has no effect without client_ca");
+    check(&tls("client_auth = 'optional'"), "server.tls.client_auth: has no effect without client_ca");
+    check(&tls("clients = []"), "server.tls.clients: has no effect without client_ca");
+    check(&tls("client_ca = 'metamcp.toml'\nclient_auth = 'no'"), "write \"required\" or \"optional\"");
+    check(&tls("client_ca = 'metamcp.toml'\nclients = 1"), "write tables: [[server.tls.clients]]");
+    check(&tls("client_ca = 'metamcp.toml'\nclients = [1]"), "write a table: [[server.tls.clients]]");
+    check(&clients("deny = true"), "names no part of a certificate, or several");
+    check(&clients("dns = 'a'\nuri = 'b'\ndeny = true"), "names no part of a certificate, or several");
+    check(&clients("dns = 'a'"), "metamcp.toml:5: server.tls.clients: says nothing, or two things");
+    check(&clients("dns = 'a'\nkey = 'AAAAAAAAAAAA'\ndeny = true"), "says nothing, or two things");
+    check(&clients("dns = 'a'\nkey = 'mcp_x'"), "server.tls.clients.key: is not the id of an API key");
+    check(&clients("dns = 'a b'\ndeny = true"), "server.tls.clients.dns: is not a pattern");
+    check(
+        &clients("subject = 'a'\ndns = 'a'\ndeny = true"),
+        "known here: common_name, deny, dns, email, key, uri",
     );
     check("session.lifetime = '1m'\nsession.idle_timeout = '2m'", "is longer than session.lifetime");
     check("session.resume_stream_bytes_max = '128MiB'", "is more than session.resume_bytes_max");
@@ -870,6 +891,74 @@ fn every_key_is_documented() {
             assert!(forms.iter().any(|form| documented.contains(form)), "{section}{key}");
         }
     }
+}
+
+#[test]
+fn tls_towards_servers_is_read() {
+    let make = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let ((one, one_key), (_, other_key)) = (make("a"), make("b"));
+    let load = |text: &str| {
+        let files = [
+            ("a.pem", &*one),
+            ("a.key", &one_key),
+            ("b.key", &other_key),
+            ("bad.pem", "-----BEGIN"),
+            ("metamcp.toml", text),
+        ];
+        run("", &[], &files)
+    };
+    let at = |url: &str, lines: &str| load(&format!("[servers.a]\nurl = '{url}'\n{lines}"));
+    let check = |lines: &str, expected: &str| check_mistakes(at("https://a", lines), &[expected]);
+    check("ca = 'no.pem'", "metamcp.toml:3: servers.a.ca: ");
+    check("ca = 'a.key'", "servers.a.ca: has no certificate in PEM");
+    check("ca = 'bad.pem'", "servers.a.ca: ");
+    check("client_cert = 'a.pem'", "servers.a.client_cert: has no client_key");
+    check("client_key = 'a.key'", "servers.a.client_key: has no client_cert");
+    check("client_cert = 'a.pem'\nclient_key = 'a.pem'", "servers.a.client_key: has no private key in PEM");
+    check(
+        "client_cert = 'a.pem'\nclient_key = 'b.key'",
+        "servers.a.client_key: does not belong to the certificate",
+    );
+    check("server_name = 'a b'", "servers.a.server_name: is neither a host name nor an IP address");
+    for url in ["http://a", "unix:/a:/mcp"] {
+        check_mistakes(at(url, "ca = 'a.pem'"), &["servers.a.ca: is for a server with an https URL"]);
+    }
+    let program = load("[servers.a]\ncommand = 'a'\nserver_name = 'a'");
+    check_mistakes(program, &["servers.a.server_name: is for a server with an https URL"]);
+    check_mistakes(load("[backend]\nca = 'a.key'"), &["backend.ca: has no certificate in PEM"]);
+    // What a server does not say is taken from [backend], if it uses TLS.
+    let text = "[backend]\nca = 'a.pem'\nserver_name = 'shared'\n[servers.a]\nurl = 'https://a'\nserver_name = 'own'\n\
+                client_cert = 'a.pem'\nclient_key = 'a.key'\n[servers.b]\nurl = 'https://b'\n[servers.c]\nurl = 'http://c'";
+    let servers = load(text).unwrap().servers;
+    let name = |name: &str| rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let [a, b, c] = &servers[..] else { panic!("three servers") };
+    let (a, b) = (a.tls.as_deref().unwrap(), b.tls.as_deref().unwrap());
+    assert!(a.authorities.is_some() && a.client.is_some() && a.server_name == Some(name("own")));
+    assert!(b.authorities == a.authorities && b.client.is_none() && b.server_name == Some(name("shared")));
+    assert!(c.tls.is_none());
+    assert!(!format!("{a:?}").contains("BEGIN"));
+}
+
+#[test]
+fn client_certificates_are_read() {
+    let text = "[server.tls]\ncert = 'metamcp.toml'\nkey = 'metamcp.toml'\nclient_ca = 'metamcp.toml'\n";
+    let rules = "[[server.tls.clients]]\ncommon_name = 'Jane Doe'\nkey = 'AAAAAAAAAAAA'\n\
+                 [[server.tls.clients]]\ndns = 'A.example'\ndeny = true";
+    let clients = |text: &str| toml(text).unwrap().server.tls.unwrap().clients.unwrap();
+    let found = clients(&format!("{text}{rules}"));
+    assert!(found.is_required && found.crl.is_none());
+    let rules: Vec<_> =
+        found.rules.iter().map(|rule| (rule.field, rule.pattern.as_str(), rule.action)).collect();
+    let jane = KeyId::parse("AAAAAAAAAAAA").unwrap();
+    let expected = [
+        (CertificateField::CommonName, "Jane Doe", ClientAction::UseKey(jane)),
+        (CertificateField::Dns, "a.example", ClientAction::Deny),
+    ];
+    assert_eq!(rules, expected);
+    assert!(!clients(&format!("{text}client_auth = 'optional'")).is_required);
 }
 
 #[test]

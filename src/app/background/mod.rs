@@ -5,6 +5,7 @@ mod call_records;
 mod collector;
 pub mod retention;
 pub mod telemetry;
+pub mod tls_files;
 pub mod tool_pins;
 pub mod trace_export;
 pub mod usage;

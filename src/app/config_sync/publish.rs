@@ -53,13 +53,14 @@ impl Publisher {
         Self { builder, topology, shared, terminator, pools }
     }
 
-    pub fn shared(&self) -> &SharedState {
-        &self.shared
-    }
-
     /// Returns the topology that is served.
     pub fn current(&self) -> Arc<Topology> {
         Arc::clone(self.builder.current())
+    }
+
+    /// Returns what the workers share.
+    pub fn shared(&self) -> &Arc<SharedState> {
+        &self.shared
     }
 
     /// Serves these servers and endpoints from now on, and nothing else. Everything unchanged keeps its

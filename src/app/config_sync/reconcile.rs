@@ -16,6 +16,7 @@ use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
+use crate::app::background::tls_files;
 use crate::app::file_watch::FileWatch;
 use crate::app::handover::ServiceManager;
 use crate::topology::Topology;
@@ -112,6 +113,7 @@ impl ServingState {
         let loaded = reload(&triggers.load_config, &triggers.running);
         if let Some(config) = &loaded {
             triggers.live.apply(publisher.shared(), config, &triggers.running);
+            tls_files::reload(publisher.shared(), config.server.tls.as_ref()).await;
             self.files = FileConfig::from(config);
             self.merge_again();
             let topology = self.publish(publisher).await;

@@ -54,7 +54,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
     let differs = [
         ("server.host, server.port", was.listen != is.listen),
         ("server.workers", was.workers != is.workers),
-        ("server.tls", was.tls != is.tls),
+        ("server.tls", was.tls.is_some() != is.tls.is_some()),
         ("session.resume", running.session.streams.is_some() != loaded.session.streams.is_some()),
         ("session.resume_bytes_max", resume_bytes(running) != resume_bytes(loaded)),
         ("auth.mode", running.auth_mode != loaded.auth_mode),

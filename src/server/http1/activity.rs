@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 use super::cached_credential::CachedCredential;
 use crate::telemetry::metrics::ConnectionCounts;
 use metamcp_config::sections::HttpConfig;
+use metamcp_store::auth::ClientCertificate;
 
 /// The state of one connection, as its task, its socket and its requests report it.
 pub struct ConnectionActivity {
@@ -42,6 +43,8 @@ pub struct ConnectionActivity {
     pub host: RefCell<Vec<u8>>,
     /// The credential of the last request.
     pub credential: RefCell<Option<CachedCredential>>,
+    /// What the client's certificate stands for. Set once, after the handshake.
+    pub certificate: Cell<Option<ClientCertificate>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -87,6 +90,7 @@ impl ConnectionActivity {
             unwritten: Cell::new(false),
             host: RefCell::default(),
             credential: RefCell::new(None),
+            certificate: Cell::new(None),
             waker: RefCell::new(None),
         })
     }

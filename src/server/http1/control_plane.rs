@@ -15,6 +15,7 @@ use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
 use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::BodyReader;
+use metamcp_store::auth::ClientCertificate;
 
 /// Serves every path that is not an MCP endpoint. This is all that the data plane knows of it.
 pub trait ControlService: Send + Sync {
@@ -31,6 +32,8 @@ pub trait ControlService: Send + Sync {
 /// A request whose head was received.
 pub struct ControlRequest<'a> {
     pub head: Parts,
+    /// What the certificate of the connection stands for.
+    pub certificate: Option<ClientCertificate>,
     pub body: BodyReader<'a>,
     /// The worker's usage counters, if usage is recorded.
     pub counters: Option<&'a WorkerCounters>,

@@ -11,12 +11,12 @@
 //! Does not know: the contents of requests and responses.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::fast_lane::{self, FastLaneExit};
@@ -27,30 +27,30 @@ use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::connection_slots::ConnectionSlot;
 use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::ResponseWriter;
+use crate::server::tls::TlsSettings;
 use crate::server::worker::Worker;
 use crate::server::worker::parking::{ParkedConnection, ParkedStream, WokenConnection};
 use metamcp_core::base::ShutdownPhase;
+use metamcp_store::auth::ClientCertificate;
 
 /// A TLS handshake takes two round trips. A client that takes longer than this has stalled.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a new connection.
-pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot, tls: Option<TlsAcceptor>) {
-    let socket = match (tls, socket) {
+pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot) {
+    let (socket, certificate) = match (&worker.shared.tls, socket) {
         // Boxed: a handshake takes ten times the memory of the connection afterwards.
-        (Some(acceptor), Socket::Tcp(tcp)) => match Box::pin(shake_hands(acceptor, tcp)).await {
-            Some(stream) => Socket::Tls(stream),
+        (Some(tls), Socket::Tcp(tcp)) => match Box::pin(shake_hands(tls.current(), tcp)).await {
+            Some((stream, certificate)) => (Socket::Tls(stream), certificate),
             None => return,
         },
-        (_, plain) => plain,
+        (_, plain) => (plain, None),
     };
-    run_connection(
-        worker,
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false },
-        place,
-        None,
-    )
-    .await;
+    let activity = ConnectionActivity::new();
+    activity.certificate.set(certificate);
+    let link =
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false };
+    run_connection(worker, activity, link, place, None).await;
 }
 
 /// Serves a connection that was parked.
@@ -59,27 +59,30 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     let ParkedConnection { socket, slot: place, protocol: speaks, .. } = woken.parked;
     // A socket that cannot be registered is closed.
     let Some(socket) = Socket::from_std(socket) else { return };
-    run_connection(
-        worker,
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks, is_pipelined: false },
-        place,
-        writing,
-    )
-    .await;
+    // Without a certificate: connections over TLS are not parked.
+    let link =
+        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks, is_pipelined: false };
+    run_connection(worker, ConnectionActivity::new(), link, place, writing).await;
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
-    timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await.ok()?.ok().map(Box::new)
+/// Returns the stream, and what the certificate of the client stands for.
+async fn shake_hands(
+    tls: Arc<TlsSettings>,
+    tcp: TcpStream,
+) -> Option<(Box<TlsStream<TcpStream>>, Option<ClientCertificate>)> {
+    let stream = timeout(TLS_TIMEOUT, tls.acceptor.accept(tcp)).await.ok()?.ok()?;
+    let certificate = tls.identify_client(stream.get_ref().1.peer_certificates());
+    Some((Box::new(stream), certificate))
 }
 
 /// Serves a connection until it ends or is parked.
 async fn run_connection(
     worker: Rc<Worker>,
+    activity: Rc<ConnectionActivity>,
     mut link: ConnectionHandover,
     place: ConnectionSlot,
     stream: Option<ResponseWriter>,
 ) {
-    let activity = ConnectionActivity::new();
     let watched = worker.connections.register(&activity);
     if *worker.shared.phase.borrow() >= ShutdownPhase::Drain {
         // The order to drain was given before this connection existed. Follow it after the runtime has

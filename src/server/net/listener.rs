@@ -16,7 +16,6 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 
 pub use super::listen_error::ListenError;
 
@@ -28,7 +27,7 @@ use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
 use crate::server::http1::socket::Socket;
 use crate::server::worker::{SharedState, Worker};
-use metamcp_config::sections::{HttpConfig, TlsFiles};
+use metamcp_config::sections::HttpConfig;
 use metamcp_core::base::ShutdownPhase;
 
 /// How long the last events of streams may take to be written when streams are aborted.
@@ -77,7 +76,6 @@ pub fn start(
     inherited: Option<ListeningSockets>,
 ) -> Result<Workers, ListenError> {
     let config = shared.settings.borrow().config.clone();
-    let tls = config.tls.as_ref().filter(|_| *door == ListenTarget::Public).map(acceptor).transpose()?;
     let (url, listeners, sockets) = match door {
         ListenTarget::Public => open(&config, inherited)?,
         ListenTarget::Private(path) => {
@@ -94,7 +92,6 @@ pub fn start(
         let seed = WorkerSeed {
             shared: Arc::clone(shared),
             listeners,
-            tls: tls.clone(),
             connections: Arc::clone(&connections),
             number,
         };
@@ -175,7 +172,6 @@ impl Workers {
 struct WorkerSeed {
     shared: Arc<SharedState>,
     listeners: Vec<ListeningSocket>,
-    tls: Option<TlsAcceptor>,
     connections: Arc<CachePadded<AtomicUsize>>,
     number: usize,
 }
@@ -215,7 +211,7 @@ impl WorkerSeed {
                 socket = accept_from(&mut intake) => {
                     // Over the limit, new connections are closed at once, so that open ones are not affected.
                     if let Some(place) = places.acquire(worker.settings().config.connections_max) {
-                        spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
+                        spawn_local(serve(Rc::clone(&worker), socket, place));
                     }
                 }
                 Ok(()) = worker.parking.wake(&mut woken) => {
@@ -262,34 +258,6 @@ async fn accept_from(intake: &mut Option<Acceptor>) -> Socket {
 fn fail_to_start(started: &mpsc::Sender<io::Result<()>>, error: io::Error) -> WorkerEnd {
     drop(started.send(Err(error)));
     WorkerEnd::Ordered
-}
-
-/// Reads the certificate and the key, as a start does.
-pub fn check_tls(tls: &TlsFiles) -> Result<(), ListenError> {
-    acceptor(tls).map(drop)
-}
-
-fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let fail =
-        |path: &Path, error: &dyn std::fmt::Display| ListenError::Tls(format!("{}: {error}", path.display()));
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| fail(&tls.cert, &error))?;
-    if chain.is_empty() {
-        return Err(fail(&tls.cert, &"it has no certificate in PEM"));
-    }
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| fail(&tls.key, &error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fail(&tls.cert, &error))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| fail(&tls.cert, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::server::mcp::call::{self, Call};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::event_stream;
+use crate::server::worker::credential_cache::CredentialCache;
 use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::LabelId;
 use crate::telemetry::records::RequestRecorder;
@@ -54,6 +55,7 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.settings().guard.check(&fields, authority.as_ref().map(Authority::as_str));
+    let guarded = guarded.and_then(|()| CredentialCache::check_certificate(activity));
     let answered = match (guarded, reference_of(&head.method, head.uri.path())) {
         (Err(fault), _) => Err(fault),
         (Ok(()), _) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
@@ -65,7 +67,7 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
             Err(admitted
                 .map_or_else(|fault| fault, |_| reply::no_such_endpoint(mode, &reference.display_name())))
         }
-        (Ok(()), None) => Ok(ask_control_plane(worker, head, &fields, body).await),
+        (Ok(()), None) => Ok(ask_control_plane(worker, activity, (head, &fields), body).await),
     };
     conclude(&worker.metering, answered, None, worker.settings().guard.allowed_origin(&fields))
 }
@@ -164,7 +166,12 @@ fn not_allowed(text: &'static str) -> Fault {
 }
 
 /// Answers every path that is not an MCP endpoint.
-async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut body: Incoming) -> Reply {
+async fn ask_control_plane(
+    worker: &Worker,
+    activity: &ConnectionActivity,
+    (head, fields): (Parts, &Fields),
+    mut body: Incoming,
+) -> Reply {
     let config = &worker.settings().config;
     let take: BodyReader<'_> = Box::new(move |bytes_max| {
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
@@ -175,7 +182,8 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
         let request_id = worker.metering.next_request_id();
         RequestRecorder { recorder, request_id }
     });
-    let request = ControlRequest { head, body: take, counters, metrics, records };
+    let certificate = activity.certificate.get();
+    let request = ControlRequest { head, certificate, body: take, counters, metrics, records };
     let (head, body) = worker.shared.control_plane.answer(request).await.into_parts();
     Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }

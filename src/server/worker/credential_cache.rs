@@ -16,7 +16,9 @@ use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::{Fault, FaultKind, KeyId};
-use metamcp_store::auth::{AuthDenial, Authenticator, Credential, CredentialCheck, Identity};
+use metamcp_store::auth::{
+    AuthDenial, Authenticator, ClientCertificate, Credential, CredentialCheck, Identity,
+};
 
 /// Authenticates the clients of one worker. The result for a credential is cached on its connection.
 pub struct CredentialCache {
@@ -34,15 +36,22 @@ impl CredentialCache {
     }
 
     /// Resolves the identity of a request. No await and no lock in the common case.
-    async fn identify(&self, fields: &Fields) -> Result<Identity, Fault> {
+    async fn identify(
+        &self,
+        fields: &Fields,
+        certificate: Option<ClientCertificate>,
+    ) -> Result<Identity, Fault> {
         let auth = &self.auth;
         if auth.mode() == AuthMode::Open {
             return Ok(auth.anonymous_identity());
         }
         let (authorization, x_api_key) = (fields.get(Field::Authorization), fields.get(Field::XApiKey));
-        let credential = Credential::from_headers(authorization, x_api_key)
-            .map_err(denied)?
-            .ok_or_else(|| denied(AuthDenial::Missing))?;
+        let credential = match (Credential::from_headers(authorization, x_api_key), certificate) {
+            (Ok(Some(credential)), _) => credential,
+            (Ok(None), Some(certificate)) => return auth.identify_certificate(certificate).map_err(denied),
+            (Ok(None), None) => return Err(denied(AuthDenial::Missing)),
+            (Err(reason), _) => return Err(denied(reason)),
+        };
         match auth.check(&credential) {
             CredentialCheck::Granted(identity) => Ok(identity),
             CredentialCheck::Denied(reason) => Err(denied(reason)),
@@ -62,13 +71,16 @@ impl CredentialCache {
         fields: &Fields,
         kind: PermitKind,
     ) -> Result<(Identity, Permit), Fault> {
+        Self::check_certificate(activity)?;
         if fields.is_doubled(Field::Authorization) || fields.is_doubled(Field::XApiKey) {
             // A proxy in front may have checked the other one.
             return Err(denied(AuthDenial::Invalid));
         }
         let value = fields.get(Field::Authorization).unwrap_or_default();
-        // Only a credential from `Authorization` alone is cached.
-        let other = fields.has(Field::XApiKey) || value.is_empty();
+        let certificate = activity.certificate.get();
+        // Only a credential from `Authorization` alone is cached, and the certificate of the connection: as an empty value.
+        let is_bare = certificate.is_some() && !fields.has(Field::Authorization);
+        let other = fields.has(Field::XApiKey) || (value.is_empty() && !is_bare);
         let known = activity
             .credential
             .borrow()
@@ -81,7 +93,7 @@ impl CredentialCache {
         }
         // Take the epoch before authenticating, so that a change meanwhile invalidates the result.
         let epoch = clock.credential_epoch();
-        let identity = self.identify(fields).await?;
+        let identity = self.identify(fields, certificate).await?;
         let usage = self.usage(&identity);
         *activity.credential.borrow_mut() = (!other).then(|| CachedCredential {
             value: Zeroizing::new(value.to_vec()),
@@ -91,6 +103,14 @@ impl CredentialCache {
         });
         let permit = usage.admit(&identity, kind).map_err(refused)?;
         Ok((identity, permit))
+    }
+
+    /// Refuses a request on a connection whose certificate is excluded, whatever its credential.
+    pub fn check_certificate(activity: &ConnectionActivity) -> Result<(), Fault> {
+        match activity.certificate.get() {
+            Some(ClientCertificate::Deny) => Err(denied(AuthDenial::CertificateExcluded)),
+            Some(ClientCertificate::Key { .. }) | None => Ok(()),
+        }
     }
 
     /// Admits one more request for an identity: for batches.
@@ -121,10 +141,10 @@ pub fn refused(refusal: AdmissionError) -> Fault {
 
 #[cold]
 fn denied(reason: AuthDenial) -> Fault {
-    let kind = if matches!(reason, AuthDenial::Busy | AuthDenial::Unsigned) {
-        FaultKind::Overloaded
-    } else {
-        FaultKind::Unauthenticated
+    let kind = match reason {
+        AuthDenial::Busy | AuthDenial::Unsigned => FaultKind::Overloaded,
+        AuthDenial::CertificateExcluded => FaultKind::Forbidden,
+        _ => FaultKind::Unauthenticated,
     };
     Fault::client(kind, reason.to_string())
 }

@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
 use crate::server::http1::control_plane::ControlService;
+use crate::server::tls::ServerTls;
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
@@ -21,6 +22,8 @@ use metamcp_store::auth::Authenticator;
 pub struct SharedState {
     /// The settings of `[server]`. Each worker follows them.
     pub settings: watch::Receiver<Arc<HttpSettings>>,
+    /// `None` serves without TLS.
+    pub tls: Option<ServerTls>,
     pub auth: Arc<Authenticator>,
     /// The current topology. Each worker follows it with pools of its own.
     pub topology: watch::Receiver<Arc<Topology>>,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -43,6 +44,7 @@ pub struct Setup {
     servers: String,
     more: String,
     files: Vec<(String, String)>,
+    links: Vec<(String, String)>,
     launch: Launch,
 }
 
@@ -108,6 +110,13 @@ impl Setup {
         self
     }
 
+    /// A symbolic link beside the configuration.
+    #[must_use]
+    pub fn link(mut self, name: &str, target: &str) -> Self {
+        self.links.push((name.into(), target.into()));
+        self
+    }
+
     /// Everybody is asked for a key.
     #[must_use]
     pub fn keys(mut self) -> Self {
@@ -163,6 +172,9 @@ impl Setup {
             let path = dir.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
+        }
+        for (name, target) in &self.links {
+            symlink(target, dir.join(name)).unwrap();
         }
         Dir(Some(dir))
     }

@@ -1,8 +1,9 @@
 //! `[server]`: where the gateway listens, and its limits for clients.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
+
+use super::tls::TlsFiles;
 
 /// Where the gateway listens, and its limits for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Worker threads, one per core by default.
     pub workers: usize,
-    /// The certificate chain and key (PEM). `None` serves plain HTTP.
+    /// The certificate, and those of clients. `None` serves plain HTTP.
     pub tls: Option<TlsFiles>,
     /// Timeout from the first byte of a request to the end of its head.
     pub header_timeout: Duration,
@@ -51,13 +52,4 @@ impl HttpConfig {
     pub fn is_loopback(&self) -> bool {
         self.listen.ip().is_loopback()
     }
-}
-
-/// The files of the TLS certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// PEM, leaf certificate first.
-    pub cert: PathBuf,
-    /// PEM, PKCS#8, PKCS#1 or SEC1.
-    pub key: PathBuf,
 }

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
@@ -6,6 +7,7 @@ use metamcp_core::base::ServerName;
 
 use super::program::Program;
 use super::settings::{EraChoice, ServerSettings};
+use super::tls::UpstreamTls;
 
 /// The configuration of one MCP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct ServerConfig {
     pub private_addresses: bool,
     /// Replaces `name` as the prefix of tools and prompts, on endpoints that prefix them.
     pub alias: Option<ServerName>,
+    /// How TLS differs from the usual. Only for an `https` URL in the files of this machine.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 /// Where an MCP server is, which also says how it is spoken to.
@@ -63,6 +67,7 @@ impl ServerConfig {
             // The author of this machine's configuration file knows which private addresses are reachable.
             private_addresses: true,
             alias: None,
+            tls: None,
         }
     }
 

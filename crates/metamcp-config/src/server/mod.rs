@@ -12,6 +12,7 @@ mod process_limits;
 mod program;
 mod serving_policy;
 pub mod settings;
+mod tls;
 pub mod tool_metadata;
 
 pub use address::MODERN_OVER_SSE;
@@ -23,3 +24,4 @@ pub use process_limits::{Confinement, ProcessLimits};
 pub use program::{INHERITED, ProcessSettings, Program, Sharing};
 pub use serving_policy::{ServingPolicy, UnservedReason};
 pub use settings::{EraChoice, ServerSettings, ToolPinPolicy};
+pub use tls::{TlsClientIdentity, UpstreamTls};

@@ -17,9 +17,17 @@ pub const GLOB_CHARS_MAX: usize = 128;
 
 impl Glob {
     pub fn new(text: &str) -> Result<Self, InvalidGlob> {
+        Self::parse(text, |c| !c.is_whitespace())
+    }
+
+    /// A pattern over names that may contain spaces, such as the common names of certificates.
+    pub fn with_spaces(text: &str) -> Result<Self, InvalidGlob> {
+        Self::parse(text, |_| true)
+    }
+
+    fn parse(text: &str, is_allowed: fn(char) -> bool) -> Result<Self, InvalidGlob> {
         let fits = (1..=GLOB_CHARS_MAX).contains(&text.chars().take(GLOB_CHARS_MAX + 1).count());
-        let is_plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace());
-        if fits && is_plain {
+        if fits && text.chars().all(|c| !c.is_control() && is_allowed(c)) {
             Ok(Self(text.into()))
         } else {
             Err(InvalidGlob(text.chars().take(GLOB_CHARS_MAX + 1).collect()))
@@ -154,6 +162,8 @@ mod tests {
         for wrong in ["", " ", "a b", "a\n", "\0", &"a".repeat(129)] {
             assert!(Glob::new(wrong).is_err(), "{wrong:?}");
         }
+        assert!(Glob::with_spaces("Jane Doe").is_ok_and(|glob| glob.matches("Jane Doe")));
+        assert!(Glob::with_spaces("").is_err() && Glob::with_spaces("a\n").is_err());
         assert!(Glob::new(&"é".repeat(128)).is_ok());
         assert!(Glob::new("a").unwrap().is_literal() && !Glob::new("a?").unwrap().is_literal());
     }

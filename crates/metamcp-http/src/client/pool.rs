@@ -43,7 +43,9 @@ impl HttpServer {
     /// If the address cannot be requested, or names a program.
     pub fn new(config: &ServerConfig, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
         let UrlTarget { target, path, host } = match &config.address {
-            ServerAddress::Http(url) | ServerAddress::Sse(url) => resolve_url(url, roots)?,
+            ServerAddress::Http(url) | ServerAddress::Sse(url) => {
+                resolve_url(url, roots)?.with_tls(config.tls.as_deref(), roots)?
+            }
             ServerAddress::Unix { socket, path } => UrlTarget {
                 target: ConnectTarget::Unix(socket.clone()),
                 path: parse_path(path)?,

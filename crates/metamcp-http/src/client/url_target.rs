@@ -5,14 +5,20 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
-use rustls::{ClientConfig, RootCertStore};
+use metamcp_config::server::UpstreamTls;
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::ServerName as TlsName;
 
 use super::connect::ConnectTarget;
 
 /// The certificate authorities that TLS connections to servers trust. Loaded once, for all servers.
 #[derive(Clone)]
-pub struct TlsRoots(Arc<ClientConfig>);
+pub struct TlsRoots {
+    roots: Arc<RootCertStore>,
+    /// Trusts the roots, and presents no certificate.
+    config: Arc<ClientConfig>,
+}
 
 impl TlsRoots {
     /// Trusts the authorities of the operating system.
@@ -30,14 +36,42 @@ impl TlsRoots {
 
     /// Trusts these certificate authorities alone.
     pub fn from_roots(roots: RootCertStore) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has the default protocol versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self(Arc::new(config))
+        let roots = Arc::new(roots);
+        let config = trust(Arc::clone(&roots)).with_no_client_auth();
+        Self { roots, config: Arc::new(config) }
     }
+
+    /// What connects to a server that has its own authorities, or wants a client certificate.
+    fn for_server(&self, tls: &UpstreamTls) -> Result<Arc<ClientConfig>, InvalidTarget> {
+        if tls.authorities.is_none() && tls.client.is_none() {
+            return Ok(Arc::clone(&self.config));
+        }
+        let invalid = |error| InvalidTarget(format!("{error} in the certificates for a server"));
+        let mut roots = Arc::clone(&self.roots);
+        if let Some(authorities) = &tls.authorities {
+            let mut own = RootCertStore::empty();
+            for authority in authorities {
+                own.add(authority.clone()).map_err(invalid)?;
+            }
+            roots = Arc::new(own);
+        }
+        let builder = trust(roots);
+        let config = match &tls.client {
+            Some(own) => {
+                builder.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).map_err(invalid)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+fn trust(roots: Arc<RootCertStore>) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default protocol versions")
+        .with_root_certificates(roots)
 }
 
 /// What connecting to a URL and requesting it takes.
@@ -72,7 +106,7 @@ pub fn resolve_url(url: &url::Url, roots: &TlsRoots) -> Result<UrlTarget, Invali
     let tls = match url.scheme() {
         "https" => {
             let name = TlsName::try_from(bare.clone()).map_err(|_| invalid("no valid host name"))?;
-            Some((roots.0.clone(), name))
+            Some((Arc::clone(&roots.config), name))
         }
         _ => None,
     };
@@ -83,6 +117,22 @@ pub fn resolve_url(url: &url::Url, roots: &TlsRoots) -> Result<UrlTarget, Invali
         path: parse_path(&path)?,
         host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
     })
+}
+
+impl UrlTarget {
+    /// Connects as the configuration of the server says. Has no effect without TLS.
+    ///
+    /// # Errors
+    /// If the certificates cannot be used.
+    pub fn with_tls(mut self, tls: Option<&UpstreamTls>, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
+        if let (ConnectTarget::Tcp { tls: Some((config, name)), .. }, Some(tls)) = (&mut self.target, tls) {
+            *config = roots.for_server(tls)?;
+            if let Some(expected) = &tls.server_name {
+                *name = expected.clone();
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// Parses a request path. The error does not quote it, because it may hold a secret.

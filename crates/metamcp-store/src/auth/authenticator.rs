@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::store::{Store, StoreError, StoreOutage};
 
+use super::client_certificate::ClientCertificate;
 use super::clock::ClockReading;
 use super::config::Config;
 use super::credential::{Credential, CredentialKind};
@@ -127,6 +128,22 @@ impl Authenticator {
         }
     }
 
+    /// The identity of a request without a credential, on a connection with a client certificate. It ends with the key that
+    /// the certificate stands for, or with the certificate. No await, no lock, no store access: a key that was created a
+    /// moment ago is refused until the next refresh.
+    pub fn identify_certificate(&self, certificate: ClientCertificate) -> Result<Identity, AuthDenial> {
+        let ClientCertificate::Key { key_id, expires_at } = certificate else {
+            return Err(AuthDenial::CertificateExcluded);
+        };
+        if self.mode == AuthMode::Open {
+            return Ok(self.anonymous_identity());
+        }
+        let (keyring, now) = (self.keys.keyring(), ClockReading::now());
+        let entry = keyring.entry(key_id).filter(|entry| entry.is_usable(now.unix_s));
+        let entry = entry.filter(|_| now.unix_s < expires_at).ok_or(AuthDenial::Certificate)?;
+        Ok(entry.identity().with_certificate(expires_at))
+    }
+
     /// The identity of every client in `AuthMode::Open`.
     pub fn anonymous_identity(&self) -> Identity {
         self.anonymous.clone()
@@ -165,7 +182,8 @@ impl Authenticator {
     }
 
     /// Whether the credential behind a long-lived stream is still valid: its key is unchanged since the stream began, and
-    /// still active; a token has not expired, and the key that signed it was not deleted.
+    /// still active; a token has not expired, and the key that signed it was not deleted; a client certificate has not
+    /// expired.
     pub fn is_still_valid(&self, identity: &Identity) -> bool {
         if identity.key_id() == self.anonymous.key_id() {
             return self.mode == AuthMode::Open;
@@ -174,6 +192,7 @@ impl Authenticator {
         let entry = keyring.entry(identity.key_id());
         let now = ClockReading::now();
         entry.is_some_and(|e| e.identity().epoch() == identity.epoch() && e.is_usable(now.unix_s))
+            && identity.certificate_expires_at().is_none_or(|end| now.unix_s < end)
             && identity.token().is_none_or(|token| self.keys.tokens().is_still_valid(token, now.unix_s))
     }
 
@@ -182,6 +201,7 @@ impl Authenticator {
         let keyring = self.keys.keyring();
         let key_end = keyring.entry(identity.key_id()).and_then(|entry| entry.expires_at());
         let ends = key_end.into_iter().chain(identity.token().map(token::expiry));
+        let ends = ends.chain(identity.certificate_expires_at());
         let left_s = ends.min().map(|end| end.saturating_sub(ClockReading::now().unix_s));
         left_s.map_or(EXPIRY_LOOK_MAX, |left_s| Duration::from_secs(left_s.max(1)).min(EXPIRY_LOOK_MAX))
     }

@@ -18,6 +18,15 @@ pub enum AuthDenial {
     /// The credential could not be verified now. The client may try again.
     #[error("too many credentials wait to be verified; try again in a moment")]
     Busy,
+    /// The certificate of the connection stands for an API key, and one of them ended.
+    #[error(
+        "the client certificate, or the API key that it stands for, has expired, was revoked or is unknown; ask an \
+         administrator to look at both"
+    )]
+    Certificate,
+    /// The configuration excludes the certificate of the connection.
+    #[error("this client certificate is excluded here; ask an administrator, or connect with another")]
+    CertificateExcluded,
     /// No usable key signs tokens, so none are issued. The client can continue with its API key.
     #[error(
         "no token can be issued: no signing key is usable now; use the API key itself, and have an administrator look \
@@ -34,6 +43,8 @@ impl AuthDenial {
             Self::Invalid => "invalid",
             Self::Expired => "expired",
             Self::Busy => "busy",
+            Self::Certificate => "certificate",
+            Self::CertificateExcluded => "certificate_excluded",
             Self::Unsigned => "unsigned",
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct IdentityData {
     key: Arc<KeyIdentity>,
     /// What the identity depends on besides its key, if the credential was a token.
     token: Option<TokenProof>,
+    /// When the client certificate ends, in Unix seconds, if that was the credential.
+    certificate_expires_at: Option<u64>,
 }
 
 /// What an access token depends on, besides its key.
@@ -40,7 +42,7 @@ impl Identity {
     pub(super) fn new(key_id: KeyId, name: String, epoch: u64, grants: &store::Grants) -> Self {
         let grants = CompiledGrants::compile(grants);
         let key = Arc::new(KeyIdentity { key_id, name, epoch, grants });
-        Self(Arc::new(IdentityData { key, token: None }))
+        Self(Arc::new(IdentityData { key, token: None, certificate_expires_at: None }))
     }
 
     /// An identity without a check, for the tests of other modules.
@@ -62,7 +64,14 @@ impl Identity {
 
     /// The same client, as a token proves it.
     pub(super) fn with_token(&self, token: TokenProof) -> Self {
-        Self(Arc::new(IdentityData { key: Arc::clone(&self.0.key), token: Some(token) }))
+        let (key, token) = (Arc::clone(&self.0.key), Some(token));
+        Self(Arc::new(IdentityData { key, token, certificate_expires_at: None }))
+    }
+
+    /// The same client, as a certificate proves it.
+    pub(super) fn with_certificate(&self, expires_at: u64) -> Self {
+        let (key, certificate_expires_at) = (Arc::clone(&self.0.key), Some(expires_at));
+        Self(Arc::new(IdentityData { key, token: None, certificate_expires_at }))
     }
 
     /// Takes the place of an identity whose parts are cached.
@@ -83,6 +92,11 @@ impl Identity {
     /// The proof of a token. `None` if the credential was the key itself.
     pub(super) fn token(&self) -> Option<TokenProof> {
         self.0.token
+    }
+
+    /// When the certificate ends that the credential was. `None` for another credential.
+    pub(super) fn certificate_expires_at(&self) -> Option<u64> {
+        self.0.certificate_expires_at
     }
 
     pub fn key_id(&self) -> KeyId {

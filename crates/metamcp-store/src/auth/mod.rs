@@ -8,6 +8,7 @@
 //! Does not know: HTTP statuses, sessions, which tools and endpoints exist, or SQL.
 
 mod authenticator;
+mod client_certificate;
 mod clock;
 mod config;
 mod credential;
@@ -42,6 +43,7 @@ mod unseal_failure;
 pub use crate::store::KeyRequest;
 pub use crate::store::{Rate, Role};
 pub use authenticator::{Authenticator, CredentialCheck};
+pub use client_certificate::ClientCertificate;
 pub use config::{Config, EncryptionKey};
 pub use credential::Credential;
 pub use denial::AuthDenial;

@@ -1,0 +1,14 @@
+//! TLS towards clients: the certificate of the gateway, which may change while it serves, and the certificates of clients.
+//!
+//! Invariants: a connection keeps the settings of its handshake; files that cannot be used change nothing; what a
+//! client certificate stands for is decided only for one that TLS has verified.
+//!
+//! Does not know: sockets, HTTP, what a key may do, or who says that files have changed.
+
+mod client_rules;
+mod error;
+mod pem_files;
+mod server_tls;
+
+pub use error::TlsError;
+pub use server_tls::{ReloadOutcome, ServerTls, TlsSettings};
