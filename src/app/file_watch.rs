@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     /// Far longer than two polls; the clock is paused.
-    const WAIT: Duration = Duration::from_secs(60);
+    const WAIT: Duration = Duration::from_mins(1);
 
     /// Whether each of the changes to the folder is reported once. `watched/a` is a file, `watched` a symbolic link.
     async fn check(change: impl Fn(&Path), expected: bool) {

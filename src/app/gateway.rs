@@ -85,6 +85,14 @@ pub struct Launch {
     pub manager: ServiceManager,
 }
 
+impl Launch {
+    /// A gateway at a private socket, which no service manager has started.
+    pub fn private(config: Config, socket: PathBuf, load_config: ConfigLoader) -> Self {
+        let (door, manager) = (ListenTarget::Private(socket), ServiceManager::none());
+        Self { config, door, load_config, sockets: None, is_successor: false, manager }
+    }
+}
+
 impl App {
     /// Builds every part and begins to serve. Runs in a `LocalSet`, on which it spawns its background tasks.
     pub async fn start(launch: Launch) -> Result<Self, AppError> {
