@@ -75,7 +75,7 @@ struct Deliveries {
 pub struct Launch {
     pub config: Config,
     pub door: ListenTarget,
-    /// Called at SIGHUP.
+    /// Called at SIGHUP and when a watched file changes.
     pub load_config: ConfigLoader,
     /// The sockets that were passed to this process.
     pub sockets: Option<ListeningSockets>,
