@@ -1,5 +1,6 @@
 //! SIGUSR2: a successor takes over without a refused connection, a cut stream or a lost count. Sockets of systemd.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -69,6 +70,29 @@ fn nothing_fails_and_each_call_is_counted_once() {
     }
     assert_eq!(counted(&gateway, "echo"), report.calls);
     assert_eq!(counted(&gateway, "countdown"), report.streamed_calls);
+}
+
+/// The listening sockets at this port, by their inodes.
+fn listening(address: SocketAddr) -> BTreeSet<String> {
+    let (port, listens) = (format!(":{:04X}", address.port()), "0A");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == listens);
+    own.map(|fields| fields[9].to_owned()).collect()
+}
+
+/// Connections in the queue of a socket that is closed are reset, and so is one that arrives before another is bound.
+#[test]
+fn the_very_same_sockets_are_used() {
+    let gateway = Setup::new().workers(3).start();
+    let sockets = listening(gateway.address);
+    assert_eq!(sockets.len(), 3);
+    for _ in 0..2 {
+        gateway.hand_over();
+        let predecessors = gateway.pids().into_iter().filter(|process| *process != gateway.pid());
+        predecessors.for_each(|process| drop(until("its end", || has_ended(process))));
+        assert_eq!(listening(gateway.address), sockets);
+    }
 }
 
 #[test]
