@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use metamcp::app::{App, FirstKey, StartupKeys};
-use metamcp::server::ListenTarget;
+use metamcp::app::{App, FirstKey, Launch, StartupKeys};
 use metamcp_config::{Cli, ProcessEnv};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -131,8 +130,8 @@ fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     LocalSet::new().block_on(&runtime, async {
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
-        let app =
-            App::start(config, ListenTarget::Private(dir.join("door")), reload).await.expect("it starts");
+        let launch = Launch::private(config, dir.join("door"), reload);
+        let app = App::start(launch).await.expect("it starts");
         let key = match &app.info.keys {
             StartupKeys::Created(FirstKey::Printed(key)) => key.clone(),
             StartupKeys::Created(FirstKey::File(path)) => {

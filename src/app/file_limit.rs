@@ -4,6 +4,7 @@
 use crate::child;
 use crate::server::ListenTarget;
 use metamcp_config::Config;
+use metamcp_config::sections::HttpConfig;
 use metamcp_config::server::ServerAddress;
 
 /// Files besides the connections of clients and to servers: the store, the journal, the listening sockets, epoll and name
@@ -71,15 +72,16 @@ pub fn shortage(config: &Config) -> Option<String> {
 }
 
 /// Raises the soft limit to the hard limit, and returns the server's configuration with `connections_max` lowered to what
-/// fits.
-pub(super) fn fit_to_limit(config: &Config, door: &ListenTarget) -> metamcp_config::sections::HttpConfig {
+/// fits. Warns of a shortage unless it is `known` what fits.
+pub(super) fn fit_to_limit(config: &Config, door: &ListenTarget, known: Option<usize>) -> HttpConfig {
     let budget = FileBudget::new(config, child::raise_file_limit());
+    let connections_max = usize::try_from(budget.clients_max()).unwrap_or(usize::MAX);
+    let is_news = known != Some(connections_max);
     // No warning for a single client, which has a connection or two.
-    if let Some(text) = budget.shortage().filter(|_| *door == ListenTarget::Public) {
+    if let Some(text) = budget.shortage().filter(|_| *door == ListenTarget::Public && is_news) {
         tracing::warn!("{text}");
     }
-    let connections_max = usize::try_from(budget.clients_max()).unwrap_or(usize::MAX);
-    metamcp_config::sections::HttpConfig { connections_max, ..config.server.clone() }
+    HttpConfig { connections_max, ..config.server.clone() }
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ struct Deliveries {
 pub struct Launch {
     pub config: Config,
     pub door: ListenTarget,
-    /// Called at SIGHUP, and when a watched file changes.
+    /// Called at SIGHUP and when a watched file changes.
     pub load_config: ConfigLoader,
     /// The sockets that were passed to this process.
     pub sockets: Option<ListeningSockets>,
@@ -83,6 +83,14 @@ pub struct Launch {
     pub is_successor: bool,
     /// What is told of changes.
     pub manager: ServiceManager,
+}
+
+impl Launch {
+    /// A gateway at a private socket, which no service manager has started.
+    pub fn private(config: Config, socket: PathBuf, load_config: ConfigLoader) -> Self {
+        let (door, manager) = (ListenTarget::Private(socket), ServiceManager::none());
+        Self { config, door, load_config, sockets: None, is_successor: false, manager }
+    }
 }
 
 impl App {

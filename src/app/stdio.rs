@@ -7,9 +7,7 @@ use std::time::Duration;
 use super::config_sync::ConfigLoader;
 use super::error::AppError;
 use super::gateway::{App, Launch};
-use super::handover::ServiceManager;
 use super::private_dir::PrivateDir;
-use crate::server::ListenTarget;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
 use metamcp_config::server::ServerAddress;
@@ -44,15 +42,7 @@ pub async fn serve(
     let client = StdioClient::of_this_process().map_err(AppError::Pipes)?;
     let private_dir = PrivateDir::new(&std::env::temp_dir()).map_err(AppError::PrivateDir)?;
     let line_bytes_max = config.server.body_bytes_max;
-    let launch = Launch {
-        config,
-        door: ListenTarget::Private(private_dir.socket()),
-        load_config,
-        sockets: None,
-        is_successor: false,
-        // The client is the service manager.
-        manager: ServiceManager::none(),
-    };
+    let launch = Launch::private(config, private_dir.socket(), load_config);
     let app = tokio::select! {
         app = App::start(launch) => app?,
         // Waiting for a database may take any time; without a client there is nothing to wait for.

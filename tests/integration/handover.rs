@@ -1,8 +1,10 @@
 //! SIGUSR2: a successor takes over without a refused connection, a cut stream or a lost count. Sockets of systemd.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -10,8 +12,8 @@ use std::thread;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::support::{
-    Client, Gate, Gateway, Load, LoadPlan, Peer, Request, Setup, Step, answer, chunk, clear_environment,
-    events, modern, modern_call, open_session, result, until,
+    Client, Gate, Gateway, Load, LoadPlan, PATIENCE, Peer, Request, Setup, Step, answer, chunk,
+    clear_environment, events, modern, modern_call, open_session, result, until,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -68,6 +70,31 @@ fn nothing_fails_and_each_call_is_counted_once() {
     }
     assert_eq!(counted(&gateway, "echo"), report.calls);
     assert_eq!(counted(&gateway, "countdown"), report.streamed_calls);
+}
+
+/// The listening sockets at this port, by their inodes.
+fn listening(address: SocketAddr) -> BTreeSet<String> {
+    let (port, listens) = (format!(":{:04X}", address.port()), "0A");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == listens);
+    own.map(|fields| fields[9].to_owned()).collect()
+}
+
+/// Connections in the queue of a socket that is closed are reset, and so is one that arrives before another is bound.
+#[test]
+fn the_very_same_sockets_are_used() {
+    let gateway = Setup::new().workers(3).start();
+    let sockets = listening(gateway.address);
+    assert_eq!(sockets.len(), 3);
+    for _ in 0..2 {
+        gateway.hand_over();
+        let predecessors = gateway.pids().into_iter().filter(|process| *process != gateway.pid());
+        predecessors.for_each(|process| {
+            until("its end", || has_ended(process));
+        });
+        assert_eq!(listening(gateway.address), sockets);
+    }
 }
 
 #[test]
@@ -191,6 +218,36 @@ fn a_second_gateway_is_told_that_the_data_directory_is_in_use() {
         });
         check(&gateway);
     }
+}
+
+#[test]
+fn the_service_manager_is_told_of_each_change() {
+    let path = std::env::temp_dir().join(format!("metamcp-manager-{}", std::process::id()));
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let setup = Setup::new().variable("NOTIFY_SOCKET", path.to_str().unwrap());
+    let gateway = setup.start();
+    let check = |expected: &str| {
+        let mut bytes = [0; 256];
+        let count = manager.recv(&mut bytes).unwrap();
+        let text = str::from_utf8(&bytes[..count]).unwrap();
+        assert!(text.starts_with(expected), "{text}");
+    };
+    check("READY=1");
+    gateway.reload(&setup, "configuration reloaded");
+    check("RELOADING=1\nMONOTONIC_USEC=");
+    check("READY=1");
+    gateway.hand_over();
+    check("RELOADING=1\nMONOTONIC_USEC=");
+    check(&format!("MAINPID={}\nREADY=1", gateway.pid()));
+    gateway.terminate();
+    check("STOPPING=1");
+    for process in gateway.pids() {
+        until("the end of all processes", || has_ended(process));
+    }
+    manager.set_nonblocking(true).unwrap();
+    assert!(manager.recv(&mut [0; 1]).is_err(), "the predecessor is not the service any more");
+    fs::remove_file(path).unwrap();
 }
 
 #[test]

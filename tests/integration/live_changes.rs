@@ -2,7 +2,7 @@
 //! no stream is cut, and each call is counted once. The long form is a proof (`tools/proofs --release live_changes`).
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -33,6 +33,9 @@ const LONG: Extent = Extent {
 
 const SHORT: Extent =
     Extent { reloads: 20, hand_overs: 3, certificates: 2, kept: 4, fresh: 2, pace: (30, 5), streams: 9 };
+
+/// Of the long form, in which callers make up to 2,000 calls a second.
+const RATE_MIN: u128 = 1800;
 
 /// Predecessors that complete their calls at the same time. Each takes five seconds at least.
 const PREDECESSORS_MAX: usize = 4;
@@ -121,10 +124,10 @@ fn no_request_fails_and_no_stream_is_cut() {
         until("the end of all processes", || has_ended(process));
     }
     let usage = (counted(&gateway, "echo"), counted(&gateway, "countdown"));
-    let rate = report.calls as f64 / report.took.as_secs_f64();
+    let rate = u128::from(report.calls) * 1000 / report.took.as_millis().max(1);
     println!(
         "{} reloads, {handed_over} hand-overs and {changed} changes of the certificate in {:.0} s; {} calls and {} streamed \
-         calls over {} connections, {rate:.0} calls a second, {} open streams, of which {} ended in good order; \
+         calls over {} connections, {rate} calls a second, {} open streams, of which {} ended in good order; \
          {} failed requests and cut streams; counted in usage: {} and {} calls",
         extent.reloads,
         took.as_secs_f64(),
@@ -139,8 +142,6 @@ fn no_request_fails_and_no_stream_is_cut() {
     );
     assert_eq!(report.failures, [""; 0]);
     assert_eq!(usage, (report.calls, report.streamed_calls));
-    assert!(
-        report.took > Duration::ZERO && (!is_long() || rate >= 1800.0),
-        "{rate:.0} calls a second are too few"
-    );
+    // The callers leave pauses, so a gateway that keeps up answers nearly all of the 2,000 calls a second.
+    assert!(!is_long() || rate >= RATE_MIN, "{rate} calls a second are too few; run it with --release");
 }

@@ -79,6 +79,8 @@ fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) 
         data_dir: PathBuf::from(folder),
         toml: file("metamcp.toml", toml),
         mcp_json: file("mcp.json", mcp_json),
+        candidates: Vec::new(),
+        loaded_at: std::time::SystemTime::UNIX_EPOCH,
     };
     let told = match resolve::resolve(&raw, report) {
         Ok(config) => Summary(&config).to_string(),

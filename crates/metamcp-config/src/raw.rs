@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::cli::Flags;
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
@@ -28,6 +29,8 @@ pub(super) struct Raw<'a> {
     pub mcp_json: Option<TextFile>,
     /// Where the files are looked for, also those that do not exist.
     pub candidates: Vec<PathBuf>,
+    /// When the files began to be read.
+    pub loaded_at: SystemTime,
 }
 
 /// A file that was read, under the path it was found at.
@@ -64,6 +67,7 @@ impl<'a> Raw<'a> {
     /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
     /// flag are looked for there first.
     pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
+        let loaded_at = SystemTime::now();
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
@@ -88,7 +92,7 @@ impl<'a> Raw<'a> {
             [candidates(flags.config.as_deref(), TOML), candidates(flags.mcp_json.as_deref(), MCP_JSON)]
                 .concat();
         candidates.push(cwd.join(ENV_FILE));
-        Self { flags, variables, data_dir, toml, mcp_json, candidates }
+        Self { flags, variables, data_dir, toml, mcp_json, candidates, loaded_at }
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         database,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
         candidates: raw.candidates.clone(),
+        loaded_at: raw.loaded_at,
         notices,
     })
 }

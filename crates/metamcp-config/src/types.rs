@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metamcp_core::base::ServerName;
 use tracing_subscriber::filter::ParseError;
@@ -70,6 +70,8 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
     /// The files that are read if they exist, in the order in which they are looked for.
     pub candidates: Vec<PathBuf>,
+    /// When the files began to be read.
+    pub loaded_at: SystemTime,
     /// Entries that were skipped or renamed, to be logged at startup.
     pub notices: Vec<ConfigNotice>,
 }

@@ -26,7 +26,7 @@ pub struct LiveConfig {
 impl LiveConfig {
     /// Holds the settings of the start.
     pub fn new(config: &Config, door: &ListenTarget) -> Self {
-        let http = HttpSettings::new(file_limit::fit_to_limit(config, door));
+        let http = HttpSettings::new(file_limit::fit_to_limit(config, door, None));
         Self {
             door: door.clone(),
             http: watch::Sender::new(Arc::new(http)),
@@ -40,7 +40,8 @@ impl LiveConfig {
     pub fn apply(&self, shared: &SharedState, loaded: &Config, running: &Config) {
         let HttpConfig { listen, workers, ref tls, .. } = running.server;
         if loaded.server != running.server || loaded.server != self.http.borrow().config {
-            let config = file_limit::fit_to_limit(loaded, &self.door);
+            let known = self.http.borrow().config.connections_max;
+            let config = file_limit::fit_to_limit(loaded, &self.door, Some(known));
             let config = HttpConfig { listen, workers, tls: tls.clone(), ..config };
             self.http.send_if_modified(|settings| {
                 let has_changed = settings.config != config;

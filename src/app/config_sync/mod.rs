@@ -4,6 +4,7 @@
 //!
 //! Invariants: a source that cannot be read changes nothing that is served; only `publish` replaces the topology.
 
+mod config_files;
 mod live_config;
 mod merge;
 mod publish;

@@ -2,7 +2,6 @@
 //! through this gateway's administration, and after a change by another writer of the store.
 
 use std::io::{IsTerminal as _, stdin};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::config_files::ConfigFiles;
 use super::live_config::LiveConfig;
 use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
 use super::publish::Publisher;
@@ -17,7 +17,6 @@ use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
 use crate::app::background::tls_files;
-use crate::app::file_watch::FileWatch;
 use crate::app::handover::ServiceManager;
 use crate::topology::Topology;
 use arc_swap::ArcSwap;
@@ -126,36 +125,6 @@ impl ServingState {
 
     async fn publish(&self, publisher: &mut Publisher) -> Arc<Topology> {
         publisher.publish(self.merged.servers.clone(), self.merged.endpoints.clone()).await
-    }
-}
-
-/// The files of the configuration, as far as they are watched.
-struct ConfigFiles {
-    /// None if they are not watched.
-    paths: Vec<PathBuf>,
-    watch: FileWatch,
-}
-
-impl ConfigFiles {
-    fn new(config: &Config) -> Self {
-        let paths = Self::watched(config);
-        Self { watch: FileWatch::new(paths.clone()), paths }
-    }
-
-    fn watched(config: &Config) -> Vec<PathBuf> {
-        if config.server.watch { config.candidates.clone() } else { Vec::new() }
-    }
-
-    /// Watches as that configuration says.
-    fn follow(&mut self, config: &Config) {
-        if Self::watched(config) != self.paths {
-            *self = Self::new(config);
-        }
-    }
-
-    /// Waits for a change. Cancel safe.
-    async fn changed(&mut self) {
-        self.watch.changed().await;
     }
 }
 

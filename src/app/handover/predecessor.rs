@@ -99,7 +99,10 @@ impl HandoverSwitch {
         passing::send(&ours, description, &descriptors, io::stdin().as_fd())?;
         let program = self.program.as_deref().ok_or(HandoverError::NoProgram)?;
         let mut command = Command::new(program);
-        command.args(&self.args).env(MARK, "1").env_remove("LISTEN_PID").env_remove("LISTEN_FDS");
+        command.args(&self.args).env(MARK, "1");
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            command.env_remove(name);
+        }
         let mut successor = command.stdin(Stdio::from(theirs)).spawn()?;
         // It holds the successor's end, whose close is to be noticed.
         drop(command);

@@ -241,7 +241,11 @@ impl Shared {
                 }
                 Err(error) => self.note_failure(what, &error),
             }
-            due = (due + period).max(Instant::now() - period);
+            due += period;
+            // What a slow answer delayed is made up for, but not a whole second.
+            if due.elapsed() > Duration::from_secs(1) {
+                due = Instant::now();
+            }
             thread::park_timeout(due.saturating_duration_since(Instant::now()));
         }
     }
