@@ -211,7 +211,8 @@ fn a_stream_ends_with_its_certificate() {
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + (unix_now() + LIFETIME);
         let short = fixture.authority.issue(&params);
         let taken = fixture.time_to_end(&short, protocol, || {});
-        assert!(taken < LIFETIME + Duration::from_secs(2), "{protocol}: {taken:?}");
+        // Its last second is valid, and ends are looked at to the second.
+        assert!(taken < LIFETIME + Duration::from_secs(4), "{protocol}: {taken:?}");
         assert_eq!(fixture.ask(Some(&short), protocol, &echo_call()), None, "it has expired");
     }
 }
