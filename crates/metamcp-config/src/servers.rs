@@ -45,7 +45,7 @@ struct Draft<'a> {
 }
 
 /// What `[backend]` says of all servers.
-struct Shared {
+struct BackendDefaults {
     settings: ServerSettings,
     tls: upstream_tls::Draft,
 }
@@ -59,7 +59,7 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     let tls = upstream_tls::Draft::read(&shared, &upstream_tls::Draft::empty(), context.report);
     shared.finish();
     let inherited = process::inherited(&env, Context { workspace: None, ..context });
-    let shared = Shared { settings, tls };
+    let shared = BackendDefaults { settings, tls };
     let mut servers = Servers { inherited, ..Servers::default() };
     for (name, section) in root.named("servers") {
         servers.take_section(name, section, &shared, Context { workspace: None, ..context });
@@ -92,7 +92,7 @@ impl Servers {
         &mut self,
         written: &str,
         mut section: Section<'_>,
-        shared: &Shared,
+        shared: &BackendDefaults,
         context: Context<'_>,
     ) {
         let place = section.place().clone();
@@ -119,7 +119,7 @@ impl Servers {
         self.add(Draft { name, place, url, headers, bearer, transport, program, settings, tls }, context);
     }
 
-    fn take_entry<'a>(&mut self, entry: &'a Entry, shared: &Shared, context: Context<'_>) {
+    fn take_entry<'a>(&mut self, entry: &'a Entry, shared: &BackendDefaults, context: Context<'_>) {
         let report = context.report;
         if let EntryKind::Skip(why) = &entry.kind {
             self.known.entry(entry.name.clone()).or_insert(None);

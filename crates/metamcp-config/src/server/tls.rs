@@ -17,7 +17,7 @@ pub struct UpstreamTls {
 /// A certificate of the gateway as a client, and its key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TlsClientIdentity {
-    /// Leaf certificate first.
+    /// The certificate chain, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }

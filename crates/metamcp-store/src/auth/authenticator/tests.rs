@@ -9,6 +9,7 @@ use super::super::{ApiKey, CreateKeyError, EncryptionKey, KeyRequest, create_key
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
 use crate::store::{Audit, Grants, KeyStatus, Plaintext, Rate, Role, RowSealer, SealedRow};
+use metamcp_core::base::KeyId;
 
 const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
@@ -276,6 +277,37 @@ async fn what_a_token_opened_ends_with_the_token_and_with_its_signing_key() {
     fixture.auth.refresh().await.unwrap();
     assert!(!fixture.auth.is_still_valid(&opened));
     assert!(fixture.auth.is_still_valid(&of_key));
+}
+
+#[tokio::test]
+async fn a_certificate_is_worth_what_its_key_is() {
+    let fixture = AuthFixture::new().await;
+    let auth = &fixture.auth;
+    let key = fixture.key().await;
+    auth.refresh().await.unwrap();
+    let id = |key: &str| ApiKey::parse(key).unwrap().key_id();
+    let certificate = |key_id, expires_at| ClientCertificate::Key { key_id, expires_at };
+    let now = ClockReading::now().unix_s;
+    let check = |certificate, expected: Result<KeyId, AuthDenial>| {
+        assert_eq!(auth.identify_certificate(certificate).map(|identity| identity.key_id()), expected);
+    };
+    check(certificate(id(&key), now + 60), Ok(id(&key)));
+    check(certificate(id(&key), now), Err(AuthDenial::Certificate));
+    check(certificate(KeyId::parse("AAAAAAAAAAAA").unwrap(), now + 60), Err(AuthDenial::Certificate));
+    check(ClientCertificate::Deny, Err(AuthDenial::CertificateExcluded));
+
+    let identity = auth.identify_certificate(certificate(id(&key), now + 60)).unwrap();
+    assert!(auth.is_still_valid(&identity) && auth.time_left(&identity) <= Duration::from_mins(1));
+    let (key_identity, ended) = (identity.clone(), identity.with_certificate(now));
+    assert!(!auth.is_still_valid(&ended), "the certificate has ended");
+    fixture.inactivate(&key).await;
+    assert!(!auth.is_still_valid(&key_identity));
+    check(certificate(id(&key), now + 60), Err(AuthDenial::Certificate));
+    // A key that is switched on again ends what was opened before.
+    fixture.store.set_key_status(&key[4..16], KeyStatus::Active, Audit::by("test")).await.unwrap();
+    auth.refresh().await.unwrap();
+    check(certificate(id(&key), now + 60), Ok(id(&key)));
+    assert!(!auth.is_still_valid(&key_identity));
 }
 
 #[tokio::test]
