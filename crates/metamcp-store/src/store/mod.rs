@@ -23,6 +23,7 @@ mod keys;
 mod metamcp;
 mod page;
 mod postgres;
+mod quotas;
 mod reseal;
 mod retention;
 mod row_sealer;
@@ -51,6 +52,7 @@ pub use metamcp::{
 };
 pub use page::{PAGE_ITEMS_MAX, PagedRows};
 pub use postgres::ForeignTables;
+pub use quotas::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, UsedAmount};
 pub use reseal::{ResealedBatch, SealedKind, sqlite_has_sealed_rows};
 pub use retention::PruneReport;
 pub use row_sealer::{RowSealer, SealedRow};

@@ -1,10 +1,11 @@
 //! Usage counters by hour, key, server and tool. Batches of increments are applied exactly once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::error::StoreError;
 use super::handle::{Store, transact};
 use super::page::{PagedRows, fetch_limit, page_size, to_page};
+use super::quotas::{self, UsedAmount};
 use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value};
 
@@ -128,9 +129,14 @@ async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<ApplyOu
         ];
         tx.execute(ADD, &values).await?;
     }
-    let keys: BTreeSet<&str> = batch.rows.iter().map(|row| &*row.key.key_id).collect();
-    for key_id in keys {
+    let mut used: BTreeMap<&str, UsedAmount> = BTreeMap::new();
+    for UsageRow { key, counts } in &batch.rows {
+        let sum = used.entry(&key.key_id).or_default();
+        *sum = sum.plus((*counts).into());
+    }
+    for (key_id, amount) in used {
         tx.execute(NOTE_USE, &[Value::from(key_id), batch.at.into(), USE_INTERVAL_S.into()]).await?;
+        quotas::add(tx, key_id, batch.at, amount).await?;
     }
     tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(ApplyOutcome::Now)
