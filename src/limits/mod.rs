@@ -1,9 +1,13 @@
-//! Admission: how many requests a key may have in flight, how many event streams it may keep open, and how fast
-//! it may send requests.
+//! Admission: how many requests a key may have in flight, how many event streams it may keep open, how fast it may send
+//! requests, and how much it may use in a day and in a month.
 //!
 //! Invariant: a [`Permit`] is released when it is dropped, which happens with the last byte of the response body.
 //!
 //! Does not know: what a request asks for, or which upstream it goes to.
+
+mod quota;
+
+pub use quota::{BaseUpdate, QuotaCounters, QuotaExceeded, ReservedCall};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -34,6 +38,8 @@ pub struct KeyUsage {
     /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
     burst_restored_us: CachePadded<AtomicU64>,
     start: Instant,
+    /// Counts only while the key has a quota.
+    quota: CachePadded<QuotaCounters>,
 }
 
 /// Why a request is not admitted. The text is sent to the client.
@@ -73,12 +79,16 @@ impl Limits {
 
     /// The usage of a key. Takes a lock, so workers cache the result.
     pub fn usage(&self, identity: &Identity) -> Arc<KeyUsage> {
+        self.key_usage(identity.key_id())
+    }
+
+    /// The usage of the key with this id.
+    pub fn key_usage(&self, key_id: KeyId) -> Arc<KeyUsage> {
         let mut usages = self.usages.lock().unwrap_or_else(PoisonError::into_inner);
         if usages.len() >= KEYS_MAX {
             usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
-        let usage =
-            usages.entry(identity.key_id()).or_insert_with(|| Arc::new(KeyUsage::new(self.config.clone())));
+        let usage = usages.entry(key_id).or_insert_with(|| Arc::new(KeyUsage::new(self.config.clone())));
         Arc::clone(usage)
     }
 }
@@ -92,7 +102,13 @@ impl KeyUsage {
             config,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
             start: Instant::now(),
+            quota: CachePadded::default(),
         }
+    }
+
+    /// What the key used in the current day and month.
+    pub fn quota(&self) -> &QuotaCounters {
+        &self.quota
     }
 
     /// Admits a request if the key is within its limits.

@@ -11,11 +11,12 @@ use super::call::Call;
 use super::trace;
 use crate::catalog::View;
 use crate::journal::usage::{CallCounts, CounterSlot, OTHER, tool_label};
+use crate::limits::ReservedCall;
 use crate::route::{EndpointShape, RoutedServer};
-use crate::server::worker::Metering;
+use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::ActiveRecord;
-use metamcp_core::base::FaultKind;
+use metamcp_core::base::{Fault, FaultKind, unix_seconds};
 use metamcp_core::protocol::McpMethod;
 
 /// One call to a server, until it is counted. If it is dropped before its answer has passed, it counts as
@@ -27,6 +28,8 @@ pub struct Meter {
     exchange: Option<UpstreamOperation>,
     /// `None` if calls are not recorded.
     record: Option<ActiveRecord>,
+    /// `None` if the key has no quota.
+    quota: Option<ReservedCall>,
     began: Instant,
     /// Counts that have not been added to the slot yet.
     count: CallCounts,
@@ -38,17 +41,20 @@ pub struct Meter {
 
 impl Meter {
     /// Starts the meter of a message to a server. `original_name` is the server's own name for the item, if
-    /// it differs from the name in the message. Returns `None` if nothing is counted.
+    /// it differs from the name in the message. Returns `None` if nothing is counted, and a fault if a quota of the key is
+    /// used up.
     pub fn begin(
-        metering: &Metering,
+        worker: &Worker,
         call: &Call,
         server: &RoutedServer,
         original_name: Option<&str>,
         view: View,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, Fault> {
         if !call.is_request() {
-            return None;
+            return Ok(None);
         }
+        let metering = &worker.metering;
+        let quota = worker.credentials.reserve_call(&call.identity)?;
         let slot = metering.counters.as_ref().map(|counters| {
             let tool = tool(metering, call, original_name, view);
             counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
@@ -62,22 +68,23 @@ impl Meter {
             exchange.traced_by(span.flatten())
         });
         let mut record = call.record.as_ref().and_then(|ticket| ticket.take());
-        if slot.is_none() && exchange.is_none() && record.is_none() {
-            return None;
+        if slot.is_none() && exchange.is_none() && record.is_none() && quota.is_none() {
+            return Ok(None);
         }
         if let Some(record) = &mut record {
             record.set_server(&server.name, original_name);
         }
         let count = CallCounts { calls: 1, bytes_in: call.body.len() as u64, ..CallCounts::default() };
-        Some(Self {
+        Ok(Some(Self {
             slot,
             exchange,
             record,
+            quota,
             began: Instant::now(),
             count,
             ended: false,
             may_be_answered: false,
-        })
+        }))
     }
 
     /// Moves the call to the next candidate, because the last one does not have the resource. A call is
@@ -143,6 +150,10 @@ impl Meter {
         let count = std::mem::take(&mut self.count);
         if let Some(slot) = &self.slot {
             slot.add(count);
+        }
+        if let Some(quota) = &self.quota {
+            let bytes = count.bytes_in.saturating_add(count.bytes_out);
+            quota.add(count.calls, bytes, unix_seconds());
         }
     }
 }

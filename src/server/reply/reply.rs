@@ -94,6 +94,9 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
         FaultKind::Unauthenticated => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""));
         }
+        FaultKind::QuotaExceeded => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(fault.retry_after_s.unwrap_or(1)));
+        }
         FaultKind::TooManyInFlight
         | FaultKind::Overloaded
         | FaultKind::OutOfMemory
@@ -167,7 +170,9 @@ impl Wire {
             FaultKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, code::LEGACY_TRANSPORT),
             FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, code::LEGACY_TRANSPORT),
             FaultKind::BodyIncomplete => (StatusCode::BAD_REQUEST, code::PARSE),
-            FaultKind::TooManyInFlight => (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT),
+            FaultKind::TooManyInFlight | FaultKind::QuotaExceeded => {
+                (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT)
+            }
             FaultKind::OutOfMemory => (StatusCode::SERVICE_UNAVAILABLE, code::LEGACY_TRANSPORT),
             FaultKind::Overloaded | FaultKind::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL)
