@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::background::quotas::QuotaSync;
 use super::background::telemetry::{self, TelemetryDelivery};
 use super::background::{retention, tool_pins, trace_export, usage};
 use super::config_sync::{
@@ -26,7 +27,6 @@ use super::startup_info::StartupInfo;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
-use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
 use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
@@ -120,7 +120,7 @@ impl App {
             catalog: Arc::clone(&catalog),
             sessions,
             streams: open_streams(&config, &door, authenticator.sealer()),
-            limits,
+            limits: Arc::clone(&limits),
             usage: counters,
             metrics,
             records,
@@ -128,6 +128,10 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
+        let snapshots = config.database.is_some().then_some(&*config.data_dir);
+        let quotas = QuotaSync::new(Arc::clone(&authenticator), limits, snapshots);
+        let mut delivery = usage::UsageDelivery::new(outbox, store.clone(), quotas);
+        delivery.prepare().await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
@@ -143,7 +147,7 @@ impl App {
         spawn_cleanup(&store, config.retention.clone());
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_usage(outbox, store, workers_ended.subscribe());
+        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
         Ok(Self { info, workers, phase, config_sync, workers_ended, usage, telemetry, shared, signals })
     }
 
@@ -234,19 +238,6 @@ fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
 fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(runner.run());
     spawn_local(CatalogTask::new(inbox).run());
-}
-
-/// Delivers usage counts to the store until the workers have ended.
-fn spawn_usage(
-    outbox: Option<UsageSpool>,
-    store: Store,
-    workers_ended: watch::Receiver<ShutdownPhase>,
-) -> JoinHandle<()> {
-    spawn_local(async move {
-        if let Some(outbox) = outbox {
-            usage::deliver(outbox, store, workers_ended).await;
-        }
-    })
 }
 
 /// Stops the stdio servers, all at once; each within its own timeout. After a second signal this is not

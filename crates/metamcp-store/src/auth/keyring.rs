@@ -160,6 +160,12 @@ impl Keyring {
         self.entries.get(&key_id)
     }
 
+    /// The keys that have a quota.
+    pub fn keys_with_quotas(&self) -> Vec<KeyId> {
+        let with_quota = self.entries.iter().filter(|(_, entry)| entry.identity.quotas().is_some());
+        with_quota.map(|(key_id, _)| *key_id).collect()
+    }
+
     /// Fails when active rows do not open.
     pub fn check(&self) -> Result<(), AuthError> {
         if self.failures.is_empty() {
