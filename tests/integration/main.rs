@@ -39,6 +39,7 @@ mod records;
 mod refusals;
 mod reload;
 mod replicas;
+mod quotas;
 mod rest;
 mod resume;
 mod revocation;
