@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::problem::Problem;
-use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters, tool_label};
+use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters};
 use crate::limits::ReservedCall;
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, RequestRecorder, TargetKind};
 use crate::telemetry::traces::TraceContext;
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
 
 /// A call that is being counted. If dropped early, it counts as abandoned.
@@ -42,7 +42,8 @@ impl CallMeter {
     ) -> Self {
         let key_id = call.identity().key_id();
         let slot = |counters: &WorkerCounters| {
-            counters.slot(key_id.as_str(), server.name.as_str(), tool_label(tool))
+            let label = UsageLabel::Tool(tool.into()).into_text();
+            counters.slot(key_id.as_str(), server.name.as_str(), &label)
         };
         let method = Some(McpMethod::ToolsCall.index());
         let count = CallCounts { calls: 1, bytes_in: call.body().len() as u64, ..CallCounts::default() };

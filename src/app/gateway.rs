@@ -12,6 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::background::quotas::QuotaSync;
 use super::background::telemetry::{self, TelemetryDelivery};
+use super::background::tool_pins::PinSync;
+use super::background::usage::UsageDelivery;
 use super::background::{retention, tool_pins, trace_export, usage};
 use super::config_sync::{
     ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
@@ -27,6 +29,7 @@ use super::startup_info::StartupInfo;
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
+use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
 use crate::server::{self, ListenTarget, SharedState, Workers};
 use crate::session::{ResumableStreams, SessionTable};
@@ -128,10 +131,7 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
-        let snapshots = config.database.is_some().then_some(&*config.data_dir);
-        let quotas = QuotaSync::new(Arc::clone(&authenticator), limits, snapshots);
-        let mut delivery = usage::UsageDelivery::new(outbox, store.clone(), quotas);
-        delivery.prepare().await;
+        let delivery = prepare_delivery(&config, outbox, &authenticator, limits).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door)?;
         // After everything that can fail: a key that is created and never shown is lost.
@@ -141,8 +141,7 @@ impl App {
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
         let (sealer, seen) = (authenticator.sealer().clone(), store.watch());
-        let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
-        spawn_local(tool_pins::sync(pin_sync, seen.clone()));
+        spawn_local(tool_pins::sync(PinSync { store: store.clone(), sealer, catalog }, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         spawn_cleanup(&store, config.retention.clone());
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
@@ -238,6 +237,20 @@ fn spawn_cleanup(store: &Store, retention: RetentionPolicy) {
 fn spawn_jobs(runner: AdminJobRunner, inbox: CatalogInbox) {
     spawn_local(runner.run());
     spawn_local(CatalogTask::new(inbox).run());
+}
+
+/// Reads what keys with a quota have used, before any of them calls.
+async fn prepare_delivery(
+    config: &Config,
+    outbox: Option<UsageSpool>,
+    auth: &Arc<Authenticator>,
+    limits: Arc<Limits>,
+) -> UsageDelivery {
+    let snapshots = config.database.is_some().then_some(&*config.data_dir);
+    let quotas = QuotaSync::new(Arc::clone(auth), limits, snapshots);
+    let mut delivery = UsageDelivery::new(outbox, auth.store().clone(), quotas);
+    delivery.prepare().await;
+    delivery
 }
 
 /// Stops the stdio servers, all at once; each within its own timeout. After a second signal this is not

@@ -7,7 +7,7 @@
 
 mod quota;
 
-pub use quota::{BaseUpdate, QuotaCounters, QuotaExceeded, ReservedCall};
+pub use quota::{BaseUpdate, QuotaCounters, QuotaExceeded};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use crossbeam::utils::CachePadded;
 use metamcp_config::sections::LimitsConfig;
 
 use metamcp_core::base::KeyId;
-use metamcp_store::auth::{Identity, Rate};
+use metamcp_store::auth::{Identity, Quotas, Rate};
 
 /// The usage of all keys.
 pub struct Limits {
@@ -67,6 +67,12 @@ pub enum PermitKind {
 pub struct Permit {
     usage: Arc<KeyUsage>,
     kind: PermitKind,
+}
+
+/// A call of a key that has a quota, counted when it was admitted.
+pub struct ReservedCall {
+    usage: Arc<KeyUsage>,
+    unix_s: u64,
 }
 
 /// Keys tracked at once. When it is reached, keys that no worker uses are dropped from the map.
@@ -185,6 +191,19 @@ impl Permit {
     /// Exchanges the slot of a request for that of an event stream. The rate was charged with the request.
     pub fn into_event_stream(self, identity: &Identity) -> Result<Self, AdmissionError> {
         self.usage.take(identity, PermitKind::EventStream)
+    }
+}
+
+impl ReservedCall {
+    /// Counts a call, unless a quota of its key is used up.
+    pub fn reserve(usage: Arc<KeyUsage>, quotas: &Quotas, unix_s: u64) -> Result<Self, QuotaExceeded> {
+        usage.quota.reserve(quotas, unix_s)?;
+        Ok(Self { usage, unix_s })
+    }
+
+    /// Adds what usage counts at the same time.
+    pub fn add(&self, calls: u64, bytes: u64, unix_s: u64) {
+        self.usage.quota.add(self.unix_s, calls, bytes, unix_s);
     }
 }
 

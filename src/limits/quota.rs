@@ -7,14 +7,9 @@
 //! Does not know: where `base` comes from.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jiff::SignedDuration;
-use jiff::civil::date;
-use metamcp_store::auth::{DAY_S, KeyTotals, Period, QUOTA_MAX, QuotaKind, Quotas, UsedAmount};
-
-use super::KeyUsage;
+use metamcp_store::auth::{DAY_S, KeyTotals, Period, QUOTA_MAX, QuotaKind, Quotas, UsedAmount, format_time};
 
 /// What one key used in the current day and month.
 #[derive(Default)]
@@ -116,7 +111,7 @@ pub enum BaseUpdate {
 
 impl QuotaCounters {
     /// Counts a call, unless a quota is used up. The longest wait is reported.
-    fn reserve(&self, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
+    pub(super) fn reserve(&self, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
         use QuotaKind::{BytesPerDay, BytesPerMonth, CallsPerDay, CallsPerMonth};
         for kind in [BytesPerMonth, BytesPerDay] {
             let Some(limit) = quotas.limit(kind) else { continue };
@@ -145,6 +140,19 @@ impl QuotaCounters {
         self.base.of(kind).count(day).saturating_add(self.local.of(kind).count(day))
     }
 
+    /// Adds what usage counts at the same time, of a call that was counted at `began_s`. A call that ends in another day or month
+    /// than it began in counts in both.
+    pub(super) fn add(&self, began_s: u64, calls: u64, bytes: u64, unix_s: u64) {
+        for kind in QuotaKind::ALL {
+            let (began, day) = (first_day(kind.period(), began_s), first_day(kind.period(), unix_s));
+            match kind {
+                QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => self.local.of(kind).add(day, bytes),
+                _ if day > began => self.local.of(kind).add(day, calls),
+                _ => {}
+            }
+        }
+    }
+
     /// Sets what others used, and what this process used before it started.
     pub fn set_base(&self, totals: &KeyTotals, unix_s: u64, update: BaseUpdate) {
         for kind in QuotaKind::ALL {
@@ -163,33 +171,6 @@ impl QuotaCounters {
         KeyTotals {
             day: amount(QuotaKind::CallsPerDay, QuotaKind::BytesPerDay),
             month: amount(QuotaKind::CallsPerMonth, QuotaKind::BytesPerMonth),
-        }
-    }
-}
-
-/// A call of a key that has a quota, counted when it was admitted.
-pub struct ReservedCall {
-    usage: Arc<KeyUsage>,
-    unix_s: u64,
-}
-
-impl ReservedCall {
-    /// Counts a call, unless a quota of its key is used up.
-    pub fn reserve(usage: Arc<KeyUsage>, quotas: &Quotas, unix_s: u64) -> Result<Self, QuotaExceeded> {
-        usage.quota.reserve(quotas, unix_s)?;
-        Ok(Self { usage, unix_s })
-    }
-
-    /// Adds what usage counts at the same time. A call that ends in another day or month than it began in counts in both.
-    pub fn add(&self, calls: u64, bytes: u64, unix_s: u64) {
-        let counters = &self.usage.quota.local;
-        for kind in QuotaKind::ALL {
-            let (began, day) = (first_day(kind.period(), self.unix_s), first_day(kind.period(), unix_s));
-            match kind {
-                QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => counters.of(kind).add(day, bytes),
-                _ if day > began => counters.of(kind).add(day, calls),
-                _ => {}
-            }
         }
     }
 }
@@ -214,8 +195,7 @@ impl QuotaExceeded {
 
     /// When the quota is available again, as in RFC 3339.
     pub fn reset_text(&self) -> String {
-        let since_epoch = SignedDuration::from_secs(i64::try_from(self.resets_at).unwrap_or(i64::MAX));
-        format!("{:.0}Z", date(1970, 1, 1).at(0, 0, 0, 0).saturating_add(since_epoch))
+        format_time(self.resets_at)
     }
 }
 
@@ -250,14 +230,15 @@ mod tests {
     #[track_caller]
     fn check(quotas: Quotas, calls: &[(u64, u64)]) {
         let counters = QuotaCounters::default();
-        let call = |after_s: u64| match counters.reserve(&quotas, LEAP_EVENING + after_s) {
-            Err(exceeded) => exceeded.retry_after_s,
-            Ok(()) => {
-                for kind in [QuotaKind::BytesPerDay, QuotaKind::BytesPerMonth] {
-                    counters.local.of(kind).add(first_day(kind.period(), LEAP_EVENING + after_s), 10);
-                }
-                0
+        let call = |after_s: u64| {
+            let now = LEAP_EVENING + after_s;
+            if let Err(exceeded) = counters.reserve(&quotas, now) {
+                return exceeded.retry_after_s;
             }
+            for kind in [QuotaKind::BytesPerDay, QuotaKind::BytesPerMonth] {
+                counters.local.of(kind).add(first_day(kind.period(), now), 10);
+            }
+            0
         };
         let outcomes: Vec<_> = calls.iter().map(|(after_s, _)| (*after_s, call(*after_s))).collect();
         assert_eq!(outcomes, calls, "{quotas:?}");
@@ -282,7 +263,7 @@ mod tests {
     fn what_others_used_counts_and_never_falls_within_a_period() {
         let counters = QuotaCounters::default();
         let quotas = quotas(10, 0, 0, 0);
-        let left = |at: u64| (0..).take_while(|_| counters.reserve(&quotas, at).is_ok()).count();
+        let left = |at: u64| (0..100).filter(|_| counters.reserve(&quotas, at).is_ok()).count();
         let base = |calls| KeyTotals { day: UsedAmount { calls, bytes: 0 }, ..KeyTotals::default() };
         counters.set_base(&base(9), LEAP_EVENING, BaseUpdate::Replace);
         counters.set_base(&base(4), LEAP_EVENING, BaseUpdate::Replace);

@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use super::call::Call;
 use super::trace;
-use crate::catalog::View;
-use crate::journal::usage::{CallCounts, CounterSlot, OTHER, tool_label};
+use crate::catalog::{ListKind, View};
+use crate::journal::usage::{CallCounts, CounterSlot, OTHER, WorkerCounters};
 use crate::limits::ReservedCall;
 use crate::route::{EndpointShape, RoutedServer};
 use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::ActiveRecord;
-use metamcp_core::base::{Fault, FaultKind, unix_seconds};
+use metamcp_core::base::{Fault, FaultKind, UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
 
 /// One call to a server, until it is counted. If it is dropped before its answer has passed, it counts as
@@ -55,10 +55,10 @@ impl Meter {
         }
         let metering = &worker.metering;
         let quota = worker.credentials.reserve_call(&call.identity)?;
-        let slot = metering.counters.as_ref().map(|counters| {
-            let tool = tool(metering, call, original_name, view);
-            counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
-        });
+        let slot = metering
+            .counters
+            .as_ref()
+            .map(|counters| find_slot(counters, call, server, label(metering, call, original_name, view)));
         let method = call.method.map(McpMethod::index);
         let exchange = metering.metrics.as_ref().map(|metrics| {
             let exchange = UpstreamOperation::begin(metrics, server.label, method);
@@ -91,8 +91,9 @@ impl Meter {
     /// counted once, at the server where it ended.
     pub fn move_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
         if let Some(counters) = metering.counters.as_ref() {
-            // Only resource reads are tried at several servers, so there is no tool name.
-            self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
+            // Only resources that no server lists are tried at several.
+            let label = UsageLabel::Resource(OTHER.into());
+            self.slot = Some(find_slot(counters, call, server, label));
         }
         self.exchange
             .iter_mut()
@@ -164,17 +165,48 @@ impl Drop for Meter {
     }
 }
 
-/// The tool name to count: the server's own name, or empty if the call is not a tool call. Names that are not
-/// listed are invented by clients; they are counted as one, since their number has no bound.
-fn tool<'a>(metering: &Metering, call: &'a Call, original_name: Option<&'a str>, view: View) -> Cow<'a, str> {
-    if call.method != Some(McpMethod::ToolsCall) {
-        return Cow::Borrowed("");
-    }
-    let name = match original_name {
-        None => call.text(call.envelope.params.name).unwrap_or_default(),
-        Some(original_name) => Cow::Borrowed(original_name),
+/// What to count the call as: the server's own name of the tool or prompt, or the URI. Names that are not listed are invented by
+/// clients, or match a template; they are counted as one, since their number has no bound.
+fn label<'a>(
+    metering: &Metering,
+    call: &'a Call,
+    original_name: Option<&'a str>,
+    view: View,
+) -> UsageLabel<'a> {
+    let params = &call.envelope.params;
+    let (kind, shown) = match call.method {
+        Some(McpMethod::ToolsCall) => (ListKind::Tools, params.name),
+        Some(McpMethod::PromptsGet) => (ListKind::Prompts, params.name),
+        Some(McpMethod::ResourcesRead) => (ListKind::Resources, params.uri),
+        _ => return UsageLabel::None,
     };
-    let is_listed = call.endpoint.shape != EndpointShape::Single
-        || metering.catalog.has_tool(&call.endpoint, view, &name);
-    if is_listed && tool_label(&name) == name { name } else { Cow::Borrowed(OTHER) }
+    let shown = call.text(shown).unwrap_or_default();
+    // With several servers, a tool was found by its name.
+    let is_listed = (kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single)
+        || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
+    let name = original_name.map_or(shown, Cow::Borrowed);
+    let label = match kind {
+        ListKind::Tools => UsageLabel::Tool(name),
+        ListKind::Prompts => UsageLabel::Prompt(name),
+        ListKind::Resources | ListKind::Templates => UsageLabel::Resource(name),
+    };
+    if is_listed { label } else { label.into_other() }
+}
+
+/// The slot to count the call in.
+fn find_slot(
+    counters: &WorkerCounters,
+    call: &Call,
+    server: &RoutedServer,
+    label: UsageLabel<'_>,
+) -> CounterSlot {
+    let (key_id, server) = (call.identity.key_id(), server.name.as_str());
+    let key = key_id.as_str();
+    let is_of_many = matches!(label, UsageLabel::Prompt(_) | UsageLabel::Resource(_));
+    let text = label.into_text();
+    if is_of_many && !counters.has_room(key, server, &text) {
+        let other = UsageLabel::parse(&text).into_other().into_text();
+        return counters.slot(key, server, &other);
+    }
+    counters.slot(key, server, &text)
 }

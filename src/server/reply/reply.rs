@@ -1,5 +1,7 @@
 //! The only place where the gateway's own responses and faults become HTTP and JSON-RPC.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -95,7 +97,7 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""));
         }
         FaultKind::QuotaExceeded => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(fault.retry_after_s.unwrap_or(1)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(fault.retry_after_s.map_or(1, NonZeroU32::get)));
         }
         FaultKind::TooManyInFlight
         | FaultKind::Overloaded

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -26,7 +27,7 @@ pub struct Fault {
     /// Boxed, as most faults have none and each is moved through many functions.
     pub request_id: Option<Box<RequestId>>,
     /// How many seconds the client should wait. `None` for what the kind implies.
-    pub retry_after_s: Option<u32>,
+    pub retry_after_s: Option<NonZeroU32>,
     text: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -182,7 +183,7 @@ impl Fault {
     /// Adds how many seconds the client should wait.
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self.retry_after_s = NonZeroU32::new(u32::try_from(seconds).unwrap_or(u32::MAX));
         self
     }
 

@@ -40,7 +40,7 @@ mod token_cache;
 mod unseal_failure;
 
 pub use crate::store::KeyRequest;
-pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount};
+pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount, format_time};
 pub use authenticator::{Authenticator, CredentialCheck};
 pub use config::{Config, EncryptionKey};
 pub use credential::Credential;

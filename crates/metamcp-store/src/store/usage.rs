@@ -1,11 +1,12 @@
-//! Usage counters by hour, key, server and tool. Batches of increments are applied exactly once.
+//! Usage counters by hour, key, server, and tool, prompt or resource. Batches of increments are applied exactly once.
 
 use std::collections::BTreeMap;
 
 use super::error::StoreError;
 use super::handle::{Store, transact};
+use super::key_totals;
 use super::page::{PagedRows, fetch_limit, page_size, to_page};
-use super::quotas::{self, UsedAmount};
+use super::quotas::UsedAmount;
 use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value};
 
@@ -17,7 +18,8 @@ pub struct UsageKey {
     pub key_id: String,
     /// The server's name; empty for a request that no server was asked.
     pub server: String,
-    /// The tool's name; empty for a request that is not a tool call.
+    /// What was asked for, as [`metamcp_core::base::UsageLabel`] writes it: the tool's name, `prompt NAME`, or `resource URI`;
+    /// empty for other requests.
     pub tool: String,
 }
 
@@ -75,6 +77,12 @@ pub struct UsageFilter {
     pub key_id: Option<String>,
     pub server: Option<String>,
     pub tool: Option<String>,
+}
+
+impl From<UsageCounts> for UsedAmount {
+    fn from(counts: UsageCounts) -> Self {
+        Self { calls: counts.calls, bytes: counts.bytes_in.saturating_add(counts.bytes_out) }
+    }
 }
 
 impl Store {
@@ -136,7 +144,7 @@ async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<ApplyOu
     }
     for (key_id, amount) in used {
         tx.execute(NOTE_USE, &[Value::from(key_id), batch.at.into(), USE_INTERVAL_S.into()]).await?;
-        quotas::add(tx, key_id, batch.at, amount).await?;
+        key_totals::add(tx, key_id, batch.at, amount).await?;
     }
     tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(ApplyOutcome::Now)
