@@ -58,13 +58,14 @@ CREATE TABLE api_keys (
     created_at      BIGINT           NOT NULL CHECK (created_at >= 0),
     changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0),
     epoch           BIGINT           NOT NULL DEFAULT 0,  -- of the last change that takes back what was proven
+    quotas          JSON,  -- calls and bytes in a day and in a month; NULL: none
     CHECK ((rate_per_second IS NULL) = (rate_burst IS NULL))
 );
 
 -- Takes back what was proven about the key: its tokens, its open streams.
 CREATE TRIGGER api_keys_moved
 BEFORE INSERT OR UPDATE OF key_id, name, description, role, endpoints, tools, rate_per_second, rate_burst,
-    concurrency, status, expires_at ON api_keys
+    concurrency, status, expires_at, quotas ON api_keys
 FOR EACH ROW EXECUTE FUNCTION key_moved();
 
 -- To be read again by every process, while the key itself stays what it was.
@@ -237,4 +238,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION epoch_moved('servers');
 CREATE TABLE key_uses (
     key_id          TEXT COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id <> ''),  -- also of keys that are gone
     last_used_at    BIGINT           NOT NULL CHECK (last_used_at >= 0)
+);
+
+--- totals of keys
+-- The usage of each key in each day and month (UTC). It is in `usage` too, by hour, server and tool; summing that up each
+-- second would read thousands of rows.
+CREATE TABLE key_totals (
+    period          TEXT COLLATE "C" NOT NULL CHECK (period IN ('day', 'month')),
+    begins_at       BIGINT           NOT NULL CHECK (begins_at >= 0 AND begins_at % 86400 = 0),
+    key_id          TEXT COLLATE "C" NOT NULL CHECK (key_id <> ''),  -- also of keys that are gone
+    calls           BIGINT           NOT NULL CHECK (calls >= 0),
+    bytes           BIGINT           NOT NULL CHECK (bytes >= 0),  -- of requests and responses
+    PRIMARY KEY (period, begins_at, key_id)
 );

@@ -28,7 +28,7 @@ CREATE TABLE api_keys (
     grace_until     INTEGER CHECK (grace_until >= 0),            -- a rotated key ends then; NULL: it was not rotated
     created_at      INTEGER NOT NULL CHECK (created_at >= 0),
     changed_at      INTEGER NOT NULL CHECK (changed_at >= 0),
-    epoch           INTEGER NOT NULL DEFAULT 0, -- of the last change that takes back what was proven about the key
+    epoch           INTEGER NOT NULL DEFAULT 0, quotas TEXT CHECK (quotas IS NULL OR json_valid(quotas)), -- of the last change that takes back what was proven about the key
     CHECK ((rate_per_second IS NULL) = (rate_burst IS NULL))
 ) STRICT;
 
@@ -40,7 +40,7 @@ END;
 -- Takes back what was proven about the key: its tokens, its open streams.
 CREATE TRIGGER api_keys_updated
 AFTER UPDATE OF key_id, name, description, role, endpoints, tools, rate_per_second, rate_burst, concurrency, status,
-    expires_at ON api_keys
+    expires_at, quotas ON api_keys
 BEGIN
     UPDATE epochs SET value = value + 1 WHERE kind = 'keys';
     UPDATE api_keys SET epoch = (SELECT value FROM epochs WHERE kind = 'keys') WHERE id = NEW.id;
@@ -252,4 +252,16 @@ END;
 CREATE TABLE key_uses (
     key_id       TEXT    NOT NULL PRIMARY KEY CHECK (key_id <> ''), -- also of keys that are gone
     last_used_at INTEGER NOT NULL CHECK (last_used_at >= 0)
+) STRICT;
+
+--- totals of keys
+-- The usage of each key in each day and month (UTC). It is in `usage` too, by hour, server and tool; summing that up each
+-- second would read thousands of rows.
+CREATE TABLE key_totals (
+    period    TEXT    NOT NULL CHECK (period IN ('day', 'month')),
+    begins_at INTEGER NOT NULL CHECK (begins_at >= 0 AND begins_at % 86400 = 0),
+    key_id    TEXT    NOT NULL CHECK (key_id <> ''), -- also of keys that are gone
+    calls     INTEGER NOT NULL CHECK (calls >= 0),
+    bytes     INTEGER NOT NULL CHECK (bytes >= 0),   -- of requests and responses
+    PRIMARY KEY (period, begins_at, key_id)
 ) STRICT;

@@ -7,11 +7,13 @@ use bytes::Bytes;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::problem::Problem;
-use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters, tool_label};
+use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters};
+use crate::limits::ReservedCall;
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, RequestRecorder, TargetKind};
 use crate::telemetry::traces::TraceContext;
+use metamcp_core::base::{UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
 
 /// A call that is being counted. If dropped early, it counts as abandoned.
@@ -22,6 +24,8 @@ pub struct CallMeter {
     exchange: Option<UpstreamOperation>,
     /// `None` if calls are not recorded.
     record: Option<ActiveRecord>,
+    /// `None` if the key has no quota.
+    quota: Option<ReservedCall>,
     began: Instant,
     /// Counts that are not added to the slot yet.
     count: CallCounts,
@@ -30,10 +34,16 @@ pub struct CallMeter {
 
 impl CallMeter {
     /// Starts counting a call to `server`. `tool` is the name at the server.
-    pub(super) fn begin(call: &AuthenticatedRequest<'_>, server: &RoutedServer, tool: &str) -> Self {
+    pub(super) fn begin(
+        call: &AuthenticatedRequest<'_>,
+        server: &RoutedServer,
+        tool: &str,
+        quota: Option<ReservedCall>,
+    ) -> Self {
         let key_id = call.identity().key_id();
         let slot = |counters: &WorkerCounters| {
-            counters.slot(key_id.as_str(), server.name.as_str(), tool_label(tool))
+            let label = UsageLabel::Tool(tool.into()).into_text();
+            counters.slot(key_id.as_str(), server.name.as_str(), &label)
         };
         let method = Some(McpMethod::ToolsCall.index());
         let count = CallCounts { calls: 1, bytes_in: call.body().len() as u64, ..CallCounts::default() };
@@ -41,6 +51,7 @@ impl CallMeter {
             slot: call.counters.map(slot),
             exchange: call.metrics.map(|metrics| UpstreamOperation::begin(metrics, server.label, method)),
             record: call.records.map(|recorder| begin_record(recorder, call, server, tool)),
+            quota,
             began: Instant::now(),
             count,
             ended: false,
@@ -90,6 +101,10 @@ impl CallMeter {
         let count = std::mem::take(&mut self.count);
         if let Some(slot) = &self.slot {
             slot.add(count);
+        }
+        if let Some(quota) = &self.quota {
+            let bytes = count.bytes_in.saturating_add(count.bytes_out);
+            quota.add(count.calls, bytes, unix_seconds());
         }
     }
 }

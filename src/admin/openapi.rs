@@ -267,8 +267,13 @@ fn describe(shape: RouteShape) -> RouteDescription {
         },
         RouteShape::Execute => execute(),
         RouteShape::Usage => {
-            let filters =
-                [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
+            let filters = [
+                ("key_id", "Only this key"),
+                ("server", "Only this server"),
+                ("tool", "Only this tool"),
+                ("prompt", "Only this prompt, if no tool is given"),
+                ("resource", "Only this resource, by its URI, if neither a tool nor a prompt is given"),
+            ];
             list(&reference("Usage"), [times(), texts(&filters)].concat())
         }
         RouteShape::Audit => audit(),

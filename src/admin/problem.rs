@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::limits::AdmissionError;
+use crate::limits::{AdmissionError, QuotaExceeded};
 use crate::runtime::BlockingError;
 use metamcp_core::base::{Fault, FaultKind, OutOfMemory};
 use metamcp_store::auth::AuthDenial;
@@ -29,7 +29,7 @@ enum ExtraHeader {
     Nothing,
     Allow(String),
     /// The value of `Retry-After`, in seconds.
-    RetryAfter(&'static str),
+    RetryAfter(u64),
     Challenge,
     /// The rest of the request is not read.
     Close,
@@ -167,7 +167,7 @@ impl ExtraHeader {
         match self {
             Self::Nothing => None,
             Self::Allow(methods) => HeaderValue::from_str(methods).ok().map(|value| (ALLOW, value)),
-            Self::RetryAfter(seconds) => Some((RETRY_AFTER, HeaderValue::from_static(seconds))),
+            Self::RetryAfter(seconds) => Some((RETRY_AFTER, HeaderValue::from(*seconds))),
             Self::Close => Some((CONNECTION, HeaderValue::from_static("close"))),
             Self::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""))),
         }
@@ -190,6 +190,13 @@ impl From<AdmissionError> for Problem {
     fn from(refused: AdmissionError) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
         Self { more: ExtraHeader::RetryAfter(PERMIT_RETRY_AFTER_S), ..problem }
+    }
+}
+
+impl From<QuotaExceeded> for Problem {
+    fn from(exceeded: QuotaExceeded) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, exceeded.to_string());
+        Self { more: ExtraHeader::RetryAfter(exceeded.retry_after_s), ..problem }
     }
 }
 
@@ -227,10 +234,10 @@ const UNKNOWN_OUTCOME: &str = "the store became unavailable while this change wa
                       the current state (GET) before sending it again";
 
 /// A database that restarts is back within a few seconds.
-const RETRY_AFTER_S: &str = "5";
+const RETRY_AFTER_S: u64 = 5;
 
 /// Another request of the key may complete soon. The same value as on the data plane.
-const PERMIT_RETRY_AFTER_S: &str = "1";
+const PERMIT_RETRY_AFTER_S: u64 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! REST handlers that list usage, audit entries and sessions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::request::{QueryReader, page_response};
 use super::views::{AuditEntry, SessionView, Usage};
 use crate::runtime::run_blocking;
 use crate::session::Session;
+use metamcp_core::base::UsageLabel;
 use metamcp_store::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
 /// Hour, key, server and tool.
@@ -27,12 +29,18 @@ impl ControlPlane {
         call: &AuthenticatedRequest<'_>,
     ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
+        let label = |label: fn(Cow<'static, str>) -> UsageLabel<'static>, name: Option<String>| {
+            name.map(|name| label(name.into()).into_text().into_owned())
+        };
+        let tool = query.text("tool");
+        let prompt = label(UsageLabel::Prompt, query.text("prompt"));
+        let resource = label(UsageLabel::Resource, query.text("resource"));
         let filter = UsageFilter {
             from: query.number("from"),
             until: query.number("until"),
             key_id: query.text("key_id"),
             server: query.text("server"),
-            tool: query.text("tool"),
+            tool: tool.or(prompt).or(resource),
         };
         let page = query.page::<UsageCursor>();
         query.finish()?;

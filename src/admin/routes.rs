@@ -229,7 +229,7 @@ pub static ROUTES: &[Route] = &[
     route("PUT", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PutEndpoint, DEFINITION_BYTES_MAX, RouteShape::EndpointPut, "Create or replace an endpoint; idempotent"),
     route("PATCH", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PatchEndpoint, DEFINITION_BYTES_MAX, RouteShape::EndpointPatch, "Change members of an endpoint (JSON merge patch)"),
     route("DELETE", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::DeleteEndpoint, 0, RouteShape::Delete, "Delete an endpoint"),
-    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, RouteShape::Usage, "List usage by hour, key, server and tool"),
+    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, RouteShape::Usage, "List usage by hour, key, server, and tool, prompt or resource"),
     route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, RouteShape::Audit, "List administrative changes, newest first"),
     route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, RouteShape::Sessions, "List sessions of this process, oldest first"),
     route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, RouteShape::Import, "Import the servers of an `mcpServers` file; errors in an entry do not affect the others"),

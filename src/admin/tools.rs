@@ -26,11 +26,12 @@ use super::servers::unprocessable;
 use super::tool_result::result_of;
 use super::views::{TestResult, TestSummary};
 use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
+use crate::limits::ReservedCall;
 use crate::route::{Endpoint, RouteTable};
 use crate::telemetry::metrics;
 use crate::upstream::{Upstream, UpstreamId, UpstreamPool};
 use metamcp_config::server::ServerConfig;
-use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
+use metamcp_core::base::{Fault, FaultKind, ShutdownPhase, unix_seconds};
 use metamcp_core::protocol::{ClientCapabilities, Era, header};
 use metamcp_store::auth::Identity;
 use metamcp_store::definition::{FieldError, ServerDefinition};
@@ -186,8 +187,9 @@ impl ControlPlane {
             .upstream(UpstreamId(server.upstream))
             .cloned()
             .ok_or_else(|| Problem::not_found("server"))?;
-        let mut meter = CallMeter::begin(&call, server, &tool);
         let identity = call.identity().clone();
+        let quota = self.reserve_call(&identity)?;
+        let mut meter = CallMeter::begin(&call, server, &tool, quota);
         let (era, admin_jobs, mut phase) =
             (listed.era, self.parts.admin_jobs.clone(), self.parts.phase.clone());
         let run = async move |tool_call: ToolCall| {
@@ -219,6 +221,13 @@ impl ControlPlane {
         meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
         })
+    }
+
+    /// Counts a call against the quotas of its key. `None` if it has none.
+    fn reserve_call(&self, identity: &Identity) -> Result<Option<ReservedCall>, Problem> {
+        let Some(quotas) = identity.quotas() else { return Ok(None) };
+        let usage = self.parts.limits.usage(identity);
+        Ok(Some(ReservedCall::reserve(usage, quotas, unix_seconds())?))
     }
 
     /// Completes when the key is no longer valid.

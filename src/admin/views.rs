@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::catalog::{ApprovalStatus, QuarantineReason, ServerState};
 use crate::upstream::UpstreamStatus;
 use crate::upstream::stdio::ProcessStats;
+use metamcp_core::base::UsageLabel;
 use metamcp_store::definition::FieldError;
 use metamcp_store::store::{AuditRow, UsageRow};
 use metamcp_store::tool_pins::{PinChange, format_code_points};
@@ -312,7 +313,7 @@ pub struct TestSummary {
     pub resource_templates: usize,
 }
 
-/// The usage of one tool by one key in one hour.
+/// The usage of one tool, prompt or resource by one key in one hour.
 #[derive(Serialize, ToSchema)]
 pub struct Usage {
     /// The start of the hour, in seconds since 1970.
@@ -321,8 +322,13 @@ pub struct Usage {
     key_id: String,
     /// The server. Empty for calls that did not go to a server.
     server: String,
-    /// The tool. Empty for requests other than tool calls.
+    /// The tool. Empty for requests other than tool calls. `(other)` stands for all that have no row of their own.
     tool: String,
+    /// The prompt. Empty for requests other than `prompts/get`. `(other)` as for tools.
+    prompt: String,
+    /// The URI of the resource. Empty for requests other than `resources/read`. `(other)` stands for all that the server does
+    /// not list.
+    resource: String,
     /// All calls, including failed ones.
     calls: u64,
     /// Calls that the gateway could not complete. An error returned by the server is a complete answer.
@@ -337,11 +343,19 @@ pub struct Usage {
 
 impl From<UsageRow> for Usage {
     fn from(UsageRow { key, counts }: UsageRow) -> Self {
+        let [tool, prompt, resource] = match UsageLabel::parse(&key.tool) {
+            UsageLabel::None => Default::default(),
+            UsageLabel::Tool(name) => [name.into(), String::new(), String::new()],
+            UsageLabel::Prompt(name) => [String::new(), name.into(), String::new()],
+            UsageLabel::Resource(uri) => [String::new(), String::new(), uri.into()],
+        };
         Self {
             hour: key.hour,
             key_id: key.key_id,
             server: key.server,
-            tool: key.tool,
+            tool,
+            prompt,
+            resource,
             calls: counts.calls,
             errors: counts.errors,
             bytes_in: counts.bytes_in,

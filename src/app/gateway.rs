@@ -10,7 +10,9 @@ use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::background::quotas::QuotaSync;
 use super::background::telemetry::{self, TelemetryDelivery};
+use super::background::usage::UsageDelivery;
 use super::background::{retention, tls_files, tool_pins, trace_export, usage};
 use super::config_sync::{
     ConfigLoader, LiveConfig, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
@@ -112,7 +114,6 @@ impl App {
             Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
         let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
-        let leftovers = (door == ListenTarget::Public).then(|| config.data_dir.clone());
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
@@ -142,7 +143,7 @@ impl App {
             catalog: Arc::clone(&catalog),
             sessions,
             streams: open_streams(&config, &door, authenticator.sealer()),
-            limits,
+            limits: Arc::clone(&limits),
             usage: counters,
             metrics,
             records,
@@ -150,6 +151,8 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
+        let known = (&authenticator, limits);
+        let delivery = prepare_delivery((&config, &door), outbox, known, workers_ended.subscribe()).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
@@ -162,7 +165,7 @@ impl App {
         let (running, seen) = (config, store.watch());
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_usage(outbox, store, workers_ended.subscribe(), leftovers);
+        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
         let deliveries = Deliveries { workers_ended, usage, telemetry };
         Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
     }
@@ -290,22 +293,26 @@ fn spawn_jobs(
     spawn_local(CatalogTask::new(inbox).run());
 }
 
-/// Delivers usage counts to the store until the workers have ended. `leftovers`: the folder in which other processes may
-/// leave counts.
-fn spawn_usage(
+/// Reads what keys with a quota have used, before any of them calls. Also delivers what other processes left in the data
+/// directory of a public gateway, until the workers have ended.
+async fn prepare_delivery(
+    (config, door): (&Config, &ListenTarget),
     outbox: Option<UsageSpool>,
-    store: Store,
+    (auth, limits): (&Arc<Authenticator>, Arc<Limits>),
     workers_ended: watch::Receiver<ShutdownPhase>,
-    leftovers: Option<PathBuf>,
-) -> JoinHandle<()> {
-    if let Some(data_dir) = leftovers {
-        spawn_local(usage::deliver_leftovers(data_dir, store.clone(), workers_ended.clone()));
+) -> UsageDelivery {
+    let snapshots = config.database.is_some().then_some(&*config.data_dir);
+    let quotas = QuotaSync::new(Arc::clone(auth), Arc::clone(&limits), snapshots);
+    let mut delivery = UsageDelivery::new(outbox, auth.store().clone(), quotas);
+    delivery.prepare().await;
+    if *door == ListenTarget::Public {
+        let (auth, store) = (Arc::clone(auth), auth.store().clone());
+        // Never refreshed: what others counted is read from the store.
+        let unused_quotas = move || QuotaSync::new(Arc::clone(&auth), Arc::clone(&limits), None);
+        let data_dir = config.data_dir.clone();
+        spawn_local(usage::deliver_leftovers(data_dir, store, unused_quotas, workers_ended));
     }
-    spawn_local(async move {
-        if let Some(outbox) = outbox {
-            usage::deliver(outbox, store, workers_ended).await;
-        }
-    })
+    delivery
 }
 
 /// Stops the stdio servers, all at once; each within its own timeout. After a second signal this is not

@@ -254,15 +254,15 @@ impl Catalog {
         }
     }
 
-    /// Whether a tool with that name is known to be listed. Requests missing lists, but does not wait for
+    /// Whether an item with that name or URI is known to be listed. Requests missing lists, but does not wait for
     /// them.
-    pub fn has_tool(&self, endpoint: &Arc<Endpoint>, view: View, name: &str) -> bool {
+    pub fn has_item(&self, endpoint: &Arc<Endpoint>, view: View, kind: ListKind, name: &str) -> bool {
         let Some(merged) = self.snapshot(endpoint, view) else {
             // With a full queue, the next call requests them.
             let _ = self.list_requests.try_send(ListRequest::of_client(endpoint, view));
             return false;
         };
-        merged.listing(ListKind::Tools).names.find(name).is_some()
+        merged.listing(kind).names.find(name).is_some()
     }
 
     /// Returns the generation of a server's lists: how often they were marked stale.

@@ -1,9 +1,13 @@
-//! Admission: how many requests a key may have in flight, how many event streams it may keep open, and how fast
-//! it may send requests.
+//! Admission: how many requests a key may have in flight, how many event streams it may keep open, how fast it may send
+//! requests, and how much it may use in a day and in a month.
 //!
 //! Invariant: a [`Permit`] is released when it is dropped, which happens with the last byte of the response body.
 //!
 //! Does not know: what a request asks for, or which upstream it goes to.
+
+mod quota;
+
+pub use quota::{BaseUpdate, QuotaCounters, QuotaExceeded};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +18,7 @@ use crossbeam::utils::CachePadded;
 use metamcp_config::sections::LimitsConfig;
 
 use metamcp_core::base::KeyId;
-use metamcp_store::auth::{Identity, Rate};
+use metamcp_store::auth::{Identity, Quotas, Rate};
 
 /// The usage of all keys.
 pub struct Limits {
@@ -34,6 +38,8 @@ pub struct KeyUsage {
     /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
     burst_restored_us: CachePadded<AtomicU64>,
     start: Instant,
+    /// Counts only while the key has a quota.
+    quota: CachePadded<QuotaCounters>,
 }
 
 /// The limits of every key, as they are now. Each is read on its own.
@@ -69,6 +75,12 @@ pub struct Permit {
     kind: PermitKind,
 }
 
+/// A call of a key that has a quota, counted when it was admitted.
+pub struct ReservedCall {
+    usage: Arc<KeyUsage>,
+    unix_s: u64,
+}
+
 /// Keys tracked at once. When it is reached, keys that no worker uses are dropped from the map.
 const KEYS_MAX: usize = 65_536;
 
@@ -85,13 +97,16 @@ impl Limits {
 
     /// The usage of a key. Takes a lock, so workers cache the result.
     pub fn usage(&self, identity: &Identity) -> Arc<KeyUsage> {
+        self.key_usage(identity.key_id())
+    }
+
+    /// The usage of the key with this id.
+    pub fn key_usage(&self, key_id: KeyId) -> Arc<KeyUsage> {
         let mut usages = self.usages.lock().unwrap_or_else(PoisonError::into_inner);
         if usages.len() >= KEYS_MAX {
             usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
-        let usage = usages
-            .entry(identity.key_id())
-            .or_insert_with(|| Arc::new(KeyUsage::new(Arc::clone(&self.bounds))));
+        let usage = usages.entry(key_id).or_insert_with(|| Arc::new(KeyUsage::new(Arc::clone(&self.bounds))));
         Arc::clone(usage)
     }
 }
@@ -115,7 +130,13 @@ impl KeyUsage {
             bounds,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
             start: Instant::now(),
+            quota: CachePadded::default(),
         }
+    }
+
+    /// What the key used in the current day and month.
+    pub fn quota(&self) -> &QuotaCounters {
+        &self.quota
     }
 
     /// Admits a request if the key is within its limits.
@@ -192,6 +213,19 @@ impl Permit {
     /// Exchanges the slot of a request for that of an event stream. The rate was charged with the request.
     pub fn into_event_stream(self, identity: &Identity) -> Result<Self, AdmissionError> {
         self.usage.take(identity, PermitKind::EventStream)
+    }
+}
+
+impl ReservedCall {
+    /// Counts a call, unless a quota of its key is used up.
+    pub fn reserve(usage: Arc<KeyUsage>, quotas: &Quotas, unix_s: u64) -> Result<Self, QuotaExceeded> {
+        usage.quota.reserve(quotas, unix_s)?;
+        Ok(Self { usage, unix_s })
+    }
+
+    /// Adds what usage counts at the same time.
+    pub fn add(&self, calls: u64, bytes: u64, unix_s: u64) {
+        self.usage.quota.add(self.unix_s, calls, bytes, unix_s);
     }
 }
 

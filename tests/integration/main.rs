@@ -44,6 +44,7 @@ mod refusals;
 mod reload;
 mod reload_settings;
 mod replicas;
+mod quotas;
 mod rest;
 mod resume;
 mod revocation;

@@ -14,8 +14,13 @@ type Statements = BTreeMap<String, i64>;
 const CONNECTIONS: usize = 4;
 
 /// What takes usage to the store, and nothing else does.
-const OF_USAGE: [&str; 4] =
-    ["INSERT INTO usage_batches", "INSERT INTO usage ", "DELETE FROM usage_batches", "INSERT INTO key_uses"];
+const OF_USAGE: [&str; 5] = [
+    "INSERT INTO usage_batches",
+    "INSERT INTO usage ",
+    "DELETE FROM usage_batches",
+    "INSERT INTO key_uses",
+    "INSERT INTO key_totals",
+];
 
 /// A transaction of usage begins so, and one of the gateway's rounds through rotated keys every ten seconds.
 const BEGIN_CHANGE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";

@@ -91,10 +91,48 @@ fn a_read_tried_at_several_servers_is_counted_once() {
     }
     assert_eq!([a, b, c].map(|peer| peer.calls().len()), [4, 4, 2]);
     let gateway = gateway.restart();
-    let [a, b, c] = ["a", "b", "c"].map(|server| counts(&gateway, server, ""));
+    let [a, b, c] = ["a", "b", "c"].map(|server| counts(&gateway, server, "resource (other)"));
     assert_eq!(a, UsageCounts::default());
     assert_eq!((b.calls, b.errors, b.bytes_in, b.bytes_out), (2, 0, bytes_in, bytes_out));
     assert_eq!((c.calls, c.errors, c.bytes_in, c.bytes_out), (2, 2, bytes_in, 0));
+}
+
+/// By the names that the server lists. Clients choose all others, so they have no rows of their own.
+#[test]
+fn prompts_and_resources_are_named_if_they_are_listed() {
+    let peer = Peer::script([]);
+    peer.list_items();
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let mut client = Client::connect(gateway.address);
+    let mut ask = |path: &str, method: &str, member: &str, name: &str| {
+        let params = format!(r#""{member}":"{name}","#);
+        assert_eq!(client.ask(&modern(path, method, &params).with("Mcp-Name", name)).status, 200);
+    };
+    let long = format!("x://{}", "y".repeat(296));
+    for (path, prefix) in [("/mcp", "a__"), ("/servers/a/mcp", "")] {
+        // So that the lists are known.
+        ask(path, "resources/read", "uri", "x://listed");
+        peer.wait_until("the lists to be fetched", |peer| peer.count("resources/list") > 0);
+        for _ in 0..2 {
+            ask(path, "prompts/get", "name", &format!("{prefix}greet"));
+            ask(path, "resources/read", "uri", "x://listed");
+            ask(path, "resources/read", "uri", &long);
+        }
+    }
+    for number in 0..50 {
+        ask("/servers/a/mcp", "resources/read", "uri", &format!("x://{number}"));
+        ask("/servers/a/mcp", "prompts/get", "name", &format!("p{number}"));
+    }
+    let gateway = gateway.restart();
+    let calls = |label: &str| counts(&gateway, "a", label).calls;
+    let (prompts, resources) = (calls("prompt greet"), calls("resource x://listed"));
+    // On a server's own path, a name counts as listed once the list is known there.
+    assert!((2..=4).contains(&prompts) && (3..=6).contains(&resources), "{prompts} {resources}");
+    assert_eq!(prompts + calls("prompt (other)"), 4 + 50);
+    assert_eq!(resources + calls("resource (other)"), 6 + 4 + 50);
+    assert_eq!(calls(""), 0);
+    let labels: std::collections::BTreeSet<_> = gateway.usage().into_iter().map(|row| row.key.tool).collect();
+    assert_eq!(labels.len(), 4, "{labels:?}");
 }
 
 #[test]

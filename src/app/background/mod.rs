@@ -3,6 +3,7 @@
 
 mod call_records;
 mod collector;
+pub mod quotas;
 pub mod retention;
 pub mod telemetry;
 pub mod tls_files;

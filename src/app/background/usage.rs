@@ -10,6 +10,7 @@ use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::quotas::{QuotaSync, UndeliveredUsage, find_undelivered};
 use crate::journal::usage::{
     self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
 };
@@ -25,6 +26,9 @@ const FOLDER: &str = "usage";
 /// For the store to accept one batch, which has some 500 rows and one round trip for each. After that the
 /// store counts as unreachable.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the store to accept what earlier processes left, at a start with keys that have a quota. Clients wait for it.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two attempts while the store is unreachable.
 const RETRY: Duration = Duration::from_secs(1);
@@ -110,6 +114,7 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, U
 pub async fn deliver_leftovers(
     data_dir: PathBuf,
     store: Store,
+    quotas: impl Fn() -> QuotaSync,
     mut workers_ended: watch::Receiver<ShutdownPhase>,
 ) {
     let mut tick = interval(LEFTOVERS_POLL);
@@ -124,7 +129,8 @@ pub async fn deliver_leftovers(
         }
         for folder in public_folders(&data_dir).filter(|folder| folder.exists()) {
             let is_used = matches!(journal::check_unused(&folder), Err(JournalError::Locked { .. }));
-            let is_done = !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store).await);
+            let is_done =
+                !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store, quotas()).await);
             if is_done {
                 pending.remove(&folder);
             } else {
@@ -135,12 +141,13 @@ pub async fn deliver_leftovers(
 }
 
 /// Delivers all that is in a folder that no process uses; false if some of it stays.
-async fn deliver_folder(folder: &Path, store: &Store) -> bool {
+async fn deliver_folder(folder: &Path, store: &Store, quotas: QuotaSync) -> bool {
     let opened = folder.to_owned();
     match run_blocking(move || open_folder(opened, 1)).await {
         Ok(Ok(Some((_, outbox)))) => {
-            let mut delivery = UsageDelivery::new(outbox, store.clone());
-            while delivery.step(true).await {}
+            let mut delivery = UsageDelivery::new(Some(outbox), store.clone(), quotas);
+            delivery.write_journal(true, true).await;
+            while delivery.deliver_oldest().await {}
             delivery.refused.is_none() && !delivery.has_write_failed
         }
         // Another process was faster.
@@ -154,8 +161,7 @@ async fn deliver_folder(folder: &Path, store: &Store) -> bool {
 }
 
 /// Delivers counts until `workers_ended` changes, then delivers the rest within `SHUTDOWN_TIMEOUT`.
-pub async fn deliver(outbox: UsageSpool, store: Store, mut workers_ended: watch::Receiver<ShutdownPhase>) {
-    let mut delivery = UsageDelivery::new(outbox, store);
+pub async fn deliver(mut delivery: UsageDelivery, mut workers_ended: watch::Receiver<ShutdownPhase>) {
     let mut tick = interval(Duration::from_millis(COLLECT_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_more = false;
@@ -164,7 +170,7 @@ pub async fn deliver(outbox: UsageSpool, store: Store, mut workers_ended: watch:
             biased;
             _ = workers_ended.changed() => {
                 // What remains is delivered at the next start.
-                let _ = timeout(SHUTDOWN_TIMEOUT, async { while delivery.step(true).await {} }).await;
+                let _ = timeout(SHUTDOWN_TIMEOUT, delivery.finish()).await;
                 return;
             }
             () = ready(()), if has_more => has_more = delivery.step(false).await,
@@ -173,10 +179,14 @@ pub async fn deliver(outbox: UsageSpool, store: Store, mut workers_ended: watch:
     }
 }
 
-struct UsageDelivery {
-    /// `None` while a blocking thread has it.
+/// Moves counts from the workers' tables to the store.
+pub struct UsageDelivery {
+    /// `None` while a blocking thread has it, and if there is no journal: the disk was full.
     outbox: Option<UsageSpool>,
+    has_journal: bool,
     store: Store,
+    quotas: QuotaSync,
+    store_timeout: Duration,
     collected: Option<Instant>,
     synced: Option<Instant>,
     /// When the store last failed to accept a batch; `None` once it accepts one.
@@ -186,10 +196,13 @@ struct UsageDelivery {
 }
 
 impl UsageDelivery {
-    fn new(outbox: UsageSpool, store: Store) -> Self {
+    pub fn new(outbox: Option<UsageSpool>, store: Store, quotas: QuotaSync) -> Self {
         Self {
-            outbox: Some(outbox),
+            has_journal: outbox.is_some(),
+            outbox,
             store,
+            quotas,
+            store_timeout: STORE_TIMEOUT,
             collected: None,
             synced: None,
             refused: None,
@@ -197,9 +210,71 @@ impl UsageDelivery {
         }
     }
 
+    /// Reads what keys with a quota have used, before anything is counted. Delivers first what earlier processes left, so that
+    /// the store has all of it; without the store, the last snapshot and the journal must do.
+    ///
+    /// Not cancel safe: dropping it may lose the journal.
+    pub async fn prepare(&mut self) {
+        if !self.has_journal {
+            self.quotas.track(|_| UndeliveredUsage::default());
+            self.quotas.refresh().await;
+            return;
+        }
+        let last = self.with_outbox(|outbox| {
+            // A full journal keeps the rest in the tables, which count too.
+            let _ = outbox.collect(unix_ms());
+            outbox.sync()?;
+            Ok(outbox.last_sequence())
+        });
+        match last.await {
+            Ok(last) => self.quotas.set_earlier(last),
+            Err(error) => tracing::error!(%error, "cannot write usage to the journal; counts stay in memory"),
+        }
+        if !self.quotas.has_quotas() {
+            return;
+        }
+        let begun = Instant::now();
+        self.store_timeout = START_TIMEOUT;
+        while self.quotas.is_store_there() && begun.elapsed() < START_TIMEOUT && self.deliver_oldest().await {
+        }
+        self.store_timeout = STORE_TIMEOUT;
+        if !self.refresh_quotas().await
+            && let Some(outbox) = &self.outbox
+        {
+            self.quotas.estimate(outbox);
+        }
+    }
+
+    /// Delivers everything, as far as the store accepts it.
+    async fn finish(&mut self) {
+        while self.step(true).await {}
+        self.quotas.expire_snapshot();
+        if self.refused.is_none() && self.quotas.has_quotas() {
+            self.refresh_quotas().await;
+        }
+    }
+
+    /// Tells the counters of quotas what others used. Returns false if that is not known.
+    async fn refresh_quotas(&mut self) -> bool {
+        if let Some(outbox) = &self.outbox {
+            let earlier = self.quotas.earlier();
+            self.quotas.track(|keys| find_undelivered(outbox, earlier, keys));
+            self.quotas.note_earlier_delivered(outbox);
+        } else {
+            self.quotas.track(|_| UndeliveredUsage::default());
+        }
+        self.quotas.refresh().await
+    }
+
     /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is
     /// never delayed for long; returns whether there may be another.
     async fn step(&mut self, is_last: bool) -> bool {
+        if !self.has_journal {
+            if self.quotas.is_due() {
+                self.refresh_quotas().await;
+            }
+            return false;
+        }
         let is_due = |since: Option<Instant>, pace: Duration| {
             is_last || since.is_none_or(|since| since.elapsed() >= pace)
         };
@@ -213,6 +288,17 @@ impl UsageDelivery {
         if syncs {
             self.synced = Some(Instant::now());
         }
+        self.write_journal(collects, syncs).await;
+        let has_more = delivers && self.deliver_oldest().await;
+        // After a failure, the store may have a batch that does not count as delivered.
+        if self.refused.is_none() && self.quotas.is_due() {
+            self.refresh_quotas().await;
+        }
+        has_more
+    }
+
+    /// Moves what workers counted into the journal, and makes it durable.
+    async fn write_journal(&mut self, collects: bool, syncs: bool) {
         let written = self
             .with_outbox(move |outbox| {
                 let collected = if collects { outbox.collect(unix_ms()) } else { Ok(()) };
@@ -233,7 +319,6 @@ impl UsageDelivery {
             _ => {}
         }
         self.has_write_failed = has_failed;
-        delivers && self.deliver_oldest().await
     }
 
     /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not
@@ -248,9 +333,12 @@ impl UsageDelivery {
         };
         let Some(batch) = batch else { return false };
         let sequence = batch.sequence;
-        let applied = timeout(STORE_TIMEOUT, self.store.apply_usage(to_store_batch(&batch))).await;
+        let applied = timeout(self.store_timeout, self.store.apply_usage(to_store_batch(&batch))).await;
         let failure = match applied {
-            Ok(Ok(_)) => None,
+            Ok(Ok(_)) => {
+                self.quotas.note_delivered(&batch);
+                None
+            }
             Ok(Err(error @ StoreError::Invalid(_))) => {
                 // The store would reject it forever, and block everything behind it.
                 tracing::error!(%error, "the store rejects a usage batch; its counts are lost");

@@ -1,22 +1,16 @@
-//! The labels of a counter: key, server and tool.
+//! The labels of a counter: key, server, and tool, prompt or resource.
+
+use metamcp_core::base::USAGE_LABEL_BYTES_MAX;
 
 /// Stands for every key, server or tool that is not counted separately, because its name is too long or no slot is left.
-/// The parentheses keep it from being a real name.
-pub const OTHER: &str = "(other)";
+pub use metamcp_core::base::OTHER;
 
 /// The longest key label. A key id has 12 characters; another principal may be a little longer.
 pub(super) const KEY_BYTES_MAX: usize = 32;
 /// The longest server label, as for [`metamcp_core::base::ServerName`].
 pub(super) const SERVER_BYTES_MAX: usize = 64;
-/// The longest tool label. MCP's limit is 128 characters, which need not be ASCII.
-pub(super) const TOOL_BYTES_MAX: usize = 256;
-
-/// The label for the name of a tool: the name itself, or [`OTHER`] if it has blanks or control characters, which no tool
-/// name has (MCP 2026-07-28, tools).
-pub fn tool_label(name: &str) -> &str {
-    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-    if is_plain { name } else { OTHER }
-}
+/// The longest label of a tool, prompt or resource. MCP's limit for tools is 128 characters, which need not be ASCII.
+pub(super) const TOOL_BYTES_MAX: usize = USAGE_LABEL_BYTES_MAX;
 
 /// Key, server and tool, concatenated.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,7 +34,7 @@ mod tests;
 
 pub use batch::{SpooledBatch, SpooledRow};
 pub use count::CallCounts;
-pub use labels::{OTHER, tool_label};
+pub use labels::OTHER;
 pub use spool::UsageSpool;
 pub use usage_tables::{COLLECT_BACKLOG_MS, COLLECT_MS, Config, SLOTS, SYNC_MS, UsageTables};
 pub use worker::{CounterSlot, WorkerCounters};

@@ -124,6 +124,38 @@ impl UsageSpool {
         Ok(())
     }
 
+    /// The number of the last batch in the journal.
+    pub fn last_sequence(&self) -> Sequence {
+        Sequence(self.journal.next_sequence().0.saturating_sub(1))
+    }
+
+    /// Whether the sink has all batches up to this one.
+    pub fn is_delivered(&self, sequence: Sequence) -> bool {
+        // An earlier process may have delivered everything, and no record is left of it.
+        let next = || self.journal.read_from(Sequence(self.applied.0 + 1)).find_map(Result::ok);
+        self.applied >= sequence || next().is_none_or(|record| record.sequence > sequence)
+    }
+
+    /// Visits the batches after this one that the sink may not have yet.
+    pub fn visit_undelivered(&self, after: Sequence, mut visit: impl FnMut(&SpooledBatch)) {
+        let from = after.max(self.applied).0 + 1;
+        // An unreadable segment is reported when it is to be delivered.
+        for record in self.journal.read_from(Sequence(from)).filter_map(Result::ok) {
+            SpooledBatch::decode(record).iter().for_each(&mut visit);
+        }
+    }
+
+    /// Visits what was counted, by key, and is in no batch yet.
+    pub fn visit_uncollected(&self, mut visit: impl FnMut(&str, CallCounts)) {
+        for tracked in &self.tables {
+            for slot in 0..tracked.journaled.len() {
+                if let Some((labels, live)) = tracked.unjournaled(slot) {
+                    visit(labels.parts()[0], live.since(tracked.journaled[slot]));
+                }
+            }
+        }
+    }
+
     /// The next few batches for the sink that are safely on disk, oldest first. The same batches are returned until they
     /// are acknowledged with `applied`.
     ///

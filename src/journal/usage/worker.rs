@@ -76,7 +76,25 @@ impl WorkerCounters {
         used.handles.set(used.handles.get() + 1);
         CounterSlot { worker: Rc::clone(worker), slot }
     }
+
+    /// Whether there is a slot for one of many names: the key has one for it already, or enough are free.
+    pub fn has_room(&self, key: &str, server: &str, name: &str) -> bool {
+        let worker = &self.0;
+        let mut index = worker.index.borrow_mut();
+        let slots = worker.table.slots();
+        if index.by_labels.contains_key(&[key, server, name] as &dyn LabelParts) {
+            return true;
+        }
+        if index.by_labels.len() >= slots / ITEM_SHARE {
+            index.sweep(&worker.table, &worker.uses);
+        }
+        index.by_labels.len() < slots / ITEM_SHARE
+    }
 }
+
+/// Which part of the slots prompts and resources may take: the rest is for the tools of all keys. A server lists thousands of
+/// resources, and clients read them one after the other.
+const ITEM_SHARE: usize = 2;
 
 /// The name, or [`OTHER`] if it is too long.
 fn limit(name: &str, bytes_max: usize) -> &str {

@@ -87,7 +87,7 @@ async fn try_in_turn(
     session: &Arc<Session>,
     places: &[usize],
 ) -> Result<Reply, Fault> {
-    let mut candidates = Candidates::new(&worker.metering, call, View::Legacy(session.claims.capabilities));
+    let mut candidates = Candidates::new(worker, call, View::Legacy(session.claims.capabilities));
     for place in places {
         let asking = async {
             let pool = worker.topology.pool(&call.endpoint.servers[*place])?;
@@ -96,7 +96,7 @@ async fn try_in_turn(
                 DeliveryOutcome::Refused(..) => Ok(None),
             }
         };
-        if let Some(reply) = candidates.ask(*place, asking).await {
+        if let Some(reply) = candidates.ask(*place, asking).await? {
             return Ok(reply);
         }
     }
@@ -161,7 +161,7 @@ async fn forward(
         let view = View::Legacy(session.claims.capabilities);
         let server = &call.endpoint.servers[place];
         let original_name = target::counted(rename.as_ref());
-        let mut meter = Meter::begin(&worker.metering, &call, server, original_name, view);
+        let mut meter = Meter::begin(worker, &call, server, original_name, view)?;
         let (pool, delivered) = match asking.await {
             Ok(delivered) => delivered,
             Err(_) if in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {

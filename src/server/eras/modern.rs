@@ -55,13 +55,13 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
 
 /// Answers from the first server that has the resource.
 async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Result<Reply, Fault> {
-    let mut candidates = Candidates::new(&worker.metering, call, View::Modern);
+    let mut candidates = Candidates::new(worker, call, View::Modern);
     for place in places {
         let asking = async {
             let response = deliver(worker, call, *place, None).await?;
             Ok(send::read_result(&worker.scanner, response).await)
         };
-        if let Some(reply) = candidates.ask(*place, asking).await {
+        if let Some(reply) = candidates.ask(*place, asking).await? {
             return Ok(reply);
         }
     }
@@ -72,7 +72,7 @@ async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Resu
 async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) -> Result<Reply, Fault> {
     let original_name = target::counted(rename.as_ref());
     let server = &call.endpoint.servers[place];
-    let mut meter = Meter::begin(&worker.metering, &call, server, original_name, View::Modern);
+    let mut meter = Meter::begin(worker, &call, server, original_name, View::Modern)?;
     let response = match deliver(worker, &call, place, rename).await {
         Ok(response) => response,
         Err(fault) => return Err(send::failed(meter.as_mut(), fault)),

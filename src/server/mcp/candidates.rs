@@ -10,7 +10,7 @@ use super::meter::Meter;
 use super::resolve::no_resource;
 use crate::catalog::View;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Metering;
+use crate::server::worker::Worker;
 use crate::telemetry::metrics::OperationOutcome;
 use metamcp_core::base::{Fault, FaultKind, FaultOrigin, ServerName};
 
@@ -19,7 +19,7 @@ const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The candidates for one resource. All attempts are one call, counted at the server where it ended.
 pub struct Candidates<'a> {
-    metering: &'a Metering,
+    worker: &'a Worker,
     call: &'a Call,
     view: View,
     meter: Option<Meter>,
@@ -29,21 +29,21 @@ pub struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// Starts with no candidate asked.
-    pub fn new(metering: &'a Metering, call: &'a Call, view: View) -> Self {
+    pub fn new(worker: &'a Worker, call: &'a Call, view: View) -> Self {
         let last = no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
-        Self { metering, call, view, meter: None, last }
+        Self { worker, call, view, meter: None, last }
     }
 
-    /// Asks the next candidate. Returns its answer if it has the resource.
+    /// Asks the next candidate. Returns its answer if it has the resource, and a fault if a quota of the key is used up.
     pub async fn ask(
         &mut self,
         place: usize,
         asking: impl Future<Output = Result<Option<Bytes>, Fault>>,
-    ) -> Option<Reply> {
+    ) -> Result<Option<Reply>, Fault> {
         let server = &self.call.endpoint.servers[place];
         match &mut self.meter {
-            Some(meter) => meter.move_to(self.metering, self.call, server),
-            meter => *meter = Meter::begin(self.metering, self.call, server, None, self.view),
+            Some(meter) => meter.move_to(&self.worker.metering, self.call, server),
+            meter => *meter = Meter::begin(self.worker, self.call, server, None, self.view)?,
         }
         match timeout(CANDIDATE_TIMEOUT, asking).await {
             Ok(Ok(Some(message))) => {
@@ -51,13 +51,13 @@ impl<'a> Candidates<'a> {
                     meter.add_bytes(message.len());
                     meter.end(OperationOutcome::Answer);
                 }
-                return Some(reply::message(message));
+                return Ok(Some(reply::message(message)));
             }
             Ok(Ok(None)) => {}
             Ok(Err(fault)) => self.last = fault,
             Err(_elapsed) => self.last = slow_candidate(&server.name),
         }
-        None
+        Ok(None)
     }
 
     /// The fault to report when no candidate had the resource.

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use super::call::Call;
 use super::trace;
-use crate::catalog::View;
-use crate::journal::usage::{CallCounts, CounterSlot, OTHER, tool_label};
+use crate::catalog::{ListKind, View};
+use crate::journal::usage::{CallCounts, CounterSlot, OTHER, WorkerCounters};
+use crate::limits::ReservedCall;
 use crate::route::{EndpointShape, RoutedServer};
-use crate::server::worker::Metering;
+use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::ActiveRecord;
-use metamcp_core::base::FaultKind;
+use metamcp_core::base::{Fault, FaultKind, UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
 
 /// One call to a server, until it is counted. If it is dropped before its answer has passed, it counts as
@@ -27,6 +28,8 @@ pub struct Meter {
     exchange: Option<UpstreamOperation>,
     /// `None` if calls are not recorded.
     record: Option<ActiveRecord>,
+    /// `None` if the key has no quota.
+    quota: Option<ReservedCall>,
     began: Instant,
     /// Counts that have not been added to the slot yet.
     count: CallCounts,
@@ -38,21 +41,24 @@ pub struct Meter {
 
 impl Meter {
     /// Starts the meter of a message to a server. `original_name` is the server's own name for the item, if
-    /// it differs from the name in the message. Returns `None` if nothing is counted.
+    /// it differs from the name in the message. Returns `None` if nothing is counted, and a fault if a quota of the key is
+    /// used up.
     pub fn begin(
-        metering: &Metering,
+        worker: &Worker,
         call: &Call,
         server: &RoutedServer,
         original_name: Option<&str>,
         view: View,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, Fault> {
         if !call.is_request() {
-            return None;
+            return Ok(None);
         }
-        let slot = metering.counters.as_ref().map(|counters| {
-            let tool = tool(metering, call, original_name, view);
-            counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
-        });
+        let metering = &worker.metering;
+        let quota = worker.credentials.reserve_call(&call.identity)?;
+        let slot = metering
+            .counters
+            .as_ref()
+            .map(|counters| find_slot(counters, call, server, label(metering, call, original_name, view)));
         let method = call.method.map(McpMethod::index);
         let exchange = metering.metrics.as_ref().map(|metrics| {
             let exchange = UpstreamOperation::begin(metrics, server.label, method);
@@ -62,30 +68,32 @@ impl Meter {
             exchange.traced_by(span.flatten())
         });
         let mut record = call.record.as_ref().and_then(|ticket| ticket.take());
-        if slot.is_none() && exchange.is_none() && record.is_none() {
-            return None;
+        if slot.is_none() && exchange.is_none() && record.is_none() && quota.is_none() {
+            return Ok(None);
         }
         if let Some(record) = &mut record {
             record.set_server(&server.name, original_name);
         }
         let count = CallCounts { calls: 1, bytes_in: call.body.len() as u64, ..CallCounts::default() };
-        Some(Self {
+        Ok(Some(Self {
             slot,
             exchange,
             record,
+            quota,
             began: Instant::now(),
             count,
             ended: false,
             may_be_answered: false,
-        })
+        }))
     }
 
     /// Moves the call to the next candidate, because the last one does not have the resource. A call is
     /// counted once, at the server where it ended.
     pub fn move_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
         if let Some(counters) = metering.counters.as_ref() {
-            // Only resource reads are tried at several servers, so there is no tool name.
-            self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
+            // Only resources that no server lists are tried at several.
+            let label = UsageLabel::Resource(OTHER.into());
+            self.slot = Some(find_slot(counters, call, server, label));
         }
         self.exchange
             .iter_mut()
@@ -144,6 +152,10 @@ impl Meter {
         if let Some(slot) = &self.slot {
             slot.add(count);
         }
+        if let Some(quota) = &self.quota {
+            let bytes = count.bytes_in.saturating_add(count.bytes_out);
+            quota.add(count.calls, bytes, unix_seconds());
+        }
     }
 }
 
@@ -153,17 +165,48 @@ impl Drop for Meter {
     }
 }
 
-/// The tool name to count: the server's own name, or empty if the call is not a tool call. Names that are not
-/// listed are invented by clients; they are counted as one, since their number has no bound.
-fn tool<'a>(metering: &Metering, call: &'a Call, original_name: Option<&'a str>, view: View) -> Cow<'a, str> {
-    if call.method != Some(McpMethod::ToolsCall) {
-        return Cow::Borrowed("");
-    }
-    let name = match original_name {
-        None => call.text(call.envelope.params.name).unwrap_or_default(),
-        Some(original_name) => Cow::Borrowed(original_name),
+/// What to count the call as: the server's own name of the tool or prompt, or the URI. Names that are not listed are invented by
+/// clients, or match a template; they are counted as one, since their number has no bound.
+fn label<'a>(
+    metering: &Metering,
+    call: &'a Call,
+    original_name: Option<&'a str>,
+    view: View,
+) -> UsageLabel<'a> {
+    let params = &call.envelope.params;
+    let (kind, shown) = match call.method {
+        Some(McpMethod::ToolsCall) => (ListKind::Tools, params.name),
+        Some(McpMethod::PromptsGet) => (ListKind::Prompts, params.name),
+        Some(McpMethod::ResourcesRead) => (ListKind::Resources, params.uri),
+        _ => return UsageLabel::None,
     };
-    let is_listed = call.endpoint.shape != EndpointShape::Single
-        || metering.catalog.has_tool(&call.endpoint, view, &name);
-    if is_listed && tool_label(&name) == name { name } else { Cow::Borrowed(OTHER) }
+    let shown = call.text(shown).unwrap_or_default();
+    // With several servers, a tool was found by its name.
+    let is_listed = (kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single)
+        || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
+    let name = original_name.map_or(shown, Cow::Borrowed);
+    let label = match kind {
+        ListKind::Tools => UsageLabel::Tool(name),
+        ListKind::Prompts => UsageLabel::Prompt(name),
+        ListKind::Resources | ListKind::Templates => UsageLabel::Resource(name),
+    };
+    if is_listed { label } else { label.into_other() }
+}
+
+/// The slot to count the call in.
+fn find_slot(
+    counters: &WorkerCounters,
+    call: &Call,
+    server: &RoutedServer,
+    label: UsageLabel<'_>,
+) -> CounterSlot {
+    let (key_id, server) = (call.identity.key_id(), server.name.as_str());
+    let key = key_id.as_str();
+    let is_of_many = matches!(label, UsageLabel::Prompt(_) | UsageLabel::Resource(_));
+    let text = label.into_text();
+    if is_of_many && !counters.has_room(key, server, &text) {
+        let other = UsageLabel::parse(&text).into_other().into_text();
+        return counters.slot(key, server, &other);
+    }
+    counters.slot(key, server, &text)
 }

@@ -1,5 +1,7 @@
 //! The only place where the gateway's own responses and faults become HTTP and JSON-RPC.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -94,6 +96,9 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
         FaultKind::Unauthenticated => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""));
         }
+        FaultKind::QuotaExceeded => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(fault.retry_after_s.map_or(1, NonZeroU32::get)));
+        }
         FaultKind::TooManyInFlight
         | FaultKind::Overloaded
         | FaultKind::OutOfMemory
@@ -167,7 +172,9 @@ impl Wire {
             FaultKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, code::LEGACY_TRANSPORT),
             FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, code::LEGACY_TRANSPORT),
             FaultKind::BodyIncomplete => (StatusCode::BAD_REQUEST, code::PARSE),
-            FaultKind::TooManyInFlight => (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT),
+            FaultKind::TooManyInFlight | FaultKind::QuotaExceeded => {
+                (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT)
+            }
             FaultKind::OutOfMemory => (StatusCode::SERVICE_UNAVAILABLE, code::LEGACY_TRANSPORT),
             FaultKind::Overloaded | FaultKind::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL)

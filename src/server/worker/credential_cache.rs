@@ -7,15 +7,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::clock::Clock;
-use crate::limits::{AdmissionError, KeyUsage, Limits, Permit, PermitKind};
+use crate::limits::{AdmissionError, KeyUsage, Limits, Permit, PermitKind, QuotaExceeded, ReservedCall};
 use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_config::sections::AuthMode;
-use metamcp_core::base::{Fault, FaultKind, KeyId};
+use metamcp_core::base::{Fault, FaultKind, KeyId, unix_seconds};
 use metamcp_store::auth::{
     AuthDenial, Authenticator, ClientCertificate, Credential, CredentialCheck, Identity,
 };
@@ -118,6 +119,13 @@ impl CredentialCache {
         self.usage(identity).admit(identity, PermitKind::Call).map_err(refused)
     }
 
+    /// Counts a call against the quotas of its key. `None` if it has none.
+    #[inline]
+    pub fn reserve_call(&self, identity: &Identity) -> Result<Option<ReservedCall>, Fault> {
+        let Some(quotas) = identity.quotas() else { return Ok(None) };
+        ReservedCall::reserve(self.usage(identity), quotas, unix_seconds()).map(Some).map_err(quota_exceeded)
+    }
+
     /// How many requests of an identity can be admitted at once.
     pub fn at_once_max(&self, identity: &Identity) -> usize {
         self.usage(identity).at_once_max(identity)
@@ -137,6 +145,20 @@ impl CredentialCache {
 #[cold]
 pub fn refused(refusal: AdmissionError) -> Fault {
     Fault::client(FaultKind::TooManyInFlight, refusal.to_string())
+}
+
+/// The fault of a call over a quota.
+#[cold]
+fn quota_exceeded(exceeded: QuotaExceeded) -> Fault {
+    let data = json!({
+        "quota": exceeded.kind.as_str(),
+        "limit": exceeded.limit,
+        "resetsAt": exceeded.reset_text(),
+        "retryAfter": exceeded.retry_after_s,
+    });
+    Fault::client(FaultKind::QuotaExceeded, exceeded.to_string())
+        .with_data(data.to_string())
+        .with_retry_after(exceeded.retry_after_s)
 }
 
 #[cold]

@@ -75,7 +75,8 @@ impl Database {
         self.key_with("admin", Grants { role: Role::Admin, ..Grants::everything() }).1
     }
 
-    fn key_with(&self, name: &str, grants: Grants) -> (String, String) {
+    /// A new key that may do that: its id, and itself.
+    pub fn key_with(&self, name: &str, grants: Grants) -> (String, String) {
         let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.store(async |store| {
             let (key, row) = create_key(&store, &sealer(), request, Audit::by("test")).await.unwrap();

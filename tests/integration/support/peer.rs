@@ -50,10 +50,39 @@ struct State {
     lists: Option<Lists>,
     /// What `initialize` is answered behind.
     opening: Option<Gate>,
-    /// Whether it has resources, and lists none of them. Then it takes a log level, too.
-    resources: bool,
+    offer: Offer,
     /// What is sent right behind each answer to a call.
     surplus: Vec<u8>,
+}
+
+/// What it has besides tools.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Offer {
+    #[default]
+    Nothing,
+    /// Resources, none of which it lists. It takes a log level, too.
+    HiddenResources,
+    /// The prompt `greet`, the resource `x://listed`, and a resource whose URI is long.
+    Items,
+}
+
+impl Offer {
+    fn capabilities(self) -> Value {
+        match self {
+            Self::Nothing => json!({"tools": {}}),
+            Self::HiddenResources => json!({"tools": {}, "resources": {}, "logging": {}}),
+            Self::Items => json!({"tools": {}, "resources": {}, "prompts": {}}),
+        }
+    }
+
+    fn resources(self) -> Value {
+        let uris = match self {
+            Self::Items => vec!["x://listed".to_owned(), format!("x://{}", "y".repeat(296))],
+            Self::Nothing | Self::HiddenResources => Vec::new(),
+        };
+        let items = uris.iter().enumerate().map(|(at, uri)| json!({"uri": uri, "name": at.to_string()}));
+        json!({"resources": items.collect::<Vec<_>>(), "resultType": "complete"})
+    }
 }
 
 type Lists = Box<dyn Fn(&Seen, &Value) -> Value + Send>;
@@ -153,9 +182,14 @@ impl Peer {
         self.edit(|state| state.lists = Some(Box::new(lists)));
     }
 
+    /// Lists the prompt `greet`, the resource `x://listed`, and one whose URI has 300 characters.
+    pub fn list_items(&self) {
+        self.edit(|state| state.offer = Offer::Items);
+    }
+
     /// Has resources that it does not list: reading one is a call.
     pub fn hide_resources(&self) {
-        self.edit(|state| state.resources = true);
+        self.edit(|state| state.offer = Offer::HiddenResources);
     }
 
     /// From now on, answers no request of this method.
@@ -364,11 +398,7 @@ impl State {
         if id.is_null() {
             return answer("202 Accepted", "");
         }
-        let capabilities = if self.resources {
-            json!({"tools": {}, "resources": {}, "logging": {}})
-        } else {
-            json!({"tools": {}})
-        };
+        let capabilities = self.offer.capabilities();
         let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
         let result = match message["method"].as_str().unwrap_or_default() {
             "server/discover" => json!({
@@ -403,7 +433,8 @@ impl State {
                 self.lists.as_ref().map(|lists| lists(seen, &message)).unwrap_or_default()
             }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
-            "resources/list" => json!({"resources": [], "resultType": "complete"}),
+            "prompts/list" => json!({"prompts": [{"name": "greet"}], "resultType": "complete"}),
+            "resources/list" => self.offer.resources(),
             "resources/templates/list" => json!({"resourceTemplates": [], "resultType": "complete"}),
             "ping" => json!({}),
             "logging/setLevel" | "resources/subscribe"

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use metamcp_core::base::UsageLabel;
 use metamcp_store::store::{
     AuditFilter, AuditRow, ObjectKind, PAGE_ITEMS_MAX, Store, UsageCounts, UsageFilter, UsageKey,
 };
@@ -108,12 +109,15 @@ fn summarize_change(before: Option<&Value>, after: Option<&Value>) -> String {
 }
 
 pub async fn usage(args: UsageArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
+    let tool = args.tool.map(|name| UsageLabel::Tool(name.into()));
+    let prompt = args.prompt.map(|name| UsageLabel::Prompt(name.into()));
+    let label = tool.or(prompt).or(args.resource.map(|uri| UsageLabel::Resource(uri.into())));
     let filter = UsageFilter {
         from: Some(parse_past("--since", &args.since)?),
         until: args.until.as_deref().map(|text| parse_past("--until", text)).transpose()?,
         key_id: args.key.as_deref().map(key_request::parse_key_reference).transpose()?,
         server: args.server,
-        tool: args.tool,
+        tool: label.map(|label| label.into_text().into_owned()),
     };
     let store = installation.store(MissingDatabase::Refuse).await?;
     let names: HashMap<String, String> =
@@ -163,13 +167,21 @@ fn describe_counts(
         "key": key.key_id,
         "name": names.get(&key.key_id),
         "server": key.server,
-        "tool": key.tool,
+        "tool": "",
+        "prompt": "",
+        "resource": "",
         "calls": counts.calls,
         "errors": counts.errors,
         "bytes_in": counts.bytes_in,
         "bytes_out": counts.bytes_out,
         "milliseconds": counts.milliseconds,
     });
+    match UsageLabel::parse(&key.tool) {
+        UsageLabel::None => {}
+        UsageLabel::Tool(name) => row["tool"] = name.into(),
+        UsageLabel::Prompt(name) => row["prompt"] = name.into(),
+        UsageLabel::Resource(uri) => row["resource"] = uri.into(),
+    }
     if hourly {
         row["hour"] = time::format(key.hour).into();
     }

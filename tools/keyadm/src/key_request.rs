@@ -1,8 +1,8 @@
 //! What the user asks of a key: which one, and what it may do.
 
 use metamcp_core::base::KeyId;
-use metamcp_store::auth::KeyRequest;
-use metamcp_store::store::{Grants, Rate, Role, Uuid};
+use metamcp_store::auth::{KeyRequest, QUOTA_MAX};
+use metamcp_store::store::{Grants, QuotaKind, Rate, Role, Uuid};
 
 use crate::args::{CreateKeyArgs, KeyLimits, Scope};
 use crate::clock::now;
@@ -20,7 +20,12 @@ pub fn new_key_request(args: CreateKeyArgs) -> Result<KeyRequest, Failure> {
 
 /// Sets the limits that are given.
 pub fn apply_limits(limits: KeyLimits, request: &mut KeyRequest) -> Result<(), Failure> {
-    let KeyLimits { endpoint, tools, rate, concurrency, expires } = limits;
+    for (kind, _, text) in limits.quotas() {
+        if let Some(text) = text {
+            *request.grants.quotas.limit_mut(kind) = parse_quota(kind, text)?;
+        }
+    }
+    let KeyLimits { endpoint, tools, rate, concurrency, expires, .. } = limits;
     let list = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
     let grants = &mut request.grants;
     grants.endpoints = list(endpoint).or(grants.endpoints.take());
@@ -55,6 +60,45 @@ fn parse_rate(text: &str) -> Result<Rate, Failure> {
     }
 }
 
+/// Parses a number of calls or a size, or `none`.
+fn parse_quota(kind: QuotaKind, text: &str) -> Result<Option<u64>, Failure> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let (limit, example) = match kind {
+        QuotaKind::CallsPerDay | QuotaKind::CallsPerMonth => (text.parse().ok(), "a number of calls (10000)"),
+        QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => {
+            (parse_size(text), "a size (500MiB, 2GB; KB, KiB, … TiB)")
+        }
+    };
+    let flag = kind.as_str().replace('_', "-");
+    let limit = limit.filter(|limit| (1..=QUOTA_MAX).contains(limit)).ok_or_else(|| {
+        Failure::Usage(format!(
+            "--{flag}: {text:?} is not a quota; write {example}, or none; at most 2^48 - 1"
+        ))
+    });
+    limit.map(Some)
+}
+
+/// Parses bytes with a unit, or without one.
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "kib" => 1 << 10,
+        "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        "tb" => 1_000_000_000_000,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 /// Accepts a key id or a UUID, but not a whole key.
 pub fn parse_key_reference(text: &str) -> Result<String, Failure> {
     if text.starts_with("mcp_") {
@@ -74,4 +118,32 @@ pub fn parse_key_reference(text: &str) -> Result<String, Failure> {
 
 pub fn not_found(id: &str) -> Failure {
     Failure::Data(format!("there is no key with the id {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: QuotaKind, text: &str, expected: Result<Option<u64>, ()>) {
+        assert_eq!(parse_quota(kind, text).map_err(drop), expected, "{text}");
+    }
+
+    #[test]
+    fn quotas_are_numbers_sizes_or_none() {
+        use QuotaKind::{BytesPerMonth, CallsPerDay};
+        check(CallsPerDay, "none", Ok(None));
+        check(CallsPerDay, "10000", Ok(Some(10_000)));
+        for wrong in ["0", "-1", "1.5", "1KiB", "", "None", "281474976710656"] {
+            check(CallsPerDay, wrong, Err(()));
+        }
+        check(BytesPerMonth, "none", Ok(None));
+        check(BytesPerMonth, "1", Ok(Some(1)));
+        check(BytesPerMonth, "2GB", Ok(Some(2_000_000_000)));
+        check(BytesPerMonth, "3 mib", Ok(Some(3 << 20)));
+        check(BytesPerMonth, "255TiB", Ok(Some(255 << 40)));
+        for wrong in ["0", "0GB", "256TiB", "99999999999TiB", "GB", "1PB", "1.5GB", "-1KB"] {
+            check(BytesPerMonth, wrong, Err(()));
+        }
+    }
 }

@@ -34,6 +34,7 @@ pub async fn set(args: SetKeyArgs, installation: &Installation, json: bool) -> R
 
 fn changed_request(args: SetKeyArgs, mut request: KeyRequest) -> Result<KeyRequest, Failure> {
     let SetKeyArgs { key: _, name, description, scope, limits, unset } = args;
+    let quotas = limits.quotas().map(|(_, field, text)| (field, text.is_some()));
     let given = [
         (KeyField::Description, description.is_some()),
         (KeyField::Endpoint, !limits.endpoint.is_empty()),
@@ -42,6 +43,7 @@ fn changed_request(args: SetKeyArgs, mut request: KeyRequest) -> Result<KeyReque
         (KeyField::Concurrency, limits.concurrency.is_some()),
         (KeyField::Expires, limits.expires.is_some()),
     ];
+    let given = [&given[..], &quotas[..]].concat();
     let is_given = given.iter().any(|(_, is_given)| *is_given);
     if name.is_none() && scope.is_none() && unset.is_empty() && !is_given {
         return Err(Failure::Usage("name what to change; see `keyadm keys set --help`".into()));
@@ -58,6 +60,10 @@ fn changed_request(args: SetKeyArgs, mut request: KeyRequest) -> Result<KeyReque
             KeyField::Tools => request.grants.tools = None,
             KeyField::Rate => request.grants.rate = None,
             KeyField::Concurrency => request.grants.concurrency = None,
+            KeyField::CallsPerDay => request.grants.quotas.calls_per_day = None,
+            KeyField::CallsPerMonth => request.grants.quotas.calls_per_month = None,
+            KeyField::BytesPerDay => request.grants.quotas.bytes_per_day = None,
+            KeyField::BytesPerMonth => request.grants.quotas.bytes_per_month = None,
             KeyField::Expires => request.expires_at = None,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use metamcp_store::auth::Sealer;
-use metamcp_store::store::{Grants, KeyRow, KeyStatus, SealedRow};
+use metamcp_store::store::{KeyRow, KeyStatus, KeyTotals, QuotaKind, SealedRow, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::clock::now;
@@ -21,6 +21,7 @@ pub fn describe(row: &KeyRow) -> Value {
         "tools": row.grants.tools,
         "rate": row.grants.rate,
         "concurrency": row.grants.concurrency,
+        "quotas": row.grants.quotas,
         "status": row.status.as_str(),
         "expired": has_ended(row),
         "created_at": time::format(row.created_at),
@@ -31,13 +32,40 @@ pub fn describe(row: &KeyRow) -> Value {
     })
 }
 
-/// When each key last called a server, in seconds since 1970, by key id.
-pub type KeyUses = BTreeMap<String, u64>;
+/// What the store has of the use of keys, by key id.
+pub struct KeyUses {
+    /// When each key last called a server, in seconds since 1970.
+    last: BTreeMap<String, u64>,
+    /// What keys with a quota used in this day and month.
+    totals: BTreeMap<String, KeyTotals>,
+}
+
+impl KeyUses {
+    pub async fn read(store: &Store) -> Result<Self, StoreError> {
+        let totals = store.key_totals(now()).await?.into_iter().collect();
+        Ok(Self { last: store.key_uses().await?, totals })
+    }
+
+    /// When a key last called a server, in seconds since 1970.
+    fn last(&self, row: &KeyRow) -> Option<u64> {
+        self.last.get(&row.key_id).copied()
+    }
+
+    /// Each quota of a key, with its limit and what is used of it.
+    fn quotas(&self, row: &KeyRow) -> Vec<(QuotaKind, u64, u64)> {
+        let totals = self.totals.get(&row.key_id).copied().unwrap_or_default();
+        let limit = |kind| row.grants.quotas.limit(kind);
+        let kinds = QuotaKind::ALL.into_iter();
+        kinds.filter_map(|kind| Some((kind, totals.used(kind), limit(kind)?))).collect()
+    }
+}
 
 /// Adds when the key was last used, and whether the seal of the row is valid.
 pub fn describe_stored(row: &KeyRow, sealer: Option<&Sealer>, uses: &KeyUses) -> Value {
     let mut answer = describe(row);
-    answer["last_used_at"] = uses.get(&row.key_id).copied().map(time::format).into();
+    answer["last_used_at"] = uses.last(row).map(time::format).into();
+    let used = uses.quotas(row).into_iter().map(|(kind, used, _)| (kind.as_str().to_owned(), used.into()));
+    answer["quotas_used"] = Value::Object(used.collect());
     answer["opens"] = sealed_rows::is_valid(sealer, SealedRow::Key(row)).into();
     answer
 }
@@ -67,8 +95,8 @@ pub fn list(items: &str, rows: &[KeyRow], sealer: Option<&Sealer>, uses: &KeyUse
                 if is_invalid(row) { "refused" } else { status(row) }.into(),
                 time::format(row.created_at),
                 row.ends_at().map_or_else(|| "never".into(), time::format),
-                uses.get(&row.key_id).copied().map_or_else(|| "never".into(), time::format),
-                scope(&row.grants),
+                uses.last(row).map_or_else(|| "never".into(), time::format),
+                scope(row, uses),
                 row.description.clone(),
             ]
         }),
@@ -100,13 +128,11 @@ pub fn show(row: &KeyRow, sealer: Option<&Sealer>, uses: &KeyUses) -> String {
             row.grants.rate.map_or_else(unlimited, |rate| format!("{}/{}", rate.per_second, rate.burst)),
         ),
         ("concurrency", row.grants.concurrency.map_or_else(|| "the gateway's".into(), |n| n.to_string())),
+        ("quotas", quotas(row, uses)),
         ("created", time::format_relative(row.created_at, now())),
         ("changed", time::format_relative(row.changed_at, now())),
         ("expires", row.expires_at.map_or_else(|| "never".into(), |end| time::format_relative(end, now()))),
-        (
-            "last used",
-            uses.get(&row.key_id).map_or_else(|| "never".into(), |at| time::format_relative(*at, now())),
-        ),
+        ("last used", uses.last(row).map_or_else(|| "never".into(), |at| time::format_relative(at, now()))),
         ("grace until", at(row.grace_until)),
         ("successor", row.successor.map_or_else(|| "-".into(), |id| id.to_string())),
         ("sealed by", format!("version {} of ENCRYPTION_KEY", row.key_version)),
@@ -115,12 +141,24 @@ pub fn show(row: &KeyRow, sealer: Option<&Sealer>, uses: &KeyUses) -> String {
 }
 
 /// Summarizes the grants in a few words; `show` has all of them.
-fn scope(grants: &Grants) -> String {
+fn scope(row: &KeyRow, uses: &KeyUses) -> String {
+    let grants = &row.grants;
     let mut words = vec![grants.role.as_str().to_owned()];
     words.extend(grants.endpoints.as_ref().map(|names| format!("on {}", names.join(","))));
     words.extend(grants.tools.as_ref().map(|globs| format!("tools {}", globs.join(","))));
     words.extend(grants.rate.map(|rate| format!("{}/s", rate.per_second)));
+    words.extend(uses.quotas(row).into_iter().map(|(kind, used, limit)| format!("{used}/{limit} {kind}")));
     words.join(" ")
+}
+
+/// Each quota with what is used of it, and when it resets.
+fn quotas(row: &KeyRow, uses: &KeyUses) -> String {
+    let line = |(kind, used, limit): (QuotaKind, u64, u64)| {
+        let reset = time::format_relative(kind.period().end(now()), now());
+        format!("{used} of {limit} {kind} used, resets {reset}")
+    };
+    let lines: Vec<_> = uses.quotas(row).into_iter().map(line).collect();
+    if lines.is_empty() { "none".into() } else { lines.join("; ") }
 }
 
 fn status(row: &KeyRow) -> &'static str {

@@ -9,6 +9,7 @@ use crate::clock::now;
 use crate::failure::Failure;
 use crate::installation::{Installation, MissingDatabase};
 use crate::key_request::{new_key_request, not_found, parse_key_reference};
+use crate::key_view::KeyUses;
 use crate::table::line;
 use crate::{actor, key_endpoints, key_set, key_view, sealed_rows, time};
 
@@ -20,7 +21,7 @@ pub async fn run(command: Keys, installation: &Installation, json: bool) -> Resu
             let mut rows = store.keys().await?.rows;
             rows.retain(|row| include_inactive || row.status == KeyStatus::Active);
             let sealer = sealed_rows::find_sealer(installation);
-            let uses = store.key_uses().await?;
+            let uses = KeyUses::read(&store).await?;
             if json {
                 return Ok(key_view::list_json(&rows, sealer.as_ref(), &uses));
             }
@@ -34,7 +35,7 @@ pub async fn run(command: Keys, installation: &Installation, json: bool) -> Resu
         Keys::Show(key) => {
             let (store, row) = find(installation, &key.id).await?;
             let sealer = sealed_rows::find_sealer(installation);
-            let uses = store.key_uses().await?;
+            let uses = KeyUses::read(&store).await?;
             Ok(if json {
                 line(&key_view::describe_stored(&row, sealer.as_ref(), &uses))
             } else {

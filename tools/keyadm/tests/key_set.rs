@@ -4,6 +4,7 @@
 
 mod support;
 
+use metamcp_store::store::{UsageBatch, UsageCounts, UsageKey, UsageRow};
 use serde_json::{Value, json};
 
 use support::{Place, credential, gateway, on_each};
@@ -62,6 +63,47 @@ async fn a_key_is_changed_field_by_field() {
         refused(&["--endpoint", "a b"], 64, "endpoint");
         place.run(&["keys", "set", "AAAAAAAAAAAA", "--name", "x"]).check(65, "there is no key");
         place.run(&["keys", "set", &key, "--name", "x"]).check(64, "give the id alone");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn quotas_are_set_shown_with_what_is_used_and_removed() {
+    on_each(async |place| {
+        let made =
+            ["keys", "create", "--name", "q", "--calls-per-day", "20", "--bytes-per-month", "2GiB", "--json"];
+        let made = place.run(&made).json();
+        let id = made["id"].as_str().unwrap();
+        let quotas = json!({"calls_per_day": 20, "bytes_per_month": 2_147_483_648_u64});
+        assert_eq!(made["quotas"], quotas);
+        let at = metamcp_core::base::unix_seconds();
+        let row = UsageRow {
+            key: UsageKey { hour: at, key_id: id.into(), server: "s".into(), tool: String::new() },
+            counts: UsageCounts { calls: 7, bytes_in: 1000, bytes_out: 24, ..UsageCounts::default() },
+        };
+        let batch = UsageBatch { source: "a".into(), sequence: 1, at, rows: vec![row] };
+        place.store().await.apply_usage(batch).await.unwrap();
+
+        let check = |arguments: &[&str], expected: Value| check(place, id, arguments, &expected);
+        check(&["--name", "r"], json!({"name": "r", "quotas": quotas}));
+        let shown = place.run(&["keys", "show", id, "--json"]).json();
+        assert_eq!(shown["quotas_used"], json!({"calls_per_day": 7, "bytes_per_month": 1024}));
+        let shown = place.run(&["keys", "show", id]).out;
+        assert!(shown.contains("quotas       7 of 20 calls per day used, resets 2"), "{shown}");
+        assert!(shown.contains("1024 of 2147483648 bytes per month used"), "{shown}");
+        let list = place.run(&["keys", "list"]).out;
+        assert!(list.contains("client 7/20 calls per day 1024/2147483648 bytes per month"), "{list}");
+
+        check(
+            &["--calls-per-day", "none", "--calls-per-month", "5"],
+            json!({"quotas": {
+            "calls_per_month": 5, "bytes_per_month": 2_147_483_648_u64}}),
+        );
+        check(&["--unset", "bytes-per-month"], json!({"quotas": {"calls_per_month": 5}}));
+        check(&["--calls-per-month", "none"], json!({"quotas": {}, "changed": true}));
+        check(&["--calls-per-month", "none"], json!({"quotas": {}, "changed": false}));
+        let both = ["keys", "set", id, "--calls-per-day", "1", "--unset", "calls-per-day"];
+        place.run(&both).check(64, "set and unset");
     })
     .await;
 }

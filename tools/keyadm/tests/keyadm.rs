@@ -150,6 +150,12 @@ fn mistakes_are_told_apart_by_their_codes() {
         (&["keys", "create", "--name", "x", "--rate", "0"], 64, "10/50"),
         (&["keys", "create", "--name", "x", "--rate", "5/"], 64, "10/50"),
         (&["keys", "create", "--name", "x", "--concurrency", "0"], 64, "at least 1 call"),
+        (
+            &["keys", "create", "--name", "x", "--calls-per-day", "0"],
+            64,
+            "--calls-per-day: \"0\" is not a quota",
+        ),
+        (&["keys", "create", "--name", "x", "--bytes-per-month", "1PB"], 64, "a size (500MiB"),
         (&["keys", "create", "--name", "x", "--endpoint", "a/b"], 64, "servers/NAME"),
         (&["keys", "create", "--name", "x", "--tools", "a b"], 64, "not a pattern"),
         (&["keys", "create", "--name", "x", "--admin", "--scope", "client"], 64, "cannot be used with"),

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -25,6 +26,8 @@ pub struct Fault {
     /// The id of the message in logs and records. Without one, it gets an id where it is answered.
     /// Boxed, as most faults have none and each is moved through many functions.
     pub request_id: Option<Box<RequestId>>,
+    /// How many seconds the client should wait. `None` for what the kind implies.
+    pub retry_after_s: Option<NonZeroU32>,
     text: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -94,6 +97,8 @@ pub enum FaultKind {
     SessionUnknown,
     /// The key has reached its limit of requests in flight.
     TooManyInFlight,
+    /// The key has used up a quota.
+    QuotaExceeded,
     /// The gateway or an upstream has reached its limit of requests in flight.
     Overloaded,
     /// There is no memory for the message.
@@ -141,6 +146,7 @@ impl Fault {
             id: None,
             data: None,
             request_id: None,
+            retry_after_s: None,
             text,
             source: None,
         }
@@ -174,6 +180,13 @@ impl Fault {
         self
     }
 
+    /// Adds how many seconds the client should wait.
+    #[must_use]
+    pub fn with_retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = NonZeroU32::new(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self
+    }
+
     /// Extends it to the connection, which is closed after the response.
     #[must_use]
     pub fn closing_connection(mut self) -> Self {
@@ -189,7 +202,7 @@ impl Fault {
 
 impl FaultKind {
     /// All kinds, in the order of their [`index`](Self::index).
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Parse,
         Self::InvalidRequest,
         Self::MalformedParams,
@@ -212,6 +225,7 @@ impl FaultKind {
         Self::SessionMissing,
         Self::SessionUnknown,
         Self::TooManyInFlight,
+        Self::QuotaExceeded,
         Self::Overloaded,
         Self::OutOfMemory,
         Self::Unreachable,
@@ -251,6 +265,7 @@ impl FaultKind {
             Self::SessionMissing => "session_missing",
             Self::SessionUnknown => "session_unknown",
             Self::TooManyInFlight => "too_many",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::Overloaded => "overloaded",
             Self::OutOfMemory => "out_of_memory",
             Self::Unreachable => "unreachable",

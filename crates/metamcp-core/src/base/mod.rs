@@ -16,6 +16,7 @@ mod phase;
 mod printable;
 mod recent_interner;
 mod request_id;
+mod usage_label;
 mod body_reader;
 pub mod units;
 
@@ -37,3 +38,4 @@ pub use phase::ShutdownPhase;
 pub use printable::Printable;
 pub use recent_interner::RecentInterner;
 pub use request_id::RequestId;
+pub use usage_label::{OTHER, USAGE_LABEL_BYTES_MAX, UsageLabel};

@@ -37,6 +37,7 @@ use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
 use super::token::{self, AccessToken, TokenError};
 use metamcp_config::sections::AuthMode;
+use metamcp_core::base::KeyId;
 
 /// Checks credentials. Shared by all workers behind an `Arc`.
 pub struct Authenticator {
@@ -179,6 +180,11 @@ impl Authenticator {
     /// which, why, and what to do.
     pub fn unusable_keys(&self) -> Vec<String> {
         self.keys.unusable_keys()
+    }
+
+    /// The keys that have a quota.
+    pub fn keys_with_quotas(&self) -> Vec<KeyId> {
+        self.keys.keyring().keys_with_quotas()
     }
 
     /// Whether the credential behind a long-lived stream is still valid: its key is unchanged since the stream began, and

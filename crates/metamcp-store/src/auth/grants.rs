@@ -5,7 +5,7 @@ use std::fmt;
 
 use foldhash::fast::RandomState;
 
-use crate::store::{self, Rate, Role};
+use crate::store::{self, QuotaKind, Quotas, Rate, Role};
 use metamcp_core::base::{EndpointName, Glob, InvalidGlob, InvalidName, ServerName};
 
 /// What a key may do.
@@ -20,6 +20,7 @@ pub struct CompiledGrants {
     tools: Option<ToolPatterns>,
     rate: Option<Rate>,
     concurrency: Option<u32>,
+    quotas: Quotas,
 }
 
 type StringSet = HashSet<Box<str>, RandomState>;
@@ -42,6 +43,7 @@ impl CompiledGrants {
             tools: grants.tools.as_ref().map(|globs| ToolPatterns::compile(globs)),
             rate: grants.rate,
             concurrency: grants.concurrency,
+            quotas: grants.quotas,
         }
     }
 
@@ -55,6 +57,10 @@ impl CompiledGrants {
 
     pub fn concurrency(&self) -> Option<u32> {
         self.concurrency
+    }
+
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     pub fn can_use_endpoint(&self, scope: &str) -> bool {
@@ -104,8 +110,15 @@ pub fn validate(grants: &store::Grants) -> Result<(), GrantsError> {
     if grants.concurrency == Some(0) {
         return Err(GrantsError::Concurrency);
     }
+    let mut limits = QuotaKind::ALL.into_iter().filter_map(|kind| grants.quotas.limit(kind));
+    if limits.any(|limit| !(1..=QUOTA_MAX).contains(&limit)) {
+        return Err(GrantsError::Quota);
+    }
     Ok(())
 }
+
+/// The counters of a gateway have 48 bits: 256 TiB, or 1000 calls in each microsecond of a month.
+pub const QUOTA_MAX: u64 = (1 << 48) - 1;
 
 fn check_count(list: &[String]) -> Result<(), GrantsError> {
     if (1..=ENTRIES_MAX).contains(&list.len()) { Ok(()) } else { Err(GrantsError::Count) }
@@ -130,6 +143,8 @@ pub enum GrantsError {
     Rate,
     /// A concurrency that never allows a call.
     Concurrency,
+    /// A quota that never allows a call, or that is too great to be counted.
+    Quota,
 }
 
 impl fmt::Display for GrantsError {
@@ -144,6 +159,7 @@ impl fmt::Display for GrantsError {
                 f.write_str("a rate limit is at least 1 call per second with a burst of at least 1")
             }
             Self::Concurrency => f.write_str("the concurrency limit is at least 1 call"),
+            Self::Quota => write!(f, "a quota is 1 to {QUOTA_MAX} calls or bytes"),
         }
     }
 }
@@ -210,6 +226,11 @@ mod tests {
     fn invalid_grants_are_refused_with_the_reason() {
         let rate = |per_second, burst| Some(Rate { per_second, burst });
         let base = || grants(None, None);
+        let quotas = |change: fn(&mut Quotas)| {
+            let mut grants = grants(None, None);
+            change(&mut grants.quotas);
+            grants
+        };
         let name = EndpointName::new("a/b").unwrap_err();
         let server = ServerName::new("a__b").unwrap_err();
         let glob = Glob::new("a b").unwrap_err();
@@ -226,6 +247,9 @@ mod tests {
             (store::Grants { rate: rate(0, 1), ..base() }, Err(GrantsError::Rate)),
             (store::Grants { rate: rate(1, 0), ..base() }, Err(GrantsError::Rate)),
             (store::Grants { concurrency: Some(0), ..base() }, Err(GrantsError::Concurrency)),
+            (quotas(|quotas| quotas.calls_per_day = Some(0)), Err(GrantsError::Quota)),
+            (quotas(|quotas| quotas.bytes_per_month = Some(QUOTA_MAX + 1)), Err(GrantsError::Quota)),
+            (quotas(|quotas| quotas.bytes_per_month = Some(QUOTA_MAX)), Ok(())),
         ];
         for (grants, expected) in rows {
             assert_eq!(validate(&grants), expected, "{grants:?}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::store::{self, Rate, Role};
+use crate::store::{self, Quotas, Rate, Role};
 
 use super::grants::CompiledGrants;
 use super::kid_digest::KidDigest;
@@ -147,6 +147,13 @@ impl Identity {
     /// Concurrent calls allowed; `None` when only the gateway's own limits apply.
     pub fn concurrency(&self) -> Option<u32> {
         self.0.key.grants.concurrency()
+    }
+
+    /// Calls and bytes allowed in a day and in a month; `None` for no quota.
+    #[inline]
+    pub fn quotas(&self) -> Option<&Quotas> {
+        let quotas = self.0.key.grants.quotas();
+        (!quotas.is_none()).then_some(quotas)
     }
 }
 

@@ -160,6 +160,12 @@ impl Keyring {
         self.entries.get(&key_id)
     }
 
+    /// The keys that have a quota.
+    pub fn keys_with_quotas(&self) -> Vec<KeyId> {
+        let with_quota = self.entries.iter().filter(|(_, entry)| entry.identity.quotas().is_some());
+        with_quota.map(|(key_id, _)| *key_id).collect()
+    }
+
     /// Fails when active rows do not open.
     pub fn check(&self) -> Result<(), AuthError> {
         if self.failures.is_empty() {
@@ -262,7 +268,7 @@ mod tests {
     use super::super::mac::MacKey;
     use super::super::secret_verifier::tests::sample_bytes;
     use super::*;
-    use crate::store::{Grants, Plaintext, Rate, Role, Uuid};
+    use crate::store::{Grants, Plaintext, Quotas, Rate, Role, Uuid};
 
     fn sealer(version: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
@@ -343,7 +349,7 @@ mod tests {
     type Change = fn(&mut KeyRow);
 
     /// Changes of every column that decides what a key may do.
-    const CHANGES: [Change; 15] = [
+    const CHANGES: [Change; 17] = [
         |row| row.id = Uuid::nil(),
         |row| row.key_id = "CCCCCCCCCCCC".into(),
         |row| row.name.push(' '),
@@ -355,6 +361,8 @@ mod tests {
         |row| row.grants.rate = None,
         |row| row.grants.rate = Some(Rate { per_second: 2, burst: 1 }),
         |row| row.grants.concurrency = None,
+        |row| row.grants.quotas = Quotas::NONE,
+        |row| row.grants.quotas.calls_per_day = Some(2),
         |row| row.expires_at = None,
         |row| row.expires_at = Some(u64::MAX),
         |row| row.grace_until = None,
@@ -370,6 +378,7 @@ mod tests {
                 tools: Some(vec!["a".into(), "b".into()]),
                 rate: Some(Rate { per_second: 1, burst: 2 }),
                 concurrency: Some(1),
+                quotas: Quotas { calls_per_day: Some(1), ..Quotas::NONE },
             },
             expires_at: Some(10),
             successor: Some(Uuid::nil()),

@@ -41,14 +41,14 @@ mod token_cache;
 mod unseal_failure;
 
 pub use crate::store::KeyRequest;
-pub use crate::store::{Rate, Role};
+pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount, format_time};
 pub use authenticator::{Authenticator, CredentialCheck};
 pub use client_certificate::ClientCertificate;
 pub use config::{Config, EncryptionKey};
 pub use credential::Credential;
 pub use denial::AuthDenial;
 pub use error::AuthError;
-pub use grants::GrantsError;
+pub use grants::{GrantsError, QUOTA_MAX};
 pub use health::{AuthHealth, KeySource};
 pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;

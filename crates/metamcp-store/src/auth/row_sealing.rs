@@ -10,8 +10,8 @@
 //! column therefore have different encodings. JSON is encoded as it is read back, members ordered by name.
 
 use crate::store::{
-    EndpointRow, EndpointServer, JwtKeyRow, KeyRow, Plaintext, RowSealer, SealedRow, SealedValue, ServerRow,
-    ToolOverride, ToolPinsRow,
+    EndpointRow, EndpointServer, JwtKeyRow, KeyRow, Plaintext, QuotaKind, RowSealer, SealedRow, SealedValue,
+    ServerRow, ToolOverride, ToolPinsRow,
 };
 
 use super::seal::{Purpose, Sealer};
@@ -68,6 +68,12 @@ fn encode_key(row: &KeyRow) -> Vec<u8> {
     to.optional(row.expires_at, FieldEncoder::number);
     to.optional(row.grace_until, FieldEncoder::number);
     to.optional(row.successor, |to, id| to.bytes(id.as_bytes()));
+    // Rows from before there were quotas must still open: without a quota, nothing follows.
+    if !row.grants.quotas.is_none() {
+        for kind in QuotaKind::ALL {
+            to.optional(row.grants.quotas.limit(kind), FieldEncoder::number);
+        }
+    }
     to.0
 }
 

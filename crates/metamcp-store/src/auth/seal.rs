@@ -45,10 +45,12 @@ pub enum Purpose {
     EndpointRow,
     /// The row of a server's approved tools.
     ToolPins,
+    /// The snapshot on disk of what keys with a quota used.
+    QuotaSnapshot,
 }
 
 impl Purpose {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::KeyRow,
         Self::Session,
         Self::RequestState,
@@ -59,6 +61,7 @@ impl Purpose {
         Self::JwtKey,
         Self::EndpointRow,
         Self::ToolPins,
+        Self::QuotaSnapshot,
     ];
 
     /// Part of the stored format: must never change.
@@ -74,6 +77,7 @@ impl Purpose {
             Self::JwtKey => b"metamcp/v1/jwt-key",
             Self::EndpointRow => b"metamcp/v1/endpoint-row",
             Self::ToolPins => b"metamcp/v1/tool-pins",
+            Self::QuotaSnapshot => b"metamcp/v1/quota-snapshot",
         }
     }
 }

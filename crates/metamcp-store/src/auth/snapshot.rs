@@ -51,6 +51,11 @@ impl SnapshotFile {
         Self { path, purpose: Purpose::TopologySnapshot, header: b"metamcp fleet 1\n" }
     }
 
+    /// The snapshot of what keys with a quota used.
+    pub fn for_quotas(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::QuotaSnapshot, header: b"metamcp quotas 1\n" }
+    }
+
     /// Replaces the snapshot atomically: a reader sees the old file or the whole new one. Blocks on the disk.
     pub fn write(&self, sealer: &Sealer, snapshot: &impl Serialize) -> Result<(), SnapshotError> {
         let json = serde_json::to_vec(snapshot).map_err(|error| self.io(error.into()))?;

@@ -22,6 +22,8 @@ pub struct PruneReport {
     pub usage: u64,
     /// Deleted entries of the audit log.
     pub audit: u64,
+    /// Deleted totals of keys.
+    pub totals: u64,
     /// Deleted records of applied batches.
     pub sources: u64,
     /// Whether there may be more to delete.
@@ -47,9 +49,11 @@ impl Store {
         let floor = usage.saturating_sub(MARGIN.as_secs());
         let usage = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_USAGE, usage))?;
         let audit = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_AUDIT, audit))?;
+        let (totals, _) = self.cutoff(now, TOTALS_KEPT).await?;
+        let totals = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_TOTALS, totals))?;
         let sources = transact!(self, AccessMode::Retire, |tx| delete_sources(tx, floor))?;
-        let more = [usage, audit, sources].contains(&ROWS_MAX);
-        Ok(PruneReport { usage, audit, sources, more, doubted: usage_doubted || audit_doubted })
+        let more = [usage, audit, totals, sources].contains(&ROWS_MAX);
+        Ok(PruneReport { usage, audit, totals, sources, more, doubted: usage_doubted || audit_doubted })
     }
 
     /// Rows before the returned time are deleted. Zero when the clock is in doubt.
@@ -92,6 +96,9 @@ const ROWS_MAX: u64 = 1000;
 /// queried.
 const MARGIN: Duration = Duration::from_hours(7 * 24);
 
+/// The month before, too, so that a clock that was set back finds its totals.
+const TOTALS_KEPT: Duration = Duration::from_hours(62 * 24);
+
 const NEWEST_BEFORE: &str = "SELECT at FROM (SELECT max(hour) AS at FROM usage WHERE hour < $1 \
     UNION ALL SELECT max(at) FROM audit_log WHERE at < $1) WHERE at IS NOT NULL ORDER BY at DESC LIMIT 1";
 
@@ -103,6 +110,9 @@ const DELETE_USAGE: &str = "DELETE FROM usage WHERE (hour, key_id, server, tool)
 
 const DELETE_AUDIT: &str =
     "DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE at < $1 ORDER BY at LIMIT $2)";
+
+const DELETE_TOTALS: &str = "DELETE FROM key_totals WHERE (period, begins_at, key_id) IN \
+    (SELECT period, begins_at, key_id FROM key_totals WHERE begins_at < $1 ORDER BY begins_at LIMIT $2)";
 
 const SELECT_SOURCES: &str =
     "SELECT source FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2";

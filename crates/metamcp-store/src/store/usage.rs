@@ -1,10 +1,12 @@
-//! Usage counters by hour, key, server and tool. Batches of increments are applied exactly once.
+//! Usage counters by hour, key, server, and tool, prompt or resource. Batches of increments are applied exactly once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::error::StoreError;
 use super::handle::{Store, transact};
+use super::key_totals;
 use super::page::{PagedRows, fetch_limit, page_size, to_page};
+use super::quotas::UsedAmount;
 use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value};
 
@@ -16,7 +18,8 @@ pub struct UsageKey {
     pub key_id: String,
     /// The server's name; empty for a request that no server was asked.
     pub server: String,
-    /// The tool's name; empty for a request that is not a tool call.
+    /// What was asked for, as [`metamcp_core::base::UsageLabel`] writes it: the tool's name, `prompt NAME`, or `resource URI`;
+    /// empty for other requests.
     pub tool: String,
 }
 
@@ -76,6 +79,12 @@ pub struct UsageFilter {
     pub tool: Option<String>,
 }
 
+impl From<UsageCounts> for UsedAmount {
+    fn from(counts: UsageCounts) -> Self {
+        Self { calls: counts.calls, bytes: counts.bytes_in.saturating_add(counts.bytes_out) }
+    }
+}
+
 impl Store {
     /// Adds a batch to the counters, unless it was applied before.
     ///
@@ -128,9 +137,14 @@ async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<ApplyOu
         ];
         tx.execute(ADD, &values).await?;
     }
-    let keys: BTreeSet<&str> = batch.rows.iter().map(|row| &*row.key.key_id).collect();
-    for key_id in keys {
+    let mut used: BTreeMap<&str, UsedAmount> = BTreeMap::new();
+    for UsageRow { key, counts } in &batch.rows {
+        let sum = used.entry(&key.key_id).or_default();
+        *sum = sum.plus((*counts).into());
+    }
+    for (key_id, amount) in used {
         tx.execute(NOTE_USE, &[Value::from(key_id), batch.at.into(), USE_INTERVAL_S.into()]).await?;
+        key_totals::add(tx, key_id, batch.at, amount).await?;
     }
     tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(ApplyOutcome::Now)

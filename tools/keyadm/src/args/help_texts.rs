@@ -14,7 +14,8 @@ streams end; clients that send the key itself notice nothing.
 
   keyadm keys set 4fT0sQbW91Lk --rate 10/50 --expires 30d
   keyadm keys set 4fT0sQbW91Lk --endpoint team,servers/github
-  keyadm keys set 4fT0sQbW91Lk --unset endpoint,expires";
+  keyadm keys set 4fT0sQbW91Lk --calls-per-day 10000 --bytes-per-month 20GiB
+  keyadm keys set 4fT0sQbW91Lk --calls-per-day none --unset endpoint,expires";
 
 pub const REKEY: &str = "\
 With secrets.toml in the data directory:

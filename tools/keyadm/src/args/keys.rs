@@ -1,6 +1,7 @@
 //! The arguments of `keyadm keys`. Doc comments without a full stop are help texts.
 
 use clap::{Args, Subcommand, ValueEnum};
+use metamcp_store::store::QuotaKind;
 
 use super::help_texts::SET_KEY;
 
@@ -83,6 +84,18 @@ pub struct KeyLimits {
     /// Calls in flight at once, without event streams that stay open [default: the gateway's limit]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<u32>,
+    /// Calls in a day (UTC); none removes it [default: none]
+    #[arg(long, value_name = "N")]
+    pub calls_per_day: Option<String>,
+    /// Calls in a calendar month (UTC); none removes it [default: none]
+    #[arg(long, value_name = "N")]
+    pub calls_per_month: Option<String>,
+    /// Bytes of requests and responses in a day: 500MiB, 2GB (KB, KiB, … TiB); none removes it [default: none]
+    #[arg(long, value_name = "SIZE")]
+    pub bytes_per_day: Option<String>,
+    /// Bytes of requests and responses in a calendar month; none removes it [default: none]
+    #[arg(long, value_name = "SIZE")]
+    pub bytes_per_month: Option<String>,
     /// When the key expires: 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
@@ -108,6 +121,18 @@ pub struct SetKeyArgs {
     pub unset: Vec<KeyField>,
 }
 
+impl KeyLimits {
+    /// The quotas as they were given, with the fields that they set.
+    pub fn quotas(&self) -> [(QuotaKind, KeyField, Option<&str>); 4] {
+        [
+            (QuotaKind::CallsPerDay, KeyField::CallsPerDay, self.calls_per_day.as_deref()),
+            (QuotaKind::CallsPerMonth, KeyField::CallsPerMonth, self.calls_per_month.as_deref()),
+            (QuotaKind::BytesPerDay, KeyField::BytesPerDay, self.bytes_per_day.as_deref()),
+            (QuotaKind::BytesPerMonth, KeyField::BytesPerMonth, self.bytes_per_month.as_deref()),
+        ]
+    }
+}
+
 /// A field of a key that has a default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KeyField {
@@ -116,6 +141,10 @@ pub enum KeyField {
     Tools,
     Rate,
     Concurrency,
+    CallsPerDay,
+    CallsPerMonth,
+    BytesPerDay,
+    BytesPerMonth,
     Expires,
 }
 

@@ -73,7 +73,7 @@ pub enum Command {
     },
     /// Show the audit log, newest entries first
     Audit(AuditArgs),
-    /// Show usage counters by key, server and tool
+    /// Show usage counters by key, server, and tool, prompt or resource
     Usage(UsageArgs),
     /// Manage MCP servers in the database (not those in metamcp.toml or mcp.json)
     #[command(subcommand)]
@@ -186,6 +186,12 @@ pub struct UsageArgs {
     /// Count only calls of this tool
     #[arg(long, value_name = "NAME")]
     pub tool: Option<String>,
+    /// Count only uses of this prompt
+    #[arg(long, value_name = "NAME", conflicts_with = "tool")]
+    pub prompt: Option<String>,
+    /// Count only reads of this resource
+    #[arg(long, value_name = "URI", conflicts_with_all = ["tool", "prompt"])]
+    pub resource: Option<String>,
     /// Only from this time on: 24h ago (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", default_value = "30d")]
     pub since: String,

@@ -8,7 +8,7 @@ use super::super::secret_verifier::tests::with_prefilter_of;
 use super::super::{ApiKey, CreateKeyError, EncryptionKey, KeyRequest, create_key, generate_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
-use crate::store::{Audit, Grants, KeyStatus, Plaintext, Rate, Role, RowSealer, SealedRow};
+use crate::store::{Audit, Grants, KeyStatus, Plaintext, Quotas, Rate, Role, RowSealer, SealedRow};
 use metamcp_core::base::KeyId;
 
 const DATABASE: &str = "metamcp.sqlite";
@@ -696,6 +696,7 @@ async fn an_identity_carries_the_grants_of_its_key() {
         tools: Some(vec!["b0__*".into()]),
         rate: Some(Rate { per_second: 5, burst: 9 }),
         concurrency: Some(3),
+        quotas: Quotas { bytes_per_month: Some(7), ..Quotas::NONE },
     };
     let asked = KeyRequest { grants, ..request("n", None) };
     let (key, _) = create_key(&fixture.store, fixture.auth.sealer(), asked, Audit::by("test")).await.unwrap();
@@ -708,6 +709,7 @@ async fn an_identity_carries_the_grants_of_its_key() {
         );
         assert_eq!((identity.role(), identity.concurrency()), (Role::Admin, Some(3)));
         assert_eq!(identity.rate(), Some(Rate { per_second: 5, burst: 9 }));
+        assert_eq!(identity.quotas().and_then(|quotas| quotas.bytes_per_month), Some(7));
     }
     let wrong = Grants { tools: Some(vec!["a b".into()]), ..Grants::everything() };
     let asked = KeyRequest { grants: wrong, ..request("n", None) };

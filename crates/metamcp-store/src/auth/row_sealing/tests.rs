@@ -10,7 +10,7 @@ use super::*;
 use crate::store::testing::{Folder, with_database};
 use crate::store::{
     Audit, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, NewJwtKey, NewKey, NewToolPins, OldKeyPolicy,
-    PrefixMode, Rate, Role, Secrets, ServerKind, ServerSpec, Store, new_id,
+    PrefixMode, Quotas, Rate, Role, Secrets, ServerKind, ServerSpec, Store, new_id,
 };
 
 fn sealer() -> Sealer {
@@ -100,7 +100,7 @@ const fn column(table: &'static str, name: &'static str, kind: Kind) -> Column {
     Column { table, name, kind }
 }
 
-const COLUMNS: [Column; 44] = [
+const COLUMNS: [Column; 45] = [
     column("tool_pins", "server", Kind::Text),
     column("tool_pins", "pins", Kind::Json),
     column("tool_pins", "seal", Kind::Bytes),
@@ -114,6 +114,7 @@ const COLUMNS: [Column; 44] = [
     column("api_keys", "rate_per_second", Kind::Number),
     column("api_keys", "rate_burst", Kind::Number),
     column("api_keys", "concurrency", Kind::Number),
+    column("api_keys", "quotas", Kind::Json),
     column("api_keys", "status", Kind::Text),
     column("api_keys", "sealed_hash", Kind::Bytes),
     column("api_keys", "key_version", Kind::Number),
@@ -158,6 +159,7 @@ async fn fill(store: &Store) {
             tools: Some(vec![letter.repeat(2)]),
             rate: Some(Rate { per_second: number, burst: number + 2 }),
             concurrency: Some(number),
+            quotas: Quotas { calls_per_day: Some(number.into()), ..Quotas::NONE },
         };
         let key = |key_id: &str| NewKey {
             id: new_id(),

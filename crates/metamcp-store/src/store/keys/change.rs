@@ -210,8 +210,8 @@ async fn add<T: Transaction>(
     Ok(row)
 }
 
-/// The columns from `role` to `concurrency`.
-fn grant_values(grants: &Grants) -> [Value; 6] {
+/// The columns from `role` to `quotas`.
+fn grant_values(grants: &Grants) -> [Value; 7] {
     [
         grants.role.as_str().into(),
         json_list(grants.endpoints.as_ref()),
@@ -219,6 +219,7 @@ fn grant_values(grants: &Grants) -> [Value; 6] {
         grants.rate.map(|rate| rate.per_second).into(),
         grants.rate.map(|rate| rate.burst).into(),
         grants.concurrency.into(),
+        grants.quotas.to_column(),
     ]
 }
 
@@ -238,10 +239,9 @@ async fn record_change<T: Transaction>(
     record(tx, audit, Change { action, kind: ObjectKind::Key, id, before, after }).await
 }
 
-const INSERT: &str = "INSERT INTO api_keys (id, key_id, name, description, role, endpoints, tools, rate_per_second, \
-                      rate_burst, concurrency, status, sealed_hash, key_version, expires_at, created_at, changed_at) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', $11, 0, $12, $13, $13)";
+const INSERT: &str = "INSERT INTO api_keys (id, key_id, name, description, role, endpoints, tools, rate_per_second, rate_burst, concurrency, \
+     quotas, status, sealed_hash, key_version, expires_at, created_at, changed_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'active', $12, 0, $13, $14, $14)";
 
-const UPDATE: &str = "UPDATE api_keys SET name = $2, description = $3, role = $4, endpoints = $5, tools = $6, \
-                      rate_per_second = $7, rate_burst = $8, concurrency = $9, expires_at = $10, changed_at = $11 \
-                      WHERE id = $1";
+const UPDATE: &str = "UPDATE api_keys SET name = $2, description = $3, role = $4, endpoints = $5, tools = $6, rate_per_second = $7, \
+     rate_burst = $8, concurrency = $9, quotas = $10, expires_at = $11, changed_at = $12 WHERE id = $1";

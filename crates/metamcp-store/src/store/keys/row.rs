@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::store::epochs::{self, EpochKind};
 use crate::store::error::StoreError;
+use crate::store::quotas::{Quotas, read_quotas};
 use crate::store::sealed_value::{Plaintext, SealedValue};
 use crate::store::transaction::{Transaction, query_one};
 use crate::store::value::{Row, Value, column_enum};
@@ -49,12 +50,22 @@ pub struct Grants {
     pub rate: Option<Rate>,
     /// Concurrent calls, at least 1; `None` when only the gateway's own limits apply.
     pub concurrency: Option<u32>,
+    /// Left out if there is none, so that what an earlier version wrote is read, and what has no quota is written as before.
+    #[serde(default, skip_serializing_if = "Quotas::is_none")]
+    pub quotas: Quotas,
 }
 
 impl Grants {
     /// The grants of a client that may call every tool.
     pub fn everything() -> Self {
-        Self { role: Role::Client, endpoints: None, tools: None, rate: None, concurrency: None }
+        Self {
+            role: Role::Client,
+            endpoints: None,
+            tools: None,
+            rate: None,
+            concurrency: None,
+            quotas: Quotas::NONE,
+        }
     }
 }
 
@@ -189,6 +200,7 @@ fn read(mut row: Row) -> Result<KeyRow, StoreError> {
             tools: row.field_or(Some(Vec::new()), Row::optional_list),
             rate: read_rate(&mut row),
             concurrency: row.field_or(Some(1), Row::optional_int),
+            quotas: row.field_or(NOTHING, read_quotas),
         },
         status: row.field_or(KeyStatus::Inactive, |row| row.word(KeyStatus::parse)),
         sealed_hash: row.blob()?,
@@ -216,6 +228,14 @@ fn read_rate(row: &mut Row) -> Option<Rate> {
     }
 }
 
+/// The quotas of a key whose quotas cannot be read.
+const NOTHING: Quotas = Quotas {
+    calls_per_day: Some(0),
+    calls_per_month: Some(0),
+    bytes_per_day: Some(0),
+    bytes_per_month: Some(0),
+};
+
 const COLUMNS: &str = "id, key_id, name, description, role, endpoints, tools, rate_per_second, rate_burst, \
-                       concurrency, status, sealed_hash, key_version, expires_at, successor, grace_until, \
+                       concurrency, quotas, status, sealed_hash, key_version, expires_at, successor, grace_until, \
                        created_at, changed_at, epoch";

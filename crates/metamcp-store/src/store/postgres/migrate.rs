@@ -16,11 +16,12 @@ pub enum ForeignTables {
 }
 
 /// In order. The table `metamcp_migrations` records which of them were applied. New ones may only be appended.
-pub const MIGRATIONS: [&str; 4] = [
+pub const MIGRATIONS: [&str; 5] = [
     include_str!("../../../../../sql/postgres/0001_control_plane.sql"),
     include_str!("../../../../../sql/postgres/0002_bound_rows.sql"),
     include_str!("../../../../../sql/postgres/0003_tool_pins.sql"),
     include_str!("../../../../../sql/postgres/0004_key_uses.sql"),
+    include_str!("../../../../../sql/postgres/0005_quotas.sql"),
 ];
 
 /// Applies the missing migrations in one transaction, under a lock that other processes wait for.

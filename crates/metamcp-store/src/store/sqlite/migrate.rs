@@ -7,12 +7,13 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::store::error::StoreError;
 
 /// In order. The file's `user_version` counts how many of them were applied. New ones may only be appended.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../../../../sql/sqlite/0001_api_keys.sql"),
     include_str!("../../../../../sql/sqlite/0002_control_plane.sql"),
     include_str!("../../../../../sql/sqlite/0003_bound_rows.sql"),
     include_str!("../../../../../sql/sqlite/0004_tool_pins.sql"),
     include_str!("../../../../../sql/sqlite/0005_key_uses.sql"),
+    include_str!("../../../../../sql/sqlite/0006_quotas.sql"),
 ];
 
 /// "mcpg": marks a SQLite file as ours, so that the database of another program is never changed.

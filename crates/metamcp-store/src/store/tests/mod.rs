@@ -2,6 +2,7 @@
 
 mod bound;
 mod postgres;
+mod quotas;
 mod schema;
 mod sqlite;
 mod suite;

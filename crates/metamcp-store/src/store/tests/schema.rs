@@ -54,7 +54,7 @@ async fn postgres_migrations_create_the_schema_of_the_file() {
         .await;
     })
     .await;
-    assert_eq!(MIGRATIONS.len(), 4);
+    assert_eq!(MIGRATIONS.len(), 5);
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn unusable_files_are_refused_with_advice() {
     check(|path| sql(path, "CREATE TABLE theirs (x)"), "another program").await;
     check(
         |path| sql(path, "PRAGMA application_id = 0x6d637067; PRAGMA user_version = 99; CREATE TABLE x (y)"),
-        "schema version 99, this program knows versions up to 5",
+        "schema version 99, this program knows versions up to 6",
     )
     .await;
 }

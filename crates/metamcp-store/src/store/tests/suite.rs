@@ -6,9 +6,9 @@ use super::{by, on_each, sample};
 use crate::store::testing::Notary;
 use crate::store::{
     ApplyOutcome, AuditFilter, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyRequest,
-    KeyStatus, NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Rate, Role, RowSealer,
-    SealedKind, SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError, ToolOverride,
-    UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
+    KeyStatus, NewJwtKey, NewKey, ObjectKind, OldKeyPolicy, Plaintext, PrefixMode, Quotas, Rate, Role,
+    RowSealer, SealedKind, SealedRow, Secrets, ServerKind, ServerRow, ServerSpec, Store, StoreError,
+    ToolOverride, UsageBatch, UsageCounts, UsageFilter, UsageKey, UsageRow, VersionMatch, new_id,
 };
 use metamcp_config::sections::RetentionPolicy;
 
@@ -144,6 +144,7 @@ async fn a_key_is_read_as_it_was_written() {
             tools: Some(vec![]),
             rate: Some(Rate { per_second: 5, burst: u32::MAX }),
             concurrency: Some(1),
+            quotas: Quotas { calls_per_day: Some(1), bytes_per_month: Some(u64::MAX >> 16), ..Quotas::NONE },
         };
         let key = NewKey {
             grants,

@@ -1,0 +1,309 @@
+//! Quotas: how many calls and bytes a key may use in a calendar day and month (UTC).
+//!
+//! What was used is the sum of two counters: `local` is what this process counted since it started, `base` is everything
+//! else, as far as the process knows: what others counted, and what it counted itself before it started. A call is added to
+//! `local` when it is admitted, so that calls in flight count; bytes when usage counts them.
+//!
+//! Does not know: where `base` comes from.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metamcp_store::auth::{DAY_S, KeyTotals, Period, QUOTA_MAX, QuotaKind, Quotas, UsedAmount, format_time};
+
+/// What one key used in the current day and month.
+#[derive(Default)]
+pub struct QuotaCounters {
+    local: PeriodCounters,
+    base: PeriodCounters,
+}
+
+/// One counter for each kind of quota, by [`QuotaKind`].
+#[derive(Default)]
+struct PeriodCounters([PeriodCounter; QuotaKind::ALL.len()]);
+
+/// The count of one day or month, which begins anew with the next one: 16 bits for the day on which the period begins,
+/// counted from 1970 (until 2149), and 48 bits for the count.
+#[derive(Default)]
+struct PeriodCounter(AtomicU64);
+
+const COUNT_BITS: u32 = 48;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+
+const _: () = assert!(QUOTA_MAX <= COUNT_MAX);
+
+/// A period that another thread began at most so many days later stays: the clocks that they read differ by a moment. One
+/// that lies further ahead is from a clock that was wrong.
+const AHEAD_DAYS_MAX: u64 = 31;
+
+/// The day, counted from 1970, on which the period of a time begins.
+fn first_day(period: Period, unix_s: u64) -> u64 {
+    (period.begin(unix_s) / DAY_S).min(u64::from(u16::MAX))
+}
+
+impl PeriodCounter {
+    /// The period that counts at a time that lies in the period `day`, and its count.
+    fn unpack(packed: u64, day: u64) -> (u64, u64) {
+        let (known, count) = (packed >> COUNT_BITS, packed & COUNT_MAX);
+        let stays = known == day || (known > day && known - day <= AHEAD_DAYS_MAX);
+        if stays { (known, count) } else { (day, 0) }
+    }
+
+    fn pack(day: u64, count: u64) -> u64 {
+        day << COUNT_BITS | count.min(COUNT_MAX)
+    }
+
+    fn count(&self, day: u64) -> u64 {
+        Self::unpack(self.0.load(Ordering::Relaxed), day).1
+    }
+
+    /// Adds, unless the count is `limit` already or more.
+    fn add_below(&self, day: u64, amount: u64, limit: u64) -> bool {
+        let add = |packed| {
+            let (day, count) = Self::unpack(packed, day);
+            (count < limit).then(|| Self::pack(day, count.saturating_add(amount)))
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    fn add(&self, day: u64, amount: u64) {
+        self.add_below(day, amount, u64::MAX);
+    }
+
+    /// Takes back what was added in the same period.
+    fn subtract(&self, day: u64, amount: u64) {
+        let subtract = |packed| {
+            let (known, count) = Self::unpack(packed, day);
+            (known == day).then(|| Self::pack(day, count.saturating_sub(amount)))
+        };
+        // An error means that the next period has begun, and with it a new count.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
+    }
+
+    fn set(&self, day: u64, count: u64) {
+        self.0.store(Self::pack(day, count), Ordering::Relaxed);
+    }
+
+    fn raise(&self, day: u64, count: u64) {
+        let raise = |packed| {
+            let (known, old) = Self::unpack(packed, day);
+            (known == day).then(|| Self::pack(day, old.max(count)))
+        };
+        // An error means that the next period has begun.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, raise);
+    }
+}
+
+impl PeriodCounters {
+    fn of(&self, kind: QuotaKind) -> &PeriodCounter {
+        &self.0[kind as usize]
+    }
+}
+
+/// How a new value of `base` relates to the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseUpdate {
+    /// The first complete value: what was known before was a part of it, or an estimate.
+    Replace,
+    /// A later value. Within a period it never falls, whatever happens to the rows of the store.
+    Raise,
+}
+
+impl QuotaCounters {
+    /// Counts a call, unless a quota is used up. The longest wait is reported.
+    pub(super) fn reserve(&self, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
+        use QuotaKind::{BytesPerDay, BytesPerMonth, CallsPerDay, CallsPerMonth};
+        for kind in [BytesPerMonth, BytesPerDay] {
+            let Some(limit) = quotas.limit(kind) else { continue };
+            let day = first_day(kind.period(), unix_s);
+            if self.used(kind, day) >= limit {
+                return Err(QuotaExceeded::new(kind, limit, unix_s));
+            }
+        }
+        self.reserve_call(CallsPerMonth, quotas, unix_s)?;
+        self.reserve_call(CallsPerDay, quotas, unix_s).inspect_err(|_| {
+            self.local.of(CallsPerMonth).subtract(first_day(Period::Month, unix_s), 1);
+        })
+    }
+
+    fn reserve_call(&self, kind: QuotaKind, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
+        let day = first_day(kind.period(), unix_s);
+        let limit = quotas.limit(kind).unwrap_or(u64::MAX);
+        let left = limit.saturating_sub(self.base.of(kind).count(day));
+        if self.local.of(kind).add_below(day, 1, left) {
+            return Ok(());
+        }
+        Err(QuotaExceeded::new(kind, limit, unix_s))
+    }
+
+    fn used(&self, kind: QuotaKind, day: u64) -> u64 {
+        self.base.of(kind).count(day).saturating_add(self.local.of(kind).count(day))
+    }
+
+    /// Adds what usage counts at the same time, of a call that was counted at `began_s`. A call that ends in another day or month
+    /// than it began in counts in both.
+    pub(super) fn add(&self, began_s: u64, calls: u64, bytes: u64, unix_s: u64) {
+        for kind in QuotaKind::ALL {
+            let (began, day) = (first_day(kind.period(), began_s), first_day(kind.period(), unix_s));
+            match kind {
+                QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => self.local.of(kind).add(day, bytes),
+                _ if day > began => self.local.of(kind).add(day, calls),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sets what others used, and what this process used before it started.
+    pub fn set_base(&self, totals: &KeyTotals, unix_s: u64, update: BaseUpdate) {
+        for kind in QuotaKind::ALL {
+            let (day, count) = (first_day(kind.period(), unix_s), totals.used(kind));
+            match update {
+                BaseUpdate::Replace => self.base.of(kind).set(day, count),
+                BaseUpdate::Raise => self.base.of(kind).raise(day, count),
+            }
+        }
+    }
+
+    /// What this process counted, calls in flight included.
+    pub fn local(&self, unix_s: u64) -> KeyTotals {
+        let count = |kind: QuotaKind| self.local.of(kind).count(first_day(kind.period(), unix_s));
+        let amount = |calls, bytes| UsedAmount { calls: count(calls), bytes: count(bytes) };
+        KeyTotals {
+            day: amount(QuotaKind::CallsPerDay, QuotaKind::BytesPerDay),
+            month: amount(QuotaKind::CallsPerMonth, QuotaKind::BytesPerMonth),
+        }
+    }
+}
+
+/// A quota that is used up. The text is sent to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaExceeded {
+    pub kind: QuotaKind,
+    pub limit: u64,
+    /// When the next day or month begins, in seconds since 1970.
+    pub resets_at: u64,
+    /// The seconds until then; at least 1.
+    pub retry_after_s: u64,
+}
+
+impl QuotaExceeded {
+    #[cold]
+    fn new(kind: QuotaKind, limit: u64, unix_s: u64) -> Self {
+        let resets_at = kind.period().end(unix_s);
+        Self { kind, limit, resets_at, retry_after_s: resets_at.saturating_sub(unix_s).max(1) }
+    }
+
+    /// When the quota is available again, as in RFC 3339.
+    pub fn reset_text(&self) -> String {
+        format_time(self.resets_at)
+    }
+}
+
+impl fmt::Display for QuotaExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, limit, .. } = self;
+        write!(f, "this key has used its quota of {limit} {kind}; it resets at {}", self.reset_text())
+    }
+}
+
+impl std::error::Error for QuotaExceeded {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2028-02-29, 23:59:58.
+    const LEAP_EVENING: u64 = 1_835_481_598;
+
+    fn quotas(calls_per_day: u64, calls_per_month: u64, bytes_per_day: u64, bytes_per_month: u64) -> Quotas {
+        let limit = |limit| (limit > 0).then_some(limit);
+        Quotas {
+            calls_per_day: limit(calls_per_day),
+            calls_per_month: limit(calls_per_month),
+            bytes_per_day: limit(bytes_per_day),
+            bytes_per_month: limit(bytes_per_month),
+        }
+    }
+
+    /// Makes a call of 10 bytes at each time, in seconds after [`LEAP_EVENING`]. `expected` has for each the seconds until
+    /// the quota resets, or zero if it was admitted.
+    #[track_caller]
+    fn check(quotas: Quotas, calls: &[(u64, u64)]) {
+        let counters = QuotaCounters::default();
+        let call = |after_s: u64| {
+            let now = LEAP_EVENING + after_s;
+            if let Err(exceeded) = counters.reserve(&quotas, now) {
+                return exceeded.retry_after_s;
+            }
+            for kind in [QuotaKind::BytesPerDay, QuotaKind::BytesPerMonth] {
+                counters.local.of(kind).add(first_day(kind.period(), now), 10);
+            }
+            0
+        };
+        let outcomes: Vec<_> = calls.iter().map(|(after_s, _)| (*after_s, call(*after_s))).collect();
+        assert_eq!(outcomes, calls, "{quotas:?}");
+    }
+
+    #[test]
+    fn a_quota_admits_so_many_calls_until_the_period_ends() {
+        let month = 31 * DAY_S;
+        check(quotas(2, 0, 0, 0), &[(0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, DAY_S - 1)]);
+        check(quotas(0, 1, 0, 0), &[(0, 0), (0, 2), (2, 0), (2, month), (1 + month, 1), (2 + month, 0)]);
+        // The month is the longer wait, and a refused call counts in neither.
+        check(quotas(1, 2, 0, 0), &[(2, 0), (2, DAY_S), (2 + DAY_S, 0), (2 + DAY_S, month - DAY_S)]);
+        check(quotas(0, 0, 20, 0), &[(0, 0), (0, 0), (0, 2), (2, 0)]);
+        check(
+            quotas(0, 0, 15, 25),
+            &[(2, 0), (2, 0), (2, DAY_S), (2 + DAY_S, 0), (2 + DAY_S, month - DAY_S)],
+        );
+        check(quotas(0, 0, 0, 0), &[(0, 0), (0, 0)]);
+    }
+
+    #[test]
+    fn what_others_used_counts_and_never_falls_within_a_period() {
+        let counters = QuotaCounters::default();
+        let quotas = quotas(10, 0, 0, 0);
+        let left = |at: u64| (0..100).filter(|_| counters.reserve(&quotas, at).is_ok()).count();
+        let base = |calls| KeyTotals { day: UsedAmount { calls, bytes: 0 }, ..KeyTotals::default() };
+        counters.set_base(&base(9), LEAP_EVENING, BaseUpdate::Replace);
+        counters.set_base(&base(4), LEAP_EVENING, BaseUpdate::Replace);
+        assert_eq!(left(LEAP_EVENING), 6);
+        counters.set_base(&base(1), LEAP_EVENING, BaseUpdate::Raise);
+        assert_eq!(left(LEAP_EVENING), 0, "the base does not fall");
+        assert_eq!(counters.local(LEAP_EVENING).day.calls, 6);
+        counters.set_base(&base(3), LEAP_EVENING + 2, BaseUpdate::Raise);
+        assert_eq!(left(LEAP_EVENING + 2), 7, "a new day");
+        counters.set_base(&base(9), LEAP_EVENING, BaseUpdate::Raise);
+        assert_eq!(counters.local(LEAP_EVENING + 2).day.calls, 7, "a late value changes nothing");
+    }
+
+    #[test]
+    fn a_clock_that_was_far_ahead_blocks_nothing() {
+        let counters = QuotaCounters::default();
+        let one = quotas(1, 0, 0, 0);
+        assert!(counters.reserve(&one, LEAP_EVENING + 400 * DAY_S).is_ok());
+        assert!(counters.reserve(&one, LEAP_EVENING).is_ok());
+        // The clock of another thread is a second ahead, on the next day.
+        assert!(counters.reserve(&one, LEAP_EVENING + 2).is_ok());
+        assert!(counters.reserve(&one, LEAP_EVENING + 1).is_err());
+    }
+
+    #[test]
+    fn a_burst_never_passes_the_quota() {
+        let counters = QuotaCounters::default();
+        let quotas = quotas(1000, 700, 0, 0);
+        let admit = || (0..1000).filter(|_| counters.reserve(&quotas, LEAP_EVENING).is_ok()).count();
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(admit)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a thread")).sum()
+        });
+        assert_eq!(admitted, 700);
+    }
+
+    #[test]
+    fn the_client_is_told_which_quota_and_when_it_resets() {
+        let exceeded = QuotaExceeded::new(QuotaKind::CallsPerMonth, 20, LEAP_EVENING);
+        let text = "this key has used its quota of 20 calls per month; it resets at 2028-03-01T00:00:00Z";
+        assert_eq!((exceeded.to_string().as_str(), exceeded.retry_after_s), (text, 2));
+    }
+}
