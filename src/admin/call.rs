@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
-    UpstreamSessionSlot, notify_server, refusal_of, send_buffered,
+    UpstreamSessionSlot, notify_server, refusal_of, send_message,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
@@ -266,7 +266,7 @@ async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
     let cancellation =
         BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.
-    drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, cancellation)).await);
+    drop(timeout(CANCEL_TIMEOUT, send_message(pool, cancellation)).await);
 }
 
 /// No client capabilities are declared, because there is no client to answer a server's requests.

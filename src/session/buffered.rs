@@ -61,11 +61,28 @@ pub async fn send_buffered(
     send_buffered_for(pool, request, RequestContext::default()).await
 }
 
+/// Sends a notification, or the response to a request of the server, and reads the whole response to it.
+pub async fn send_message(
+    pool: &Rc<UpstreamPool>,
+    message: BufferedRequest<'_>,
+) -> Result<BufferedResponse, UpstreamError> {
+    send_of_kind(pool, message, RequestContext::default(), RequestKind::Message).await
+}
+
 /// As [`send_buffered`], on behalf of a client.
 pub async fn send_buffered_for(
     pool: &Rc<UpstreamPool>,
     request: BufferedRequest<'_>,
     context: RequestContext,
+) -> Result<BufferedResponse, UpstreamError> {
+    send_of_kind(pool, request, context, RequestKind::Call).await
+}
+
+async fn send_of_kind(
+    pool: &Rc<UpstreamPool>,
+    request: BufferedRequest<'_>,
+    context: RequestContext,
+    kind: RequestKind,
 ) -> Result<BufferedResponse, UpstreamError> {
     let BufferedRequest { method, message, session, modern_headers } = request;
     let mut request = UpstreamRequest::from_message(message);
@@ -86,7 +103,7 @@ pub async fn send_buffered_for(
         }
         request.set_header(&header::METHOD, &HeaderValue::from_static(method.as_str()));
     }
-    let UpstreamResponse { head, mut body } = *pool.send(&request, RequestKind::Call).await?;
+    let UpstreamResponse { head, mut body } = *pool.send(&request, kind).await?;
     let (status, is_stream) = (head.status, head.is_event_stream());
     let message = if is_stream && status.is_success() {
         read_terminal_message(&mut body).await?
@@ -96,7 +113,8 @@ pub async fn send_buffered_for(
     Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
-/// Sends a message whose response does not matter. Returns false if the server did not accept it in time.
+/// Sends a notification, or the response to a request of the server. Returns false if the server did not accept it in
+/// time.
 pub async fn notify_server(
     pool: &Rc<UpstreamPool>,
     session: &UpstreamSession,
@@ -104,7 +122,27 @@ pub async fn notify_server(
     message: Bytes,
 ) -> bool {
     let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    let response = timeout(NOTIFY_TIMEOUT, send_buffered(pool, request)).await;
+    is_accepted(pool, method, send_message(pool, request)).await
+}
+
+/// Sends a request whose answer does not matter. Returns false if the server did not accept it in time.
+pub async fn request_of_server(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    method: McpMethod,
+    message: Bytes,
+) -> bool {
+    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
+    is_accepted(pool, method, send_buffered(pool, request)).await
+}
+
+/// Whether a server accepts a message in time.
+async fn is_accepted(
+    pool: &UpstreamPool,
+    method: McpMethod,
+    sending: impl Future<Output = Result<BufferedResponse, UpstreamError>>,
+) -> bool {
+    let response = timeout(NOTIFY_TIMEOUT, sending).await;
     let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
     if !is_accepted {
         tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "server did not accept a message");

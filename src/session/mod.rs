@@ -28,7 +28,7 @@ mod upstream_stream;
 
 pub use buffered::{
     BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_session_lost, may_have_run, notify_server,
-    read_terminal_message, send_buffered,
+    read_terminal_message, request_of_server, send_buffered, send_message,
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};

@@ -38,6 +38,7 @@ mod metrics;
 mod outage;
 mod passing;
 mod pins;
+mod places_taken;
 mod record_loss;
 mod records;
 mod refusals;

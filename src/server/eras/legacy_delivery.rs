@@ -37,7 +37,8 @@ pub async fn deliver(
     let mut request = send::request_of(call, edits)?;
     call.fields.copy_to(&mut request, None);
     ready.write_headers(&mut request);
-    send::send(server, pool, &request, RequestKind::Call).await
+    let kind = if call.is_request() { RequestKind::Call } else { RequestKind::Message };
+    send::send(server, pool, &request, kind).await
 }
 
 /// The client's session at one server, opened if needed.

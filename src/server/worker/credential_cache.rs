@@ -16,6 +16,7 @@ use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::{Fault, FaultKind, KeyId};
+use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_store::auth::{AuthDenial, Authenticator, Credential, CredentialCheck, Identity};
 
 /// Authenticates the clients of one worker. The result for a credential is cached on its connection.
@@ -93,9 +94,11 @@ impl CredentialCache {
         Ok((identity, permit))
     }
 
-    /// Admits one more request for an identity: for batches.
-    pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
-        self.usage(identity).admit(identity, PermitKind::Call).map_err(refused)
+    /// Admits one more message for an identity: for batches and framed streams.
+    pub fn admit(&self, identity: &Identity, message: &Envelope) -> Result<Permit, Fault> {
+        let is_request = message.kind == MessageKind::Request;
+        let kind = if is_request { PermitKind::Call } else { PermitKind::Message };
+        self.usage(identity).admit(identity, kind).map_err(refused)
     }
 
     /// How many requests of an identity can be admitted at once.
