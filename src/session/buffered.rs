@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
-use metamcp_core::base::KeyId;
+use metamcp_core::base::{Fault, FaultKind, KeyId, ServerName};
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
 use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code, header};
 use metamcp_http::{
@@ -154,18 +154,45 @@ async fn is_accepted(
 /// management), and some servers answer 400, but both have other causes: an application behind the server may
 /// answer 404 after the call ran. A ping in the same session decides, so that no call is repeated that may have run.
 pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
+    is_refusal(status) && ping_status(pool, session).await.is_some_and(is_refusal)
+}
+
+/// Whether a server shows that it lost a session and not just refuses requests: it accepts a ping in a session that it opened
+/// later, and refuses the same in the lost one. Only then is a call repeated. A server that ran the call, and lost the session
+/// before it answered 404, cannot be told from one that did not run it.
+pub async fn is_loss_proven(
+    pool: &Rc<UpstreamPool>,
+    lost: &UpstreamSession,
+    opened: &UpstreamSession,
+) -> bool {
+    ping_status(pool, opened).await.is_some_and(|status| status.is_success())
+        && ping_status(pool, lost).await.is_some_and(is_refusal)
+}
+
+/// The fault of a call that is not repeated, because its server did not show that it had lost the session.
+#[cold]
+pub fn unproven_loss(server: &ServerName, status: StatusCode) -> Fault {
+    let text = format!(
+        "server `{server}` answered HTTP {} and did not show that it had lost the session; the call may have run",
+        status.as_u16()
+    );
+    Fault::upstream(FaultKind::InvalidResponse, text)
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+}
+
+/// The status of the answer to a ping in a session. `None` if there is none.
+async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Option<StatusCode> {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    let is_refusal = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
-    if !is_refusal(status) {
-        return false;
-    }
     let ping = BufferedRequest {
         method: McpMethod::Ping,
         message: Bytes::from_static(PING),
         session: Some(session),
         modern_headers: None,
     };
-    send_buffered(pool, ping).await.is_ok_and(|response| is_refusal(response.status))
+    send_buffered(pool, ping).await.ok().map(|response| response.status)
 }
 
 /// Whether the call with the raw id `call` may have run whose server refused it with this body, and has lost the session since
