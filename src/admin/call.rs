@@ -188,8 +188,12 @@ async fn read_events(
                 event.retry.into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
             }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            answer.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
+            // The answer to another call does not give the server more time for this one.
+            if matches!(envelope.kind, FrameKind::Notification | FrameKind::Request) {
+                answer.note_message();
+                reconnect.iter_mut().for_each(UpstreamReconnect::note_message);
+            }
             match (envelope.kind, &notifications, session) {
                 _ if AnswerMatch::of_envelope(&data, &envelope, CALL_ID.as_bytes()).is_answer() => {
                     return Ok(data);

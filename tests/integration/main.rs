@@ -35,6 +35,7 @@ mod log;
 mod log_secrets;
 mod memory;
 mod metrics;
+mod no_progress;
 mod outage;
 mod passing;
 mod pins;
