@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
-    UpstreamSessionSlot, notify_server, refusal_of, send_buffered,
+    UpstreamSessionSlot, notify_server, refusal_of, send_message,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
@@ -188,8 +188,12 @@ async fn read_events(
                 event.retry.into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
             }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            answer.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
+            // The answer to another call does not give the server more time for this one.
+            if matches!(envelope.kind, FrameKind::Notification | FrameKind::Request) {
+                answer.note_message();
+                reconnect.iter_mut().for_each(UpstreamReconnect::note_message);
+            }
             match (envelope.kind, &notifications, session) {
                 _ if AnswerMatch::of_envelope(&data, &envelope, CALL_ID.as_bytes()).is_answer() => {
                     return Ok(data);
@@ -266,7 +270,7 @@ async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
     let cancellation =
         BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.
-    drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, cancellation)).await);
+    drop(timeout(CANCEL_TIMEOUT, send_message(pool, cancellation)).await);
 }
 
 /// No client capabilities are declared, because there is no client to answer a server's requests.

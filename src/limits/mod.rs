@@ -32,6 +32,8 @@ pub struct Limits {
 pub struct KeyUsage {
     in_flight: CachePadded<AtomicUsize>,
     event_streams: CachePadded<AtomicUsize>,
+    /// Messages admitted while all slots of calls are taken.
+    messages: CachePadded<AtomicUsize>,
     /// Whether the log says that the key has too many event streams. The client cannot raise the limit.
     has_warned_of_streams: AtomicBool,
     bounds: Arc<KeyBounds>,
@@ -59,7 +61,8 @@ pub enum AdmissionError {
     RateExceeded,
 }
 
-/// What a permit is for. The two have limits of their own, so that silent streams do not displace calls.
+/// What a permit is for. Each has a limit of its own, so that silent streams do not displace calls, and calls not the
+/// messages that end them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitKind {
     /// A request that ends with its response. Bounded by `limits.key_in_flight_max` and the key's own concurrency.
@@ -67,6 +70,9 @@ pub enum PermitKind {
     /// A response that stays open until a side ends it: a GET stream, `subscriptions/listen`, a framed stream. Bounded
     /// by `limits.key_event_streams_max` alone: a key that may run one call at a time still listens meanwhile.
     EventStream,
+    /// A notification or a response, or a message that is not read yet: as a call, but if all slots of calls are taken,
+    /// among [`MESSAGES_MAX`] more. A call in flight may wait for it, or end because of it.
+    Message,
 }
 
 /// A slot among a key's in-flight requests or open event streams. Dropping it releases the slot.
@@ -80,6 +86,10 @@ pub struct ReservedCall {
     usage: Arc<KeyUsage>,
     unix_s: u64,
 }
+
+/// Messages of one key in flight beyond the limit of calls. A server accepts one without running anything, so that they
+/// end quickly; a client that is told to wait sends it again.
+const MESSAGES_MAX: usize = 64;
 
 /// Keys tracked at once. When it is reached, keys that no worker uses are dropped from the map.
 const KEYS_MAX: usize = 65_536;
@@ -126,6 +136,7 @@ impl KeyUsage {
         Self {
             in_flight: CachePadded::new(AtomicUsize::new(0)),
             event_streams: CachePadded::new(AtomicUsize::new(0)),
+            messages: CachePadded::new(AtomicUsize::new(0)),
             has_warned_of_streams: AtomicBool::new(false),
             bounds,
             burst_restored_us: CachePadded::new(AtomicU64::new(0)),
@@ -159,6 +170,7 @@ impl KeyUsage {
                 let max = self.bounds.event_streams_max.load(Ordering::Relaxed);
                 (&self.event_streams, max, AdmissionError::TooManyEventStreams)
             }
+            PermitKind::Message => return self.take_for_message(identity),
         };
         // Made first, so that a refusal releases the slot too.
         let permit = Permit { usage: Arc::clone(self), kind };
@@ -169,6 +181,18 @@ impl KeyUsage {
             self.warn_of_streams(identity);
         }
         Err(refusal)
+    }
+
+    /// Takes a slot of a call, or one of a message if there is none.
+    fn take_for_message(self: &Arc<Self>, identity: &Identity) -> Result<Permit, AdmissionError> {
+        self.take(identity, PermitKind::Call).or_else(|refusal| {
+            let permit = Permit { usage: Arc::clone(self), kind: PermitKind::Message };
+            if self.messages.fetch_add(1, Ordering::Relaxed) < MESSAGES_MAX {
+                Ok(permit)
+            } else {
+                Err(refusal)
+            }
+        })
     }
 
     /// Warns once: a client may try again without end.
@@ -210,7 +234,17 @@ impl KeyUsage {
 const SECOND_US: u64 = 1_000_000;
 
 impl Permit {
+    /// Checks that a request may run with it: not if all slots of calls were taken.
+    pub fn check_request(&self) -> Result<(), AdmissionError> {
+        match self.kind {
+            PermitKind::Message => Err(AdmissionError::TooManyInFlight),
+            PermitKind::Call | PermitKind::EventStream => Ok(()),
+        }
+    }
+
     /// Exchanges the slot of a request for that of an event stream. The rate was charged with the request.
+    /// # Errors
+    /// Too many event streams are open.
     pub fn into_event_stream(self, identity: &Identity) -> Result<Self, AdmissionError> {
         self.usage.take(identity, PermitKind::EventStream)
     }
@@ -234,6 +268,7 @@ impl Drop for Permit {
         let slots = match self.kind {
             PermitKind::Call => &self.usage.in_flight,
             PermitKind::EventStream => &self.usage.event_streams,
+            PermitKind::Message => &self.usage.messages,
         };
         slots.fetch_sub(1, Ordering::Relaxed);
     }
@@ -285,6 +320,20 @@ mod tests {
             // No stream takes the slot of a call.
             let (calls, refusal) = fill(&usage, PermitKind::Call);
             assert_eq!((calls.len(), refusal), (2, AdmissionError::TooManyInFlight));
+        }
+    }
+
+    #[test]
+    fn messages_pass_when_all_slots_of_calls_are_taken() {
+        let usage = Arc::new(KeyUsage::new(KeyBounds::new(&CONFIG)));
+        for _ in 0..2 {
+            let (mut calls, _) = fill(&usage, PermitKind::Call);
+            let (messages, refusal) = fill(&usage, PermitKind::Message);
+            assert_eq!((messages.len(), refusal), (MESSAGES_MAX, AdmissionError::TooManyInFlight));
+            assert!(messages.iter().all(|message| message.check_request().is_err()));
+            calls.pop();
+            let (freed, _) = fill(&usage, PermitKind::Message);
+            assert_eq!(freed.iter().map(Permit::check_request).collect::<Vec<_>>(), [Ok(())]);
         }
     }
 

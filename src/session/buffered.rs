@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
-use metamcp_core::base::KeyId;
+use metamcp_core::base::{Fault, FaultKind, KeyId, ServerName};
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
 use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code, header};
 use metamcp_http::{
@@ -61,11 +61,28 @@ pub async fn send_buffered(
     send_buffered_for(pool, request, RequestContext::default()).await
 }
 
+/// Sends a notification, or the response to a request of the server, and reads the whole response to it.
+pub async fn send_message(
+    pool: &Rc<UpstreamPool>,
+    message: BufferedRequest<'_>,
+) -> Result<BufferedResponse, UpstreamError> {
+    send_of_kind(pool, message, RequestContext::default(), RequestKind::Message).await
+}
+
 /// As [`send_buffered`], on behalf of a client.
 pub async fn send_buffered_for(
     pool: &Rc<UpstreamPool>,
     request: BufferedRequest<'_>,
     context: RequestContext,
+) -> Result<BufferedResponse, UpstreamError> {
+    send_of_kind(pool, request, context, RequestKind::Call).await
+}
+
+async fn send_of_kind(
+    pool: &Rc<UpstreamPool>,
+    request: BufferedRequest<'_>,
+    context: RequestContext,
+    kind: RequestKind,
 ) -> Result<BufferedResponse, UpstreamError> {
     let BufferedRequest { method, message, session, modern_headers } = request;
     let mut request = UpstreamRequest::from_message(message);
@@ -86,7 +103,7 @@ pub async fn send_buffered_for(
         }
         request.set_header(&header::METHOD, &HeaderValue::from_static(method.as_str()));
     }
-    let UpstreamResponse { head, mut body } = *pool.send(&request, RequestKind::Call).await?;
+    let UpstreamResponse { head, mut body } = *pool.send(&request, kind).await?;
     let (status, is_stream) = (head.status, head.is_event_stream());
     let message = if is_stream && status.is_success() {
         read_terminal_message(&mut body).await?
@@ -96,7 +113,8 @@ pub async fn send_buffered_for(
     Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
-/// Sends a message whose response does not matter. Returns false if the server did not accept it in time.
+/// Sends a notification, or the response to a request of the server. Returns false if the server did not accept it in
+/// time.
 pub async fn notify_server(
     pool: &Rc<UpstreamPool>,
     session: &UpstreamSession,
@@ -104,7 +122,27 @@ pub async fn notify_server(
     message: Bytes,
 ) -> bool {
     let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    let response = timeout(NOTIFY_TIMEOUT, send_buffered(pool, request)).await;
+    is_accepted(pool, method, send_message(pool, request)).await
+}
+
+/// Sends a request whose answer does not matter. Returns false if the server did not accept it in time.
+pub async fn request_of_server(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    method: McpMethod,
+    message: Bytes,
+) -> bool {
+    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
+    is_accepted(pool, method, send_buffered(pool, request)).await
+}
+
+/// Whether a server accepts a message in time.
+async fn is_accepted(
+    pool: &UpstreamPool,
+    method: McpMethod,
+    sending: impl Future<Output = Result<BufferedResponse, UpstreamError>>,
+) -> bool {
+    let response = timeout(NOTIFY_TIMEOUT, sending).await;
     let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
     if !is_accepted {
         tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "server did not accept a message");
@@ -116,18 +154,45 @@ pub async fn notify_server(
 /// management), and some servers answer 400, but both have other causes: an application behind the server may
 /// answer 404 after the call ran. A ping in the same session decides, so that no call is repeated that may have run.
 pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
+    is_refusal(status) && ping_status(pool, session).await.is_some_and(is_refusal)
+}
+
+/// Whether a server shows that it lost a session and not just refuses requests: it accepts a ping in a session that it opened
+/// later, and refuses the same in the lost one. Only then is a call repeated. A server that ran the call, and lost the session
+/// before it answered 404, cannot be told from one that did not run it.
+pub async fn is_loss_proven(
+    pool: &Rc<UpstreamPool>,
+    lost: &UpstreamSession,
+    opened: &UpstreamSession,
+) -> bool {
+    ping_status(pool, opened).await.is_some_and(|status| status.is_success())
+        && ping_status(pool, lost).await.is_some_and(is_refusal)
+}
+
+/// The fault of a call that is not repeated, because its server did not show that it had lost the session.
+#[cold]
+pub fn unproven_loss(server: &ServerName, status: StatusCode) -> Fault {
+    let text = format!(
+        "server `{server}` answered HTTP {} and did not show that it had lost the session; the call may have run",
+        status.as_u16()
+    );
+    Fault::upstream(FaultKind::InvalidResponse, text)
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+}
+
+/// The status of the answer to a ping in a session. `None` if there is none.
+async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Option<StatusCode> {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    let is_refusal = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
-    if !is_refusal(status) {
-        return false;
-    }
     let ping = BufferedRequest {
         method: McpMethod::Ping,
         message: Bytes::from_static(PING),
         session: Some(session),
         modern_headers: None,
     };
-    send_buffered(pool, ping).await.is_ok_and(|response| is_refusal(response.status))
+    send_buffered(pool, ping).await.ok().map(|response| response.status)
 }
 
 /// Whether the call with the raw id `call` may have run whose server refused it with this body, and has lost the session since

@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::buffered::{
-    BufferedRequest, BufferedResponse, RequestContext, notify_server, send_buffered, send_buffered_for,
+    BufferedRequest, BufferedResponse, RequestContext, request_of_server, send_buffered_for, send_message,
 };
 use super::client_handshake::ClientHandshake;
 use super::features::{ServerCapabilities, ServerFeatures};
@@ -179,7 +179,7 @@ pub(super) async fn send_initialized(
         session: Some(session),
         modern_headers: None,
     };
-    send_buffered(pool, request).await.map_err(|error| error.into_fault(pool.upstream().name()))?;
+    send_message(pool, request).await.map_err(|error| error.into_fault(pool.upstream().name()))?;
     Ok(())
 }
 
@@ -189,7 +189,7 @@ pub(super) async fn send_log_level(pool: &Rc<UpstreamPool>, session: &UpstreamSe
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#);
     // The session works without it.
-    notify_server(pool, session, McpMethod::SetLevel, message.into()).await;
+    request_of_server(pool, session, McpMethod::SetLevel, message.into()).await;
 }
 
 /// Sends `resources/subscribe`. Waits for the answer for at most five seconds.
@@ -197,7 +197,7 @@ pub(super) async fn send_subscription(pool: &Rc<UpstreamPool>, session: &Upstrea
     let params = json!({ "uri": uri });
     let message = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{params}}}"#);
     // The others may be accepted.
-    notify_server(pool, session, McpMethod::Subscribe, message.into()).await;
+    request_of_server(pool, session, McpMethod::Subscribe, message.into()).await;
 }
 
 #[derive(Deserialize)]

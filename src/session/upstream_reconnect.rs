@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::header;
-use metamcp_http::{RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse};
+use metamcp_http::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 
 /// Reconnects one response of an upstream.
 pub struct UpstreamReconnect {
@@ -26,9 +28,11 @@ pub struct UpstreamReconnect {
     last_event_id: Option<HeaderValue>,
     /// The server's `retry`, within bounds: the least delay before reconnecting.
     retry: Duration,
-    /// Of the attempts since the last event with a new id. They go on if a resumed stream breaks without one.
+    /// When the call began, or its last message arrived.
+    last_progress: Instant,
+    /// Of the attempts since the last message. They go on if a resumed stream breaks without one.
     schedule: Option<AttemptSchedule>,
-    /// Whether the attempts have ended without a stream, and no event with a new id has arrived since.
+    /// Whether the attempts have ended without a stream, and no message has arrived since.
     is_spent: bool,
     asking: Option<ReconnectAttempts>,
 }
@@ -146,6 +150,7 @@ impl UpstreamReconnect {
             session,
             last_event_id: None,
             retry: RETRY_DELAY,
+            last_progress: Instant::now(),
             schedule: None,
             is_spent: false,
             asking: None,
@@ -154,12 +159,22 @@ impl UpstreamReconnect {
 
     /// Notes the id of a complete event. An empty id resets it (WHATWG HTML, 9.2.6).
     pub fn note_id(&mut self, id: &Bytes) {
-        let id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
-        // The same id again is no progress.
-        if id != self.last_event_id {
-            (self.schedule, self.is_spent) = (None, false);
-        }
-        self.last_event_id = id;
+        self.last_event_id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
+    }
+
+    /// Notes a message of the call. A new event id alone is no progress: a server may send one each time it breaks the stream.
+    pub fn note_message(&mut self) {
+        self.last_progress = Instant::now();
+        (self.schedule, self.is_spent) = (None, false);
+    }
+
+    /// When the next message must be complete, over all streams of the call. `None` if that is beyond the clock's range.
+    fn message_due(&self) -> Option<Instant> {
+        self.last_progress.checked_add(self.pool.upstream().config.settings.call_timeout)
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.message_due().is_some_and(|due| Instant::now() >= due)
     }
 
     /// Notes the delay that the server asks for.
@@ -170,6 +185,10 @@ impl UpstreamReconnect {
     /// Requests the rest of a broken stream. Returns the error if the stream cannot be resumed.
     pub fn begin(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
+        if self.is_overdue() {
+            self.is_spent = true;
+            return Err(UpstreamError::from_stage(FailureStage::MessageTimeout));
+        }
         let mut request = UpstreamRequest::get();
         self.session.write_headers(&mut request);
         request.set_header(&header::LAST_EVENT_ID, &id);
@@ -187,7 +206,15 @@ impl UpstreamReconnect {
         };
         let schedule =
             self.schedule.map_or_else(|| AttemptSchedule::new(random_byte()), AttemptSchedule::go_on);
-        self.asking = Some(ReconnectAttempts { answer: Box::pin(resume(schedule, self.retry, ask)), why });
+        let (due, retry) = (self.message_due(), self.retry);
+        let answer = Box::pin(async move {
+            let resuming = resume(schedule, retry, ask);
+            match due {
+                Some(due) => timeout_at(due, resuming).await.unwrap_or(None),
+                None => resuming.await,
+            }
+        });
+        self.asking = Some(ReconnectAttempts { answer, why });
         Ok(())
     }
 
@@ -220,7 +247,13 @@ impl UpstreamReconnect {
                 }
             }
         }
-        answer.poll_chunk(cx)
+        let next = answer.poll_chunk(cx);
+        // The body's own timer began with the resumed stream.
+        if self.schedule.is_some() && matches!(next, Poll::Ready(Some(Ok(_)))) && self.is_overdue() {
+            self.is_spent = true;
+            return Poll::Ready(Some(Err(UpstreamError::from_stage(FailureStage::MessageTimeout))));
+        }
+        next
     }
 }
 

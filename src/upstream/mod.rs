@@ -12,6 +12,7 @@
 mod breaker;
 mod era;
 mod id;
+mod message_limit;
 mod pool;
 mod sse;
 pub mod stdio;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::breaker::{Breaker, UpstreamStatus};
 use super::era::EraSupport;
 use super::id::UpstreamId;
+use super::message_limit::new_message_limit;
 use super::stdio::{BehaviorStore, StdioHealth, StdioRequest, behavior_key};
 use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
@@ -51,6 +52,8 @@ pub struct Upstream {
     pub id: UpstreamId,
     transport: Transport,
     limit: InFlightLimit,
+    /// Bounds notifications and responses in flight.
+    message_limit: InFlightLimit,
     breaker: Breaker,
     legacy: AdaptedEra,
     modern: AdaptedEra,
@@ -122,6 +125,7 @@ impl Upstream {
                 config.settings.queue_max,
                 config.settings.queue_timeout,
             ),
+            message_limit: new_message_limit(&config.settings),
             config,
             id,
             transport,
@@ -266,10 +270,11 @@ impl UpstreamPool {
         request: &UpstreamRequest,
         kind: RequestKind,
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
-        let Upstream { breaker, limit, .. } = &*self.upstream;
+        let Upstream { breaker, limit, message_limit, .. } = &*self.upstream;
         breaker.admit()?;
         let permit = match kind {
             RequestKind::Call => Some(limit.acquire().await?),
+            RequestKind::Message => Some(message_limit.acquire().await?),
             RequestKind::Stream => None,
         };
         let result = self.send_admitted(request, kind, permit).await;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::message_limit::new_message_limit;
 use super::sse::{SseCandidate, SseServer, SseTarget};
 use super::stdio::{BehaviorStore, StdioServer, StdioTarget};
 use metamcp_config::server::{ServerAddress, ServerConfig};
@@ -71,5 +72,11 @@ fn sse_target(config: &ServerConfig, url: &url::Url, http: Arc<HttpServer>) -> S
         config.settings.queue_max,
         config.settings.queue_timeout,
     );
-    SseTarget { name: config.name.clone(), url: url.clone(), http, post_limit: Arc::new(post_limit) }
+    SseTarget {
+        name: config.name.clone(),
+        url: url.clone(),
+        http,
+        post_limit: Arc::new(post_limit),
+        message_limit: Arc::new(new_message_limit(&config.settings)),
+    }
 }

@@ -27,11 +27,14 @@ pub struct UpstreamRequest {
     era: Option<Era>,
 }
 
-/// Whether a request is a call, which ends, or an event stream, which may stay open for days.
+/// What a request takes of a server's limits, and how long it may last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestKind {
     /// Takes a permit among the server's in-flight calls; silence is bounded.
     Call,
+    /// A notification or a response to a request of the server: a call in flight may wait for it, or end because
+    /// of it. It takes a permit among the few for messages instead; silence is bounded.
+    Message,
     /// Bounded by the clients that hold it; silence is normal.
     Stream,
 }

@@ -19,7 +19,7 @@ use crate::server::mcp::relay::{COMMENT, credential_ended, gateway_stops};
 use crate::server::mcp::whole_answer;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::{SessionCache, Worker};
+use crate::server::worker::{SessionCache, Worker, credential_cache};
 use crate::session::MESSAGE_BYTES_MAX;
 use crate::telemetry::metrics::LabelId;
 use metamcp_core::base::{Fault, FaultKind, MEMORY, ShutdownPhase, charge_bytes};
@@ -79,6 +79,9 @@ pub async fn answer(
         sender,
     };
     let has_requests = calls.iter().any(Call::is_request);
+    if has_requests {
+        permit.check_request().map_err(credential_cache::refused)?;
+    }
     if !has_requests {
         for call in calls {
             run.check(Progress::Waiting).map_err(|end| end.fault(Progress::Waiting))?;
@@ -119,7 +122,8 @@ fn read(
         if scanned.1 == Some(McpMethod::Initialize) {
             return Err(Fault::client(FaultKind::InvalidRequest, "initialize must not be part of a batch"));
         }
-        let permit = if calls.is_empty() { None } else { Some(worker.credentials.admit(identity)?) };
+        let permit =
+            if calls.is_empty() { None } else { Some(worker.credentials.admit(identity, &scanned.0)?) };
         let mut call =
             Call::new(fields.clone(), Arc::clone(endpoint), identity.clone(), permit, body, scanned);
         call.shares_response = true;

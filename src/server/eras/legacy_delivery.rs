@@ -15,7 +15,10 @@ use crate::route::RoutedServer;
 use crate::server::mcp::call::Call;
 use crate::server::mcp::relay::gateway_stops;
 use crate::server::mcp::send;
-use crate::session::{Session, UpstreamSession, is_session_lost, may_have_run, replay_subscriptions};
+use crate::session::{
+    Session, UpstreamSession, is_loss_proven, is_session_lost, may_have_run, replay_subscriptions,
+    unproven_loss,
+};
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::Span;
@@ -37,7 +40,8 @@ pub async fn deliver(
     let mut request = send::request_of(call, edits)?;
     call.fields.copy_to(&mut request, None);
     ready.write_headers(&mut request);
-    send::send(server, pool, &request, RequestKind::Call).await
+    let kind = if call.is_request() { RequestKind::Call } else { RequestKind::Message };
+    send::send(server, pool, &request, kind).await
 }
 
 /// The client's session at one server, opened if needed.
@@ -110,7 +114,8 @@ pub enum DeliveryOutcome {
 }
 
 /// Delivers a message in the client's session at a server. The session is opened if needed, and once more if
-/// the server lost it: a server that does not know the session did not run the call.
+/// the server shows that it lost it: a server that does not know the session does not run the call (MCP 2025-11-25,
+/// session management).
 pub async fn ask_server(
     pool: &Rc<UpstreamPool>,
     call: &Call,
@@ -118,44 +123,64 @@ pub async fn ask_server(
     place: usize,
     edits: &[(Span, Bytes)],
 ) -> Result<DeliveryOutcome, Fault> {
-    if let Some(outcome) = try_delivery(pool, call, session, place, edits).await? {
-        return Ok(outcome);
-    }
+    let (lost, status) = match try_delivery(pool, call, session, place, edits).await? {
+        DeliveryAttempt::Ended(outcome) => return Ok(outcome),
+        DeliveryAttempt::SessionLost(lost, status) => (lost, status),
+    };
     let server = &call.endpoint.servers[place].name;
     tracing::info!(%server, "the server lost its session; opening another");
-    let lost_again = || {
-        let text = format!("server `{server}` does not keep its sessions; the call did not run");
-        Fault::upstream(FaultKind::Unreachable, text)
+    // The fault of opening it would say that the call did not run.
+    let is_proven = match open(pool, session, place).await {
+        Ok(opened) => is_loss_proven(pool, &lost, &opened).await,
+        Err(fault) => {
+            tracing::debug!(%server, %fault, "no other session is opened");
+            false
+        }
     };
-    try_delivery(pool, call, session, place, edits).await?.ok_or_else(lost_again)
+    if !is_proven {
+        return Err(unproven_loss(server, status));
+    }
+    match try_delivery(pool, call, session, place, edits).await? {
+        DeliveryAttempt::Ended(outcome) => Ok(outcome),
+        DeliveryAttempt::SessionLost(..) => {
+            let text = format!("server `{server}` does not keep its sessions; the call may have run");
+            Err(Fault::upstream(FaultKind::Unreachable, text))
+        }
+    }
 }
 
-/// Delivers a message in the current session at a server. `None` if the server has lost that session and did not run the
-/// call. A session that is lost is discarded.
+/// What one delivery came to.
+enum DeliveryAttempt {
+    Ended(DeliveryOutcome),
+    /// The server refused the message with this status, and refuses a ping in the session too.
+    SessionLost(Arc<UpstreamSession>, StatusCode),
+}
+
+/// Delivers a message in the current session at a server. A session that is lost is discarded.
 async fn try_delivery(
     pool: &Rc<UpstreamPool>,
     call: &Call,
     session: &Arc<Session>,
     place: usize,
     edits: &[(Span, Bytes)],
-) -> Result<Option<DeliveryOutcome>, Fault> {
+) -> Result<DeliveryAttempt, Fault> {
     let server = &call.endpoint.servers[place];
     let ready = open(pool, session, place).await?;
     let response = deliver(call, &ready, (server, pool), edits).await?;
     let status = response.head.status;
     let may_be_lost = matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
-        return Ok(Some(DeliveryOutcome::Answered(response)));
+        return Ok(DeliveryAttempt::Ended(DeliveryOutcome::Answered(response)));
     }
     // Collected to its end, so that its permit at the upstream is free for the requests that follow.
     let body = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let body = body.map_err(|error| error.into_fault(&server.name))?;
     if !is_session_lost(pool, &ready, status).await {
-        return Ok(Some(DeliveryOutcome::Refused(status, body)));
+        return Ok(DeliveryAttempt::Ended(DeliveryOutcome::Refused(status, body)));
     }
     session.upstream_slot(place).discard(&ready);
     if may_have_run(&body, &call.id()) {
-        return Ok(Some(DeliveryOutcome::Refused(status, body)));
+        return Ok(DeliveryAttempt::Ended(DeliveryOutcome::Refused(status, body)));
     }
-    Ok(None)
+    Ok(DeliveryAttempt::SessionLost(ready, status))
 }

@@ -24,7 +24,7 @@ use crate::server::mcp::call::{self, Call};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::event_stream;
-use crate::server::worker::credential_cache::CredentialCache;
+use crate::server::worker::credential_cache::{self, CredentialCache};
 use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::LabelId;
 use crate::telemetry::records::RequestRecorder;
@@ -124,6 +124,7 @@ async fn forward(
             let scanned = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let call = Box::new(Call::new(fields, endpoint, identity, Some(permit), body, scanned));
             let id = call.envelope.id.map(|id| call.raw(id.span));
+            check_permit(&call).map_err(|fault| fault.with_id(id.clone()))?;
             message::answer(worker, call).await.map_err(|fault| fault.with_id(id))
         }
         Method::GET | Method::DELETE if is_modern(&fields) => Err(not_allowed("this revision has only POST")),
@@ -152,7 +153,20 @@ fn reference_of<'a>(method: &Method, path: &'a str) -> Option<(EndpointReference
 
 /// The kind of permit that a request to an endpoint's path for MCP needs.
 fn permit_kind_of(method: &Method) -> PermitKind {
-    if *method == Method::GET { PermitKind::EventStream } else { PermitKind::Call }
+    match *method {
+        Method::GET => PermitKind::EventStream,
+        // Whether it is a call is known only when its body is read.
+        Method::POST => PermitKind::Message,
+        _ => PermitKind::Call,
+    }
+}
+
+/// Checks that a request has the permit of a call.
+fn check_permit(call: &Call) -> Result<(), Fault> {
+    match &call.permit {
+        Some(permit) if call.is_request() => permit.check_request().map_err(credential_cache::refused),
+        _ => Ok(()),
+    }
 }
 
 fn is_modern(fields: &Fields) -> bool {

@@ -17,6 +17,7 @@ use crate::server::http1::cached_credential::CachedCredential;
 use crate::server::http1::fields::{Field, Fields};
 use metamcp_config::sections::AuthMode;
 use metamcp_core::base::{Fault, FaultKind, KeyId, unix_seconds};
+use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_store::auth::{
     AuthDenial, Authenticator, ClientCertificate, Credential, CredentialCheck, Identity,
 };
@@ -114,9 +115,11 @@ impl CredentialCache {
         }
     }
 
-    /// Admits one more request for an identity: for batches.
-    pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
-        self.usage(identity).admit(identity, PermitKind::Call).map_err(refused)
+    /// Admits one more message for an identity: for batches and framed streams.
+    pub fn admit(&self, identity: &Identity, message: &Envelope) -> Result<Permit, Fault> {
+        let is_request = message.kind == MessageKind::Request;
+        let kind = if is_request { PermitKind::Call } else { PermitKind::Message };
+        self.usage(identity).admit(identity, kind).map_err(refused)
     }
 
     /// Counts a call against the quotas of its key. `None` if it has none.

@@ -12,12 +12,11 @@ use super::open_stream::{ERROR_BYTES_MAX, is_server_failure};
 use super::session::{CallKind, CallLocation, PendingCall, SseSession};
 use metamcp_core::frame::{Envelope, Span, SplicedMessage};
 use metamcp_core::protocol::{McpMethod, code};
-use metamcp_http::UpstreamRequest;
 use metamcp_http::UpstreamResponse;
 use metamcp_http::multiplex::{
     CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_error, known_method, splice,
 };
-use metamcp_http::{FailureStage, UpstreamError};
+use metamcp_http::{FailureStage, RequestKind, UpstreamError, UpstreamRequest};
 
 /// The server's response to a POST.
 enum PostOutcome {
@@ -72,7 +71,7 @@ impl SseSession {
         let post = self.new_post(message).with_headers_of(&call.request);
         let session = Rc::clone(self);
         spawn_local(async move {
-            let outcome = match session.post(&post, NotFound::SessionLost).await {
+            let outcome = match session.post(&post, RequestKind::Message, NotFound::SessionLost).await {
                 Ok(PostOutcome::Accepted) => Ok(LocalResponse::from_status(StatusCode::ACCEPTED)),
                 Ok(PostOutcome::Refused(status, error)) => {
                     Ok(LocalResponse { status, ..LocalResponse::from_message(error) })
@@ -96,7 +95,7 @@ impl SseSession {
         self.background_posts.set(self.background_posts.get() + 1);
         let session = Rc::clone(self);
         spawn_local(async move {
-            if let Err(error) = session.post(&post, NotFound::SessionLost).await {
+            if let Err(error) = session.post(&post, RequestKind::Message, NotFound::SessionLost).await {
                 tracing::debug!(server = %session.hub.target.name, %error, "cannot deliver a message of the gateway");
             }
             session.background_posts.set(session.background_posts.get() - 1);
@@ -154,7 +153,7 @@ impl SseSession {
             sleep(self.hub.connect_timeout()).await;
         };
         let posted = async {
-            match self.post(&post, not_found).await {
+            match self.post(&post, RequestKind::Call, not_found).await {
                 Ok(PostOutcome::Refused(StatusCode::NOT_FOUND, error))
                     if not_found == NotFound::Undecided =>
                 {
@@ -193,7 +192,7 @@ impl SseSession {
     async fn decide_not_found(self: &Rc<Self>, error: Bytes) -> Result<PostOutcome, UpstreamError> {
         const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
         let ping = self.new_post(Bytes::from_static(PING));
-        let outcome = self.post(&ping, NotFound::SessionLost).await?;
+        let outcome = self.post(&ping, RequestKind::Call, NotFound::SessionLost).await?;
         match outcome {
             // That it is closed by now may have another cause.
             _ if self.is_closed.get() => Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
@@ -248,10 +247,11 @@ impl SseSession {
     async fn post(
         self: &Rc<Self>,
         post: &UpstreamRequest,
+        kind: RequestKind,
         not_found: NotFound,
     ) -> Result<PostOutcome, UpstreamError> {
         self.last_used.set(Instant::now());
-        let UpstreamResponse { head, mut body } = *self.hub.post(post).await?;
+        let UpstreamResponse { head, mut body } = *self.hub.post(post, kind).await?;
         if head.status.is_success() {
             if !body.is_ended() {
                 // Read to the end, so that the connection can be reused. The server has the message.

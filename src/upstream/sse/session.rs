@@ -150,10 +150,18 @@ impl SseHub {
         self.sessions.borrow().get(id).map(Rc::clone)
     }
 
-    /// Sends a POST, within the limit on those in flight.
-    pub async fn post(&self, request: &UpstreamRequest) -> Result<Box<UpstreamResponse>, UpstreamError> {
-        let permit = self.target.post_limit.acquire().await?;
-        self.http.send(request, RequestKind::Call, Some(permit)).await
+    /// Sends a POST, within the limit on those in flight of its kind.
+    pub async fn post(
+        &self,
+        request: &UpstreamRequest,
+        kind: RequestKind,
+    ) -> Result<Box<UpstreamResponse>, UpstreamError> {
+        let limit = match kind {
+            RequestKind::Message => &self.target.message_limit,
+            RequestKind::Call | RequestKind::Stream => &self.target.post_limit,
+        };
+        let permit = limit.acquire().await?;
+        self.http.send(request, kind, Some(permit)).await
     }
 
     /// Records a failed attempt to open a session, after which the next must wait.

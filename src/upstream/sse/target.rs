@@ -15,4 +15,6 @@ pub struct SseTarget {
     pub http: Arc<HttpServer>,
     /// Bounds the POSTs in flight at once.
     pub post_limit: Arc<InFlightLimit>,
+    /// Bounds the POSTs of notifications and responses, which calls that wait for their POST may need.
+    pub message_limit: Arc<InFlightLimit>,
 }

@@ -54,7 +54,8 @@ fn target(private_addresses: bool) -> SseTarget {
         heads: RequestHeads::new(path, host, &[]),
     });
     let post_limit = Arc::new(InFlightLimit::new(8, 8, timeout));
-    SseTarget { name: ServerName::new("a").unwrap(), url, http, post_limit }
+    let message_limit = Arc::clone(&post_limit);
+    SseTarget { name: ServerName::new("a").unwrap(), url, http, post_limit, message_limit }
 }
 
 fn hub() -> Rc<SseHub> {

@@ -44,6 +44,7 @@ struct State {
     silent: bool,
     /// The method whose requests are not answered.
     held: Option<&'static str>,
+    refused: Option<&'static str>,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
     /// What makes the result of `tools/list`, of the request and its message.
@@ -195,6 +196,11 @@ impl Peer {
     /// From now on, answers no request of this method.
     pub fn hold(&self, method: &'static str) {
         self.edit(|state| state.held = Some(method));
+    }
+
+    /// From now on, answers requests of this method with 404, in whichever session.
+    pub fn refuse(&self, method: &'static str) {
+        self.edit(|state| state.refused = Some(method));
     }
 
     /// Answers `initialize` only when the gate is open.
@@ -356,6 +362,9 @@ impl State {
     fn steps(&mut self, seen: &Seen) -> Vec<Step> {
         if self.silent || self.held.is_some_and(|method| seen.is(method)) {
             return vec![Step::Hold];
+        }
+        if self.refused.is_some_and(|method| seen.is(method)) {
+            return vec![Step::Send(answer("404 Not Found", ""))];
         }
         let session: Option<usize> =
             seen.header("mcp-session-id").and_then(|id| id.strip_prefix("peer-")?.parse().ok());

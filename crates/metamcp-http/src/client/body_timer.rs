@@ -34,7 +34,7 @@ impl BodyTimeouts {
     /// after [`Self::limit_messages`], since the reader must then report each message.
     pub fn new(settings: &ServerSettings, kind: RequestKind, head: &ResponseHead) -> Option<Self> {
         match kind {
-            RequestKind::Call => Some(Self {
+            RequestKind::Call | RequestKind::Message => Some(Self {
                 idle_ms: milliseconds(settings.stream_idle_timeout),
                 message_ms: milliseconds(settings.call_timeout),
                 limits_message: !head.is_event_stream(),

@@ -14,7 +14,7 @@ use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::session::{is_session_lost, may_have_run, refuse};
+use crate::session::{is_loss_proven, is_session_lost, may_have_run, refuse, unproven_loss};
 use crate::upstream::UpstreamPool;
 use metamcp_http::UpstreamRequest;
 
@@ -150,7 +150,13 @@ impl ActiveCall {
             return Ok(None);
         }
         let slot = self.session.begin_call(self.request.allows_input()).ok_or_else(session_ended)?;
-        self.open(slot).await.map(Some)
+        let server = self.pool.upstream().name().clone();
+        let lost = Arc::clone(lost);
+        let reopened = self.open(slot).await.map_err(|_not_run| unproven_loss(&server, status))?;
+        if !is_loss_proven(&self.pool, &lost, &reopened.upstream_session).await {
+            return Err(unproven_loss(&server, status));
+        }
+        Ok(Some(reopened))
     }
 
     /// Queues the unsolicited requests of the server for the client. They are answered before the call is

@@ -17,7 +17,7 @@ use super::super::event_queue::{EventReceiver, EventSender, event_queue};
 use super::super::unsolicited::UnsolicitedRequests;
 use super::key::AdapterSessionKey;
 use super::subscribe::update_subscription;
-use crate::session::{ClientHandshake, UpstreamSession, UpstreamSessionSlot, notify_server};
+use crate::session::{ClientHandshake, UpstreamSession, UpstreamSessionSlot, request_of_server};
 use crate::upstream::UpstreamPool;
 
 /// A session. Shared by all workers; opened again when the server lost it.
@@ -239,7 +239,7 @@ impl AdapterSession {
         let message = format!(
             r#"{{"jsonrpc":"2.0","id":"metamcp-level","method":"logging/setLevel","params":{{"level":"{name}"}}}}"#
         );
-        if notify_server(pool, upstream_session, McpMethod::SetLevel, message.into()).await {
+        if request_of_server(pool, upstream_session, McpMethod::SetLevel, message.into()).await {
             self.lock().log_level = Some(level);
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use metamcp_core::frame::json_string;
 use metamcp_core::protocol::McpMethod;
 
-use crate::session::{UpstreamSession, notify_server};
+use crate::session::{UpstreamSession, request_of_server};
 use crate::upstream::UpstreamPool;
 
 /// Sends `resources/subscribe` or `resources/unsubscribe`.
@@ -20,5 +20,5 @@ pub async fn update_subscription(
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":"metamcp-subscription","method":"{name}","params":{{"uri":{uri}}}}}"#
     );
-    notify_server(pool, upstream_session, method, message.into()).await
+    request_of_server(pool, upstream_session, method, message.into()).await
 }

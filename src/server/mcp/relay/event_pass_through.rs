@@ -98,7 +98,7 @@ impl EventPassThrough {
             let error = match stream.poll_chunk(answer, cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
                     if self.push(chunk, stream) {
-                        answer.note_message();
+                        stream.note_message(answer);
                     }
                     continue;
                 }
@@ -253,13 +253,17 @@ impl EventPassThrough {
                     }
                 };
                 let data = event.data.filter(|data| !data.is_empty());
-                has_message |= data.is_some();
+                let is_message = data.is_some();
                 match data.map_or(ForwardedMessage::Unchanged, |data| self.forwarding(&data, stream)) {
-                    ForwardedMessage::Unchanged => passed.push(complete_line_end(event.raw)),
+                    ForwardedMessage::Unchanged => {
+                        has_message |= is_message;
+                        passed.push(complete_line_end(event.raw));
+                    }
                     ForwardedMessage::Rewritten(event) => {
-                        is_changed = true;
+                        (has_message, is_changed) = (true, true);
                         passed.push(event);
                     }
+                    // It is not of the call, and does not give the server more time for it.
                     ForwardedMessage::Dropped => is_changed = true,
                 }
             }
@@ -272,8 +276,7 @@ impl EventPassThrough {
     fn forwarding(&mut self, data: &Bytes, stream: &mut RelayedStream) -> ForwardedMessage {
         let Some(id) = &stream.id else { return ForwardedMessage::Unchanged };
         match AnswerMatch::of_text(data, id) {
-            // No client takes an unreadable message for an answer.
-            AnswerMatch::NotAnswer | AnswerMatch::Unreadable => ForwardedMessage::Unchanged,
+            AnswerMatch::NotAnswer => ForwardedMessage::Unchanged,
             AnswerMatch::ThisCall | AnswerMatch::ErrorWithoutId if stream.is_cancelled() => {
                 stream.ended = true;
                 ForwardedMessage::Dropped
@@ -289,6 +292,7 @@ impl EventPassThrough {
                 self.is_answered = true;
                 ForwardedMessage::Rewritten(write_event(&answer))
             }
+            // An unreadable text may hold the answer to another call, as one of two in an event does.
             _ => ForwardedMessage::Dropped,
         }
     }
@@ -350,11 +354,11 @@ impl EventPassThrough {
             Some(LongEvent::Passed(None)) => stream.ready.push_back(part),
             Some(LongEvent::Dropped) | None => {}
         }
-        if end.is_some() {
-            self.long = None;
-            self.is_answered |= is_answer;
+        if end.is_none() {
+            return false;
         }
-        end.is_some()
+        self.is_answered |= is_answer;
+        matches!(self.long.take(), Some(LongEvent::Passed(_)))
     }
 }
 

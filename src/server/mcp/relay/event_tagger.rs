@@ -61,15 +61,10 @@ impl EventTagger {
             let is_refusing = self.refuser.as_mut().is_some_and(|refuser| refuser.poll_sent(cx).is_pending());
             if !is_refusing {
                 match self.reader.next() {
-                    Ok(Some(event)) => {
-                        if event.data.as_ref().is_some_and(|data| !data.is_empty()) {
-                            answer.note_message();
-                        }
-                        match self.forward(event, stream) {
-                            Some(bytes) => return stream.emit(bytes),
-                            None => continue,
-                        }
-                    }
+                    Ok(Some(event)) => match self.forward(event, stream, answer) {
+                        Some(bytes) => return stream.emit(bytes),
+                        None => continue,
+                    },
                     Ok(None) => {}
                     Err(error) => {
                         return self.end(stream, error.into());
@@ -106,9 +101,14 @@ impl EventTagger {
 
     /// Rewrites an event for the client. `None` if it is not forwarded. The answer to a cancelled call is not, and ends the
     /// stream.
-    fn forward(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
+    fn forward(
+        &mut self,
+        event: Event,
+        stream: &mut RelayedStream,
+        answer: &mut UpstreamBody,
+    ) -> Option<Bytes> {
         let was_awaited = self.awaited.is_some();
-        let forwarded = self.rewrite(event, stream);
+        let forwarded = self.rewrite(event, stream, answer);
         if was_awaited && self.awaited.is_none() && stream.is_cancelled() {
             stream.ended = true;
             return None;
@@ -116,7 +116,12 @@ impl EventTagger {
         forwarded
     }
 
-    fn rewrite(&mut self, event: Event, stream: &mut RelayedStream) -> Option<Bytes> {
+    fn rewrite(
+        &mut self,
+        event: Event,
+        stream: &mut RelayedStream,
+        answer: &mut UpstreamBody,
+    ) -> Option<Bytes> {
         if let Some(reconnect) = &mut stream.reconnect {
             event.id.iter().for_each(|id| reconnect.note_id(id));
             event.retry.into_iter().for_each(|retry_ms| reconnect.note_retry(retry_ms));
@@ -124,7 +129,13 @@ impl EventTagger {
         let mut scanner = stream.worker.scanner.borrow_mut();
         let requests = if self.refuser.is_some() { ServerRequests::Refuse } else { ServerRequests::Forward };
         let origin = EventOrigin { server: &stream.server, tasks: self.tasks.as_deref(), requests };
-        match id_prefix::rewrite_event(event, origin, &mut self.awaited, &mut scanner) {
+        let forwarded = id_prefix::rewrite_event(event, origin, &mut self.awaited, &mut scanner);
+        drop(scanner);
+        // What is dropped is not of the call, and does not give the server more time for it.
+        if !matches!(forwarded, ForwardedEvent::Dropped) {
+            stream.note_message(answer);
+        }
+        match forwarded {
             ForwardedEvent::Untouched(bytes) | ForwardedEvent::Rewritten(bytes) => Some(bytes),
             ForwardedEvent::ListChanged(bytes) => {
                 stream.worker.shared.catalog.mark_stale(self.upstream);

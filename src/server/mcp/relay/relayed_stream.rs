@@ -97,6 +97,12 @@ impl RelayedStream {
         }
     }
 
+    /// Notes that a message of the call is complete.
+    pub fn note_message(&mut self, answer: &mut UpstreamBody) {
+        answer.note_message();
+        self.reconnect.iter_mut().for_each(|reconnect| reconnect.note_message());
+    }
+
     /// Asks the server for the rest. Returns the error if the stream cannot be resumed.
     #[cold]
     pub fn resume(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {

@@ -178,7 +178,7 @@ impl MessageIntake {
         let id = id.map(|id| body.slice(id.span.start as usize..id.span.end as usize));
         let making = || -> Result<Box<Call>, Fault> {
             let (identity, endpoint) = (context.identity.clone(), context.endpoint()?);
-            let permit = Some(context.worker.credentials.admit(&identity)?);
+            let permit = Some(context.worker.credentials.admit(&identity, &envelope)?);
             let mut call = Call::new(context.fields(), endpoint, identity, permit, body, (envelope, method));
             call.shares_response = true;
             if let Some(header) = header {
