@@ -110,8 +110,7 @@ impl App {
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
-        let sessions =
-            Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
+        let sessions = new_sessions(&config, &authenticator);
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
         let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
@@ -151,8 +150,8 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
-        let known = (&authenticator, limits);
-        let delivery = prepare_delivery((&config, &door), outbox, known, workers_ended.subscribe()).await;
+        let delivery =
+            prepare_delivery((&config, &door), outbox, (&authenticator, limits), &workers_ended).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
@@ -219,6 +218,10 @@ enum ServingEnd {
     Failed,
     /// A successor accepts connections.
     HandedOver,
+}
+
+fn new_sessions(config: &Config, auth: &Authenticator) -> Arc<SessionTable> {
+    Arc::new(SessionTable::new(config.session.clone(), Arc::clone(auth.sealer())))
 }
 
 /// The limits of keys. Sets that of the process.
@@ -299,7 +302,7 @@ async fn prepare_delivery(
     (config, door): (&Config, &ListenTarget),
     outbox: Option<UsageSpool>,
     (auth, limits): (&Arc<Authenticator>, Arc<Limits>),
-    workers_ended: watch::Receiver<ShutdownPhase>,
+    workers_ended: &watch::Sender<ShutdownPhase>,
 ) -> UsageDelivery {
     let snapshots = config.database.is_some().then_some(&*config.data_dir);
     let quotas = QuotaSync::new(Arc::clone(auth), Arc::clone(&limits), snapshots);
@@ -310,7 +313,7 @@ async fn prepare_delivery(
         // Never refreshed: what others counted is read from the store.
         let unused_quotas = move || QuotaSync::new(Arc::clone(&auth), Arc::clone(&limits), None);
         let data_dir = config.data_dir.clone();
-        spawn_local(usage::deliver_leftovers(data_dir, store, unused_quotas, workers_ended));
+        spawn_local(usage::deliver_leftovers(data_dir, store, unused_quotas, workers_ended.subscribe()));
     }
     delivery
 }

@@ -89,10 +89,9 @@ fn the_very_same_sockets_are_used() {
     assert_eq!(sockets.len(), 3);
     for _ in 0..2 {
         gateway.hand_over();
-        let predecessors = gateway.pids().into_iter().filter(|process| *process != gateway.pid());
-        predecessors.for_each(|process| {
-            until("its end", || has_ended(process));
-        });
+        for predecessor in gateway.pids().into_iter().filter(|process| *process != gateway.pid()) {
+            until("the end of a predecessor", || has_ended(predecessor));
+        }
         assert_eq!(listening(gateway.address), sockets);
     }
 }
