@@ -71,7 +71,7 @@ pub enum PermitKind {
     /// by `limits.key_event_streams_max` alone: a key that may run one call at a time still listens meanwhile.
     EventStream,
     /// A notification or a response, or a message that is not read yet: as a call, but if all slots of calls are taken,
-    /// among [`MESSAGES_MAX`] more. A call in flight may wait for it, or end because of it.
+    /// among 64 more. A call in flight may wait for it, or end because of it.
     Message,
 }
 
