@@ -33,7 +33,7 @@ async fn permanent_and_transient_errors_are_told_apart() {
         sql(url, "DROP TABLE mcp_servers").await;
         drop(Store::open(url).await.unwrap());
         sql(url, "INSERT INTO metamcp_migrations VALUES (99, 0)").await;
-        check(url, false, "schema version 99, this program knows versions up to 4").await;
+        check(url, false, "schema version 99, this program knows versions up to 5").await;
     })
     .await;
 }
