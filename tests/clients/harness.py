@@ -23,7 +23,7 @@ import warnings
 
 import anyio
 
-CHECK_SECONDS = 20
+CHECK_SECONDS = 40
 
 # The same for the first, which a server is started for, or several behind a gateway.
 OPEN_SECONDS = 60
