@@ -40,7 +40,7 @@ use metamcp_config::Config;
 use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
 use metamcp_http::TlsRoots;
 use metamcp_store::auth::{Authenticator, Sealer};
-use metamcp_store::store::Store;
+use metamcp_store::store::{Store, WatchState};
 
 /// The file in the data directory that holds the servers and endpoints last read from a database server.
 const STORED_CONFIG: &str = "fleet.sealed";
@@ -160,8 +160,8 @@ impl App {
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
-        spawn_store_sync(&store, authenticator, catalog, keys_changed);
         let (running, seen) = (config, store.watch());
+        spawn_store_sync((&store, seen.clone()), authenticator, catalog, keys_changed);
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
@@ -230,16 +230,17 @@ fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
     Arc::new(Limits::new(config))
 }
 
-/// Keeps tool pins and keys in step with the store.
+/// Keeps tool pins and keys in step with the store. `changes` is shared by all who follow the store: each watch of it reads
+/// the database once a second.
 fn spawn_store_sync(
-    store: &Store,
+    (store, changes): (&Store, watch::Receiver<WatchState>),
     auth: Arc<Authenticator>,
     catalog: Arc<Catalog>,
     keys_changed: watch::Sender<u64>,
 ) {
     let pin_sync = tool_pins::PinSync { store: store.clone(), sealer: auth.sealer().clone(), catalog };
-    spawn_local(tool_pins::sync(pin_sync, store.watch()));
-    spawn_local(watch_keys(auth, store.watch(), keys_changed));
+    spawn_local(tool_pins::sync(pin_sync, changes.clone()));
+    spawn_local(watch_keys(auth, changes, keys_changed));
 }
 
 fn topology_builder(
