@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
-use metamcp_core::base::{Fault, FaultKind, KeyId, ServerName};
+use metamcp_core::base::KeyId;
 use metamcp_core::frame::{EventReader, MessageKind, Scanner};
-use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code, header};
+use metamcp_core::protocol::{Era, McpMethod, header};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
 };
@@ -148,71 +147,6 @@ async fn is_accepted(
         tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "server did not accept a message");
     }
     is_accepted
-}
-
-/// Whether a status means that the server lost the session. A 404 should say so (MCP 2025-03-26, session
-/// management), and some servers answer 400, but both have other causes: an application behind the server may
-/// answer 404 after the call ran. A ping in the same session decides, so that no call is repeated that may have run.
-pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
-    is_refusal(status) && ping_status(pool, session).await.is_some_and(is_refusal)
-}
-
-/// Whether a server shows that it lost a session and not just refuses requests: it accepts a ping in a session that it opened
-/// later, and refuses the same in the lost one. Only then is a call repeated. A server that ran the call, and lost the session
-/// before it answered 404, cannot be told from one that did not run it.
-pub async fn is_loss_proven(
-    pool: &Rc<UpstreamPool>,
-    lost: &UpstreamSession,
-    opened: &UpstreamSession,
-) -> bool {
-    ping_status(pool, opened).await.is_some_and(|status| status.is_success())
-        && ping_status(pool, lost).await.is_some_and(is_refusal)
-}
-
-/// The fault of a call that is not repeated, because its server did not show that it had lost the session.
-#[cold]
-pub fn unproven_loss(server: &ServerName, status: StatusCode) -> Fault {
-    let text = format!(
-        "server `{server}` answered HTTP {} and did not show that it had lost the session; the call may have run",
-        status.as_u16()
-    );
-    Fault::upstream(FaultKind::InvalidResponse, text)
-}
-
-fn is_refusal(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
-}
-
-/// The status of the answer to a ping in a session. `None` if there is none.
-async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Option<StatusCode> {
-    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    let ping = BufferedRequest {
-        method: McpMethod::Ping,
-        message: Bytes::from_static(PING),
-        session: Some(session),
-        modern_headers: None,
-    };
-    send_buffered(pool, ping).await.ok().map(|response| response.status)
-}
-
-/// Whether the call with the raw id `call` may have run whose server refused it with this body, and has lost the session since
-/// then: a server that knows the id has read the call. It did not run if the server says that it is no valid request of a
-/// revision that it speaks, as one that was replaced by another does.
-pub fn may_have_run(refusal: &[u8], call: &Bytes) -> bool {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: RefusalError,
-    }
-    #[derive(Deserialize)]
-    struct RefusalError {
-        code: i64,
-    }
-    if AnswerMatch::of_text(refusal, call) != AnswerMatch::ThisCall {
-        return false;
-    }
-    let code = serde_json::from_slice::<Refusal>(refusal).map(|refusal| refusal.error.code);
-    let not_run = [code::INVALID_REQUEST, code::UNSUPPORTED_VERSION].map(i64::from);
-    !code.is_ok_and(|code| not_run.contains(&code))
 }
 
 /// Reads an event stream up to the JSON-RPC response, and skips the messages before it.

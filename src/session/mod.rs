@@ -16,6 +16,7 @@ mod features;
 pub mod fuzz;
 mod initialize;
 mod refusal;
+mod repeat;
 mod replay;
 mod state;
 mod stream;
@@ -27,13 +28,14 @@ mod upstream_slot;
 mod upstream_stream;
 
 pub use buffered::{
-    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_loss_proven, is_session_lost, may_have_run,
-    notify_server, read_terminal_message, request_of_server, send_buffered, send_message, unproven_loss,
+    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, notify_server, read_terminal_message,
+    request_of_server, send_buffered, send_message,
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
 pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
 pub use refusal::{is_ping, refusal_of, refuse};
+pub use repeat::{check_repeat, is_session_lost, may_have_run, unproven_loss};
 pub use replay::replay_subscriptions;
 pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
 pub use stream::{

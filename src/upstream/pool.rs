@@ -186,6 +186,11 @@ impl Upstream {
         }
     }
 
+    /// Whether the server is a program that the gateway runs.
+    pub fn is_program(&self) -> bool {
+        matches!(self.transport, Transport::Stdio(_))
+    }
+
     /// Returns how many calls are in flight and how many are queued, over all workers.
     pub fn load(&self) -> (usize, usize) {
         self.limit.load()

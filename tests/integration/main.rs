@@ -45,6 +45,7 @@ mod records;
 mod refusals;
 mod reload;
 mod reload_settings;
+mod repeat;
 mod replicas;
 mod quotas;
 mod rest;

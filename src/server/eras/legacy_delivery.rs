@@ -16,7 +16,7 @@ use crate::server::mcp::call::Call;
 use crate::server::mcp::relay::gateway_stops;
 use crate::server::mcp::send;
 use crate::session::{
-    Session, UpstreamSession, is_loss_proven, is_session_lost, may_have_run, replay_subscriptions,
+    Session, UpstreamSession, check_repeat, is_session_lost, may_have_run, replay_subscriptions,
     unproven_loss,
 };
 use crate::upstream::UpstreamPool;
@@ -115,7 +115,7 @@ pub enum DeliveryOutcome {
 
 /// Delivers a message in the client's session at a server. The session is opened if needed, and once more if
 /// the server shows that it lost it: a server that does not know the session does not run the call (MCP 2025-11-25,
-/// session management).
+/// session management). The call is repeated then, unless its tool is declared to change something.
 pub async fn ask_server(
     pool: &Rc<UpstreamPool>,
     call: &Call,
@@ -129,17 +129,12 @@ pub async fn ask_server(
     };
     let server = &call.endpoint.servers[place].name;
     tracing::info!(%server, "the server lost its session; opening another");
-    // The fault of opening it would say that the call did not run.
-    let is_proven = match open(pool, session, place).await {
-        Ok(opened) => is_loss_proven(pool, &lost, &opened).await,
-        Err(fault) => {
-            tracing::debug!(%server, %fault, "no other session is opened");
-            false
-        }
-    };
-    if !is_proven {
-        return Err(unproven_loss(server, status));
-    }
+    let opened = open(pool, session, place).await.map_err(|fault| {
+        tracing::debug!(%server, %fault, "no other session is opened");
+        // The fault of opening it would say that the call did not run.
+        unproven_loss(server, status)
+    })?;
+    check_repeat(pool, (&lost, status), &opened, &send::request_of(call, edits)?.message()).await?;
     match try_delivery(pool, call, session, place, edits).await? {
         DeliveryAttempt::Ended(outcome) => Ok(outcome),
         DeliveryAttempt::SessionLost(..) => {

@@ -14,7 +14,7 @@ use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::session::{is_loss_proven, is_session_lost, may_have_run, refuse, unproven_loss};
+use crate::session::{check_repeat, is_session_lost, may_have_run, refuse, unproven_loss};
 use crate::upstream::UpstreamPool;
 use metamcp_http::UpstreamRequest;
 
@@ -120,10 +120,7 @@ impl ActiveCall {
         if let Some(level) = self.request.log_level {
             self.session.lower_log_level(&self.pool, &upstream_session, level).await;
         }
-        let message = self
-            .request
-            .to_legacy(slot.number)
-            .ok_or_else(|| Fault::gateway(FaultKind::MalformedParams, "the params are nested too deep"))?;
+        let message = self.request.to_legacy(slot.number).ok_or_else(params_too_deep)?;
         let mut request = UpstreamRequest::from_message(message);
         request.set_owner(self.request.owner);
         request.add_trace(&self.request.trace);
@@ -153,9 +150,8 @@ impl ActiveCall {
         let server = self.pool.upstream().name().clone();
         let lost = Arc::clone(lost);
         let reopened = self.open(slot).await.map_err(|_not_run| unproven_loss(&server, status))?;
-        if !is_loss_proven(&self.pool, &lost, &reopened.upstream_session).await {
-            return Err(unproven_loss(&server, status));
-        }
+        let message = self.request.to_legacy(reopened.slot.number).ok_or_else(params_too_deep)?;
+        check_repeat(&self.pool, (&lost, status), &reopened.upstream_session, &message).await?;
         Ok(Some(reopened))
     }
 
@@ -189,6 +185,10 @@ impl ActiveCall {
     async fn fail_to_open(&self, client: ClientResponder, fault: &Fault) {
         client.end(self.request.fault_reply(fault)).await;
     }
+}
+
+fn params_too_deep() -> Fault {
+    Fault::gateway(FaultKind::MalformedParams, "the params are nested too deep")
 }
 
 fn session_ended() -> Fault {
