@@ -8,7 +8,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::handover::{counted, demo, has_ended};
-use crate::support::{Gateway, Load, LoadPlan, Setup, is_long, until};
+use crate::support::{Gateway, Load, LoadPlan, Setup, is_long, run, until};
+use crate::tls::authority::TlsClient;
 
 /// How much is done, at which load.
 struct Extent {
@@ -118,6 +119,9 @@ fn no_request_fails_and_no_stream_is_cut() {
         load.wait_calls(1);
     }
     let took = begun.elapsed();
+    // Only the last certificate is trusted: a handshake with another one fails.
+    let client = TlsClient::trusting(gateway.address, certificates[changed].der(), None);
+    until("the last certificate", || run(client.connect("http/1.1")).is_ok());
     let report = load.stop();
     gateway.terminate();
     for process in gateway.pids() {

@@ -1,6 +1,6 @@
 //! TLS: certificates that change while connections and streams are open, certificates of clients, and TLS towards servers.
 
-mod authority;
+pub mod authority;
 mod certificate_changes;
 mod client_certificates;
 mod servers;

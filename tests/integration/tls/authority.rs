@@ -96,8 +96,13 @@ pub struct TlsClient {
 
 impl TlsClient {
     pub fn new(address: SocketAddr, trusted: &Authority, own: Option<&Leaf>) -> Self {
+        Self::trusting(address, trusted.certificate.clone(), own)
+    }
+
+    /// Trusts one certificate, of an authority or of a server.
+    pub fn trusting(address: SocketAddr, trusted: CertificateDer<'static>, own: Option<&Leaf>) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(trusted.certificate.clone()).unwrap();
+        roots.add(trusted).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
