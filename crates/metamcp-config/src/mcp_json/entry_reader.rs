@@ -28,6 +28,7 @@ pub(super) fn read_entry_kind(fields: &JsonObject, path: &[&str]) -> Result<Entr
             return fail(path, "has both command and url; say which with type: \"http\" or \"stdio\"");
         }
         None if has_command => DeclaredTransport::Stdio,
+        None if url.is_none() => return fail(path, &neither_command_nor_url(fields)),
         None => DeclaredTransport::Http(HttpTransport::Unspecified),
     };
     match (transport, url) {
@@ -40,6 +41,16 @@ pub(super) fn read_entry_kind(fields: &JsonObject, path: &[&str]) -> Result<Entr
         (DeclaredTransport::Http(_), Some((key, _))) => fail(&path_to(key), NOT_A_STRING),
         (DeclaredTransport::Http(_), None) => fail(path, "has no url; write \"url\": \"http://...\""),
     }
+}
+
+/// The error of an entry that is neither a program nor reached over HTTP. A member with nearly the right name is named.
+fn neither_command_nor_url(fields: &JsonObject) -> String {
+    let unknown = fields.keys().filter(|name| !MEMBERS.contains(&name.as_str()));
+    let near = |name: &String| nearest(name, ["command", "url"]).map(|near| (name.clone(), near));
+    let hint = unknown.filter_map(near).next().map_or(String::new(), |(name, near)| {
+        format!("; did you mean {} instead of {}?", quote(near), quote(&name))
+    });
+    format!("has neither command nor url; write \"command\": \"npx\" or \"url\": \"http://...\"{hint}")
 }
 
 /// Reports members that have no effect, and values that are taken as strings.

@@ -89,7 +89,7 @@ fn reports_every_error() {
     check("{}", &["neither mcpServers nor servers"]);
     check(r#"{"mcpServers": "hunter2"}"#, &["mcpServers: is not an object"]);
     check(
-        r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
+        r#"{"mcpServers": {"a": 1, "b": {}, "k": {"comand": "npx"}, "l": {"type": "http"}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
             "e": {"url": "http://a", "command": "x"}, "i": {"headers": {"A": "1", "A": "2"}, "url": "http://a"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
             "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"},
             "h": {"command": 1, "args": ["a", []], "env": {"A": [], "B": 3, "C": true}, "cwd": {}},
@@ -97,7 +97,9 @@ fn reports_every_error() {
         &[
             "ok http://a 0",
             "mcpServers.a: is not an object",
-            "mcpServers.b: has no url",
+            "mcpServers.b: has neither command nor url; write",
+            "mcpServers.k: has neither command nor url; write \"command\": \"npx\" or \"url\": \"http://...\"; did you mean \"command\" instead of \"comand\"?",
+            "mcpServers.l: has no url",
             "mcpServers.c.url: is not a string",
             "mcpServers.d.type: is not a transport",
             "mcpServers.e: has both command and url",

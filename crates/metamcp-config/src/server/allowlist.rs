@@ -34,21 +34,20 @@ pub struct EnvPattern {
 pub enum AllowlistViolation {
     /// The program is not listed.
     #[error(
-        "is not among the programs that may be run: add {} to `stdio_commands` in [admin] of metamcp.toml, and restart \
-         the gateway",
+        "is not among the programs that may be run: add {} to `stdio_commands` in [admin] of metamcp.toml, and reload the configuration (SIGHUP)",
         quoted_or(.0.as_deref(), "its absolute path")
     )]
     Command(Option<String>),
     /// The program is listed, but only with other leading arguments.
     #[error(
         "may be run only with the leading arguments listed with it in `stdio_commands` in [admin] of metamcp.toml: begin \
-         with those, or list these too and restart the gateway"
+         with those, or list these too and reload the configuration (SIGHUP)"
     )]
     Args,
     /// The variable is not listed.
     #[error(
         "sets the variable {0:?}, which is not among those that may be set: add its name, or a prefix followed by `*`, \
-         to `stdio_env` in [admin] of metamcp.toml, and restart the gateway"
+         to `stdio_env` in [admin] of metamcp.toml, and reload the configuration (SIGHUP)"
     )]
     Variable(String),
     /// The variable could make the program run other code, and can never be listed.
@@ -60,7 +59,7 @@ pub enum AllowlistViolation {
     /// The working directory is not listed.
     #[error(
         "is not among the directories that programs may be run in: leave it out, or add {} to `stdio_dirs` in [admin] of \
-         metamcp.toml, and restart the gateway",
+         metamcp.toml, and reload the configuration (SIGHUP)",
         quoted_or(.0.as_deref(), "its absolute path")
     )]
     Dir(Option<String>),

@@ -24,6 +24,7 @@ pub fn parse_size(text: &str) -> Result<usize, &'static str> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
         _ => return Err(SIZE_SYNTAX),
     };
     number.checked_mul(bytes).and_then(|n| usize::try_from(n).ok()).ok_or(SIZE_SYNTAX)
@@ -41,7 +42,9 @@ pub fn format_duration(duration: Duration) -> String {
 
 /// Formats a size as the shortest text that [`parse_size`] accepts.
 pub fn format_size(bytes: usize) -> String {
-    let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+    // A usize of 32 bits has no room for the largest unit.
+    let bytes = bytes as u64;
+    let (unit, name) = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
         .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
         .unwrap_or((1, "B"));
@@ -57,7 +60,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 
 pub const DURATION_SYNTAX: &str = "write a number with a unit: \"250ms\", \"30s\", \"5m\", \"24h\" or \"7d\"";
 pub const SIZE_SYNTAX: &str =
-    "write bytes as a number, or with a unit: \"512\", \"16KiB\", \"4MiB\", \"1GiB\"";
+    "write bytes as a number, or with a unit: \"512\", \"16KiB\", \"4MiB\", \"1GiB\", \"1TiB\"";
 
 #[cfg(test)]
 mod tests {
@@ -90,6 +93,7 @@ mod tests {
         check("512", Some(512));
         check("512B", Some(512));
         check("16KiB", Some(16 << 10));
+        check("2TiB", Some(2 << 40));
         check("4MiB", Some(4 << 20));
         check("1GiB", Some(1 << 30));
         for wrong in ["", "MiB", "4MB", "4mib", "4 MiB", "-1", "1.5MiB", "18446744073709551615GiB"] {
