@@ -1,0 +1,105 @@
+//! What a credential has open ends with it, also where the gateway waits for a client: for one that takes nothing of a
+//! resumable stream.
+
+use std::time::Duration;
+
+use crate::endings::{AGGREGATED, End, House, SINGLE, open_session, with_credential};
+use crate::support::{
+    Client, PATIENCE, Peer, Request, Setup, Step, Transport, chunk, events, legacy_call, until_within,
+};
+
+/// A resumable stream that its server fills without end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filled {
+    /// The stream of a call.
+    Call,
+    /// The stream of a call whose client has left, and may come back.
+    CallWithoutClient,
+    /// The event stream of a session.
+    Session,
+}
+
+/// More than streams without unread events keep, and less than one that is full.
+const MEMORY_LITTLE: u64 = 128 << 10;
+
+/// A log message of 30 kB. A full stream has room for a few of them.
+fn log_message() -> String {
+    let data = "y".repeat(30_000);
+    format!(
+        "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{{\"level\":\"info\",\"data\":\"{data}\"}}}}\n\n"
+    )
+}
+
+#[track_caller]
+fn check(filled: Filled, path: &str, end: End) {
+    let what = format!("{filled:?} {path} {end:?}");
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let house =
+        House::of(Transport::Http1, setup.with("[server]\nkeep_alive = \"1s\"\nidle_timeout = \"1m\""), peer);
+    let credential = house.credential(end);
+    let session = open_session(&house, path, &credential);
+    let tool = if path == SINGLE { "echo" } else { "a__echo" };
+    let call = with_credential(legacy_call(path, &session, "1", tool, "{}"), &credential);
+    // The server knows the session of this client from now on.
+    assert_eq!(house.client.once(&call).0, 200, "{what}");
+    let flood = vec![Step::Send(events()), Step::Flood(chunk(&log_message()), usize::MAX)];
+    let request = if filled == Filled::Session {
+        house.peer.push_streams_of_clients([flood]);
+        let get = Request::new("GET", path).with("Accept", "text/event-stream");
+        let get = get.with("Mcp-Session-Id", session).with("MCP-Protocol-Version", "2025-11-25");
+        with_credential(get, &credential)
+    } else {
+        house.peer.push([flood]);
+        call
+    };
+    let mut client = Client::connect(house.gateway.address);
+    assert!(client.send(&request.bytes()));
+    assert_eq!(client.head().status, 200, "{what}");
+    let client = (filled != Filled::CallWithoutClient).then_some(client);
+    let mut before = 0;
+    until_within(&format!("{what}: nothing more can be sent"), PATIENCE, || {
+        let sent = house.peer.sent();
+        std::mem::replace(&mut before, sent) == sent && sent > 1 << 20
+    });
+    let seen = house.peer.all();
+    let flooded = seen.iter().rfind(|seen| seen.is_call() || seen.head.starts_with("GET ")).unwrap();
+    if end != End::TokenExpired {
+        assert_eq!(house.metric("metamcp_streams{"), 1, "{what}");
+        // A list may be fetched at this moment, too.
+        let calls = u64::from(filled != Filled::Session);
+        until_within(&format!("{what}: the call alone"), PATIENCE, || house.in_flight() == calls);
+        assert!(house.metric("metamcp_memory_charged_bytes") > MEMORY_LITTLE, "{what}");
+    }
+    let left = house.end(end, &credential);
+    until_within(&format!("{what}: calls in flight"), left, || house.in_flight() == 0);
+    until_within(&format!("{what}: open streams"), left, || house.metric("metamcp_streams{") == 0);
+    until_within(&format!("{what}: memory"), Duration::from_secs(1), || {
+        house.metric("metamcp_memory_charged_bytes") < MEMORY_LITTLE
+    });
+    house.peer.wait_closed(flooded.connection);
+    drop(client);
+}
+
+#[test]
+fn a_full_stream_of_a_call_ends_with_its_credential() {
+    check(Filled::Call, SINGLE, End::KeyRevoked);
+    check(Filled::Call, SINGLE, End::TokenExpired);
+    check(Filled::Call, AGGREGATED, End::KeyDeleted);
+    check(Filled::Call, AGGREGATED, End::SigningKeyDeleted);
+}
+
+#[test]
+fn a_full_stream_whose_client_has_left_ends_with_its_credential() {
+    check(Filled::CallWithoutClient, SINGLE, End::KeyRevoked);
+    check(Filled::CallWithoutClient, SINGLE, End::TokenExpired);
+    check(Filled::CallWithoutClient, AGGREGATED, End::KeyDeleted);
+}
+
+#[test]
+fn a_full_event_stream_of_a_session_ends_with_its_credential() {
+    check(Filled::Session, SINGLE, End::KeyRevoked);
+    check(Filled::Session, SINGLE, End::TokenExpired);
+    check(Filled::Session, AGGREGATED, End::KeyDeleted);
+    check(Filled::Session, AGGREGATED, End::SigningKeyDeleted);
+}
