@@ -58,7 +58,7 @@ pub struct House {
     key_id: String,
     key: String,
     /// The key of an administrator, who may read metrics.
-    admin: String,
+    pub admin: String,
 }
 
 impl House {

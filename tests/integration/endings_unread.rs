@@ -1,11 +1,12 @@
 //! What a credential has open ends with it, also where the gateway waits for a client: for one that takes nothing of a
-//! resumable stream.
+//! resumable stream, and for one that is asked for input.
 
 use std::time::Duration;
 
 use crate::endings::{AGGREGATED, End, House, SINGLE, open_session, with_credential};
 use crate::support::{
-    Client, PATIENCE, Peer, Request, Setup, Step, Transport, chunk, events, legacy_call, until_within,
+    Client, PATIENCE, Peer, Request, Setup, Step, Transport, chunk, events, legacy_call, modern_call,
+    until_within,
 };
 
 /// A resumable stream that its server fills without end.
@@ -28,6 +29,16 @@ fn log_message() -> String {
     format!(
         "data: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{{\"level\":\"info\",\"data\":\"{data}\"}}}}\n\n"
     )
+}
+
+/// Waits until the server can send nothing more, since nobody takes it.
+#[track_caller]
+fn wait_full(peer: &Peer, what: &str) {
+    let mut before = 0;
+    until_within(&format!("{what}: nothing more can be sent"), PATIENCE, || {
+        let sent = peer.sent();
+        std::mem::replace(&mut before, sent) == sent && sent > 1 << 20
+    });
 }
 
 #[track_caller]
@@ -57,11 +68,7 @@ fn check(filled: Filled, path: &str, end: End) {
     assert!(client.send(&request.bytes()));
     assert_eq!(client.head().status, 200, "{what}");
     let client = (filled != Filled::CallWithoutClient).then_some(client);
-    let mut before = 0;
-    until_within(&format!("{what}: nothing more can be sent"), PATIENCE, || {
-        let sent = house.peer.sent();
-        std::mem::replace(&mut before, sent) == sent && sent > 1 << 20
-    });
+    wait_full(&house.peer, &what);
     let seen = house.peer.all();
     let flooded = seen.iter().rfind(|seen| seen.is_call() || seen.head.starts_with("GET ")).unwrap();
     if end != End::TokenExpired {
@@ -102,4 +109,77 @@ fn a_full_event_stream_of_a_session_ends_with_its_credential() {
     check(Filled::Session, SINGLE, End::TokenExpired);
     check(Filled::Session, AGGREGATED, End::KeyDeleted);
     check(Filled::Session, AGGREGATED, End::SigningKeyDeleted);
+}
+
+/// A question of a server to the client, in the stream of a call.
+const QUESTION: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"elicitation/create\",\"params\":{\"message\":\"Who?\",\"requestedSchema\":{\"type\":\"object\",\"properties\":{}}}}\n\n";
+
+/// A call of a Modern client, during which an older server asks for input. It is held then.
+#[track_caller]
+fn hold(house: &House, path: &str, tool: &str, credential: &str) {
+    let mut call = with_credential(modern_call(path, tool, "{}"), credential);
+    let body = String::from_utf8(call.body).unwrap();
+    let able = "clientCapabilities\":{\"elicitation\":{},\"roots\":{}}";
+    call.body = body.replace("clientCapabilities\":{}", able).into_bytes();
+    let (status, text) = house.client.once(&call);
+    assert!(status == 200 && text.contains("input_required"), "{status} {text}");
+}
+
+#[track_caller]
+fn check_held(path: &str, end: End) {
+    let what = format!("{path} {end:?}");
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let house = House::of(Transport::Http1, setup, peer);
+    let credential = house.credential(end);
+    let asks = || vec![Step::Send(events()), Step::Send(chunk(QUESTION)), Step::Hold];
+    house.peer.push([asks(), asks(), asks()]);
+    let tool = if path == SINGLE { "echo" } else { "a__echo" };
+    hold(&house, path, tool, &credential);
+    hold(&house, path, tool, &credential);
+    let held = house.peer.calls();
+    hold(&house, path, tool, &house.admin);
+    let left = house.end(end, &credential);
+    until_within(&format!("{what}: the calls are cancelled"), left, || {
+        house.peer.count("notifications/cancelled") == held.len()
+    });
+    for call in &held {
+        house.peer.wait_closed(call.connection);
+        let session = call.header("mcp-session-id");
+        house.peer.wait_until("the end of the session", |peer| {
+            let seen = peer.all();
+            seen.iter()
+                .any(|seen| seen.head.starts_with("DELETE ") && seen.header("mcp-session-id") == session)
+        });
+    }
+    // The call of another key is still held.
+    assert_eq!(house.peer.count("notifications/cancelled"), held.len(), "{what}");
+}
+
+#[test]
+fn a_held_call_ends_with_its_credential() {
+    check_held(SINGLE, End::KeyRevoked);
+    check_held(SINGLE, End::TokenExpired);
+    check_held(AGGREGATED, End::KeyDeleted);
+    check_held(AGGREGATED, End::SigningKeyDeleted);
+}
+
+#[track_caller]
+fn check_held_by_a_program(end: End) {
+    let program = env!("CARGO_BIN_EXE_metamcp-stdio-fixture");
+    let setup = Setup::new().with(&format!("[servers.a]\ncommand = {program:?}\nargs = [\"legacy\"]"));
+    let house = House::of(Transport::Http1, setup, Peer::script([]));
+    let credential = house.credential(end);
+    hold(&house, SINGLE, "ask", &credential);
+    hold(&house, SINGLE, "ask", &house.admin);
+    let left = house.end(end, &credential);
+    let cancelled = || house.gateway.log().matches("stderr: cancelled").count();
+    until_within(&format!("{end:?}: the call is cancelled"), left, || cancelled() > 0);
+}
+
+#[test]
+fn a_call_that_a_program_holds_ends_with_its_credential() {
+    for end in [End::KeyRevoked, End::KeyDeleted, End::TokenExpired] {
+        check_held_by_a_program(end);
+    }
 }
