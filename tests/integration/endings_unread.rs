@@ -1,5 +1,5 @@
 //! What a credential has open ends with it, also where the gateway waits for a client: for one that takes nothing of a
-//! resumable stream, and for one that is asked for input.
+//! resumable stream or of the events of a REST call, and for one that is asked for input.
 
 use std::time::Duration;
 
@@ -109,6 +109,35 @@ fn a_full_event_stream_of_a_session_ends_with_its_credential() {
     check(Filled::Session, SINGLE, End::TokenExpired);
     check(Filled::Session, AGGREGATED, End::KeyDeleted);
     check(Filled::Session, AGGREGATED, End::SigningKeyDeleted);
+}
+
+/// A call whose client does not read the events of the response.
+#[track_caller]
+fn check_rest(end: End) {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address);
+    let house = House::of(Transport::Http1, setup.with("[server]\nidle_timeout = \"1m\""), peer);
+    let credential = house.credential(end);
+    house.peer.push([vec![Step::Send(events()), Step::Flood(chunk(&log_message()), usize::MAX)]]);
+    let execute = Request::new("POST", "/api/v1/mcp/servers/a/tools/echo/execute").body("{}");
+    let execute = execute.with("Content-Type", "application/json").with("Accept", "text/event-stream");
+    let mut client = Client::connect(house.gateway.address);
+    assert!(client.send(&with_credential(execute, &credential).bytes()));
+    assert_eq!(client.head().status, 200, "{end:?}");
+    wait_full(&house.peer, &format!("{end:?}"));
+    if end != End::TokenExpired {
+        until_within("the call alone", PATIENCE, || house.in_flight() == 1);
+    }
+    let left = house.end(end, &credential);
+    until_within(&format!("{end:?}: calls in flight"), left, || house.in_flight() == 0);
+    house.peer.wait_closed(house.peer.calls()[0].connection);
+}
+
+#[test]
+fn a_rest_call_whose_client_does_not_read_ends_with_its_credential() {
+    for end in [End::KeyRevoked, End::KeyDeleted, End::TokenExpired, End::SigningKeyDeleted] {
+        check_rest(end);
+    }
 }
 
 /// A question of a server to the client, in the stream of a call.
