@@ -206,10 +206,11 @@ impl ControlPlane {
         if accepts_events(call.headers()) {
             let permit = call.permit.ok_or_else(|| Problem::unavailable("the key has no permit left"))?;
             let (sender, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
-            let key_over = self.key_invalidation(identity);
+            let key_over = self.key_invalidation(identity.clone());
             let running =
                 Box::pin(async move { run(ToolCall { notifications: Some(sender), ..tool_call }).await });
-            return answer_events(CallEvents::begin(running, notifications, meter, key_over, permit).await);
+            let begun = CallEvents::begin(running, notifications, meter, key_over, permit).await;
+            return answer_events(begun, identity);
         }
         let key_over = self.key_invalidation(identity);
         let outcome = tokio::select! {
@@ -318,9 +319,9 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-fn answer_events(begun: CallStart) -> Result<Response<ControlPlaneBody>, Problem> {
+fn answer_events(begun: CallStart, owner: Identity) -> Result<Response<ControlPlaneBody>, Problem> {
     let body = match begun {
-        CallStart::Events(events) => ControlPlaneBody::Events(events),
+        CallStart::Events(events) => ControlPlaneBody::Events(events, owner),
         CallStart::Whole(event, permit) => ControlPlaneBody::Whole(event?, Some(permit)),
     };
     let mut response = Response::new(body);

@@ -250,6 +250,11 @@ impl UpstreamPool {
         &self.upstream
     }
 
+    /// Whether requests of an era go to an era adapter.
+    pub fn has_adapter(&self, era: Era) -> bool {
+        self.upstream.era(era).adapter().is_some()
+    }
+
     /// Sends a request and waits for the head of its response; the body is read later. A request of an era
     /// that the server does not speak, or is not yet known to speak, goes to the era adapter.
     ///

@@ -24,8 +24,8 @@ use crate::support::{
 use metamcp_store::auth::generate_jwt_key;
 use metamcp_store::store::{Audit, Grants, Role};
 
-const SINGLE: &str = "/servers/a/mcp";
-const AGGREGATED: &str = "/mcp";
+pub const SINGLE: &str = "/servers/a/mcp";
+pub const AGGREGATED: &str = "/mcp";
 
 const EVENT: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":1}}\n\n";
 
@@ -34,8 +34,9 @@ const BEGUN: &str = r#"{"jsonrpc":"2.0","#;
 
 /// How a credential comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
+pub enum End {
     KeyRevoked,
+    KeyDeleted,
     SigningKeyDeleted,
     TokenExpired,
 }
@@ -47,23 +48,29 @@ const TOKEN_LIFE: Duration = Duration::from_secs(4);
 const LEEWAY_S: u64 = 30;
 
 /// SQLite is polled once a second for changes of other processes; the rest is what a busy machine takes.
-const ENDED_MAX: Duration = Duration::from_secs(2);
+pub const ENDED_MAX: Duration = Duration::from_secs(2);
 
 /// A gateway with a server, and a credential of each kind.
-struct House {
-    gateway: Gateway,
-    peer: Peer,
-    client: HyperClient,
+pub struct House {
+    pub gateway: Gateway,
+    pub peer: Peer,
+    pub client: HyperClient,
     key_id: String,
     key: String,
     /// The key of an administrator, who may read metrics.
-    admin: String,
+    pub admin: String,
 }
 
 impl House {
     fn new(transport: Transport, lines: &str) -> Self {
         let peer = Peer::script([]);
-        let mut setup = Setup::new().server_with("a", peer.address, "in_flight_max = 512").keys().with(lines);
+        let setup = Setup::new().server_with("a", peer.address, "in_flight_max = 512").with(lines);
+        Self::of(transport, setup, peer)
+    }
+
+    /// A gateway with these settings, in front of a server that may be scripted.
+    pub fn of(transport: Transport, setup: Setup, peer: Peer) -> Self {
+        let mut setup = setup.keys();
         let mut certificate = None;
         if transport.is_tls() {
             let (with_tls, made) = with_certificate(setup);
@@ -100,18 +107,21 @@ impl House {
         format!("{message}.{}", sign(message.as_bytes(), &secret, Algorithm::HS256).unwrap())
     }
 
-    fn credential(&self, end: End) -> String {
+    pub fn credential(&self, end: End) -> String {
         match end {
-            End::KeyRevoked => self.key.clone(),
+            End::KeyRevoked | End::KeyDeleted => self.key.clone(),
             End::SigningKeyDeleted => self.token(None),
             End::TokenExpired => self.token(Some(TOKEN_LIFE)),
         }
     }
 
     /// Ends the credential, and gives how long it may take until all is given back.
-    fn end(&self, end: End, credential: &str) -> Duration {
+    pub fn end(&self, end: End, credential: &str) -> Duration {
         match end {
             End::KeyRevoked => self.gateway.keys().revoke(&self.key_id),
+            End::KeyDeleted => self.gateway.keys().run(async |store| {
+                store.delete_key(&self.key_id, Audit::by("test")).await.unwrap();
+            }),
             End::SigningKeyDeleted => {
                 let header = URL_SAFE_NO_PAD.decode(credential.split('.').next().unwrap()).unwrap();
                 let header: Value = serde_json::from_slice(&header).unwrap();
@@ -126,14 +136,14 @@ impl House {
         within(ENDED_MAX)
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let (status, text) = self.client.once(&with_credential(Request::new("GET", "/metrics"), &self.admin));
         assert_eq!(status, 200, "{text}");
         let lines = text.lines().filter(|line| line.starts_with(name));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
-    fn in_flight(&self) -> u64 {
+    pub fn in_flight(&self) -> u64 {
         self.metric("metamcp_server_in_flight{")
     }
 }
@@ -149,12 +159,12 @@ fn begun() -> Vec<Step> {
     vec![Step::Send(format!("{head}{BEGUN}").into_bytes()), Step::Hold]
 }
 
-fn with_credential(request: Request, credential: &str) -> Request {
+pub fn with_credential(request: Request, credential: &str) -> Request {
     request.with("Authorization", format!("Bearer {credential}"))
 }
 
 /// Opens a session over the client's transport.
-fn open_session(house: &House, path: &str, credential: &str) -> String {
+pub fn open_session(house: &House, path: &str, credential: &str) -> String {
     let opened = house.client.open(&with_credential(initialize(path), credential), false);
     let (status, session) = opened.head();
     let session = session.expect("a session id");
@@ -260,6 +270,11 @@ fn check_with(end: End, transport: Transport, settings: &str) {
 #[test]
 fn what_a_revoked_key_has_open_ends() {
     check(End::KeyRevoked, Transport::Http1);
+}
+
+#[test]
+fn what_a_deleted_key_has_open_ends() {
+    check(End::KeyDeleted, Transport::Http1);
 }
 
 #[test]

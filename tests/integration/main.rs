@@ -20,6 +20,7 @@ mod connect;
 mod credentials;
 mod fast_lane;
 mod endings;
+mod endings_unread;
 mod event_streams;
 mod faults;
 mod flood;

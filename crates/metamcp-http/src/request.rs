@@ -1,5 +1,7 @@
 //! Requests to a server, before they are encoded.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
@@ -7,7 +9,7 @@ use memchr::memchr;
 
 use super::multiplex::HttpOperation;
 use super::trace_fields::TraceFields;
-use metamcp_core::base::KeyId;
+use metamcp_core::base::{CredentialLifetime, KeyId};
 use metamcp_core::frame::SplicedMessage;
 use metamcp_core::protocol::{Era, header};
 
@@ -20,6 +22,7 @@ pub struct UpstreamRequest {
     header_block: Vec<u8>,
     body: SplicedMessage,
     owner: Option<KeyId>,
+    credential: Option<Arc<dyn CredentialLifetime>>,
     client_session: Option<u64>,
     is_exclusive: bool,
     /// In place of the MCP path. Boxed, because few requests have one.
@@ -53,6 +56,7 @@ impl UpstreamRequest {
             header_block: Vec::with_capacity(HEADER_BYTES_COMMON),
             body,
             owner: None,
+            credential: None,
             client_session: None,
             is_exclusive: false,
             path: None,
@@ -83,6 +87,16 @@ impl UpstreamRequest {
     /// Returns the key on whose behalf the request is sent.
     pub fn owner(&self) -> Option<KeyId> {
         self.owner
+    }
+
+    /// Sets the credential that the client sent, for an era adapter that goes on after the response.
+    pub fn set_credential(&mut self, credential: Arc<dyn CredentialLifetime>) {
+        self.credential = Some(credential);
+    }
+
+    /// Returns the credential that the client sent, if it is known.
+    pub fn credential(&self) -> Option<&Arc<dyn CredentialLifetime>> {
+        self.credential.as_ref()
     }
 
     /// Sets which session of a client the request opens. The number stays the same when a lost session is
@@ -178,6 +192,7 @@ impl UpstreamRequest {
             header_block: self.header_block.clone(),
             body,
             owner: self.owner,
+            credential: self.credential.clone(),
             client_session: self.client_session,
             is_exclusive: false,
             path: None,

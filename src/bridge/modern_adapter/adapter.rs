@@ -128,7 +128,8 @@ impl ModernAdapter {
         };
         let (client, response) = ClientResponder::new(request);
         let (responses, capabilities) = (request.responses(), request.capabilities);
-        if held_call.send(CallResumption { client, responses, capabilities }).is_err() {
+        let credential = request.credential.clone();
+        if held_call.send(CallResumption { client, responses, credential, capabilities }).is_err() {
             return Ok(resume_refusal(request, ResumeError::Ended));
         }
         response.await.unwrap_or_else(|_dropped| Err(UpstreamError::from_stage(FailureStage::NoResponse)))

@@ -73,6 +73,11 @@ impl CallStream {
         None
     }
 
+    /// Closes the connection of the request, whatever was received of its response.
+    pub fn close(&mut self) {
+        self.state = StreamState::Ended;
+    }
+
     /// Releases the permit of a held call, whose server waits for the gateway and may be silent meanwhile.
     pub fn set_aside(&mut self) {
         self.body().into_iter().for_each(UpstreamBody::release_permit);

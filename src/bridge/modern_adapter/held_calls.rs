@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::responder::ClientResponder;
 use arc_swap::ArcSwap;
 use metamcp_config::sections::BridgeConfig;
-use metamcp_core::base::{KeyId, unix_seconds};
+use metamcp_core::base::{CredentialLifetime, KeyId, unix_seconds};
 use metamcp_core::protocol::ClientCapabilities;
 use metamcp_store::auth::{Purpose, Sealer};
 
@@ -41,6 +41,8 @@ pub struct CallResumption {
     pub client: ClientResponder,
     /// The raw results by the keys of their requests.
     pub responses: HashMap<String, Bytes>,
+    /// The credential that the retry was sent with.
+    pub credential: Option<Arc<dyn CredentialLifetime>>,
     /// The capabilities that the retry declared.
     pub capabilities: ClientCapabilities,
 }

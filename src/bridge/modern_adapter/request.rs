@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use metamcp_core::base::{Fault, KeyId, ServerName};
+use metamcp_core::base::{CredentialLifetime, Fault, KeyId, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span, json_string, splice};
 use metamcp_core::protocol::{ClientCapabilities, LogLevel, McpMethod, code};
 use metamcp_http::multiplex::LocalResponse;
@@ -24,6 +25,8 @@ pub struct ModernRequest {
     pub method: Option<McpMethod>,
     /// The key that the client authenticated with.
     pub owner: Option<KeyId>,
+    /// The credential that the client sent. `None` if it is not known: nothing ends with it then.
+    pub credential: Option<Arc<dyn CredentialLifetime>>,
     /// The capabilities that the client declared, without notifications of changed roots, which the Modern
     /// era does not have.
     pub capabilities: ClientCapabilities,
@@ -75,8 +78,8 @@ impl ModernRequest {
             })?),
         };
         let capabilities = capabilities.without(ClientCapabilities::ROOTS_LIST_CHANGED);
-        let (owner, trace) = (request.owner(), request.trace());
-        Ok(Self { message, envelope, method, owner, capabilities, log_level, trace })
+        let (owner, credential, trace) = (request.owner(), request.credential().cloned(), request.trace());
+        Ok(Self { message, envelope, method, owner, credential, capabilities, log_level, trace })
     }
 
     /// Returns the raw id.

@@ -9,6 +9,7 @@ use crate::catalog::View;
 use crate::route::EndpointShape;
 use crate::server::http1::fields::Field;
 use crate::server::mcp::call::Call;
+use crate::server::mcp::call_credential::CallCredential;
 use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
 use crate::server::mcp::meter::Meter;
@@ -112,6 +113,10 @@ async fn deliver(
     // A subscription may stay open, and silent, for days.
     let lane = if call.method == Some(McpMethod::Listen) { RequestKind::Stream } else { RequestKind::Call };
     let pool = worker.topology.pool(server)?;
+    if pool.has_adapter(Era::Modern) {
+        // The adapter may hold the call after its response, which no body ends then.
+        request.set_credential(CallCredential::new(&worker.shared, &call.identity));
+    }
     send::send(server, &pool, &request, lane).await
 }
 

@@ -15,7 +15,7 @@ use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
 use crate::telemetry::records::RequestRecorder;
 use metamcp_core::base::BodyReader;
-use metamcp_store::auth::ClientCertificate;
+use metamcp_store::auth::{ClientCertificate, Identity};
 
 /// Serves every path that is not an MCP endpoint. This is all that the data plane knows of it.
 pub trait ControlService: Send + Sync {
@@ -49,8 +49,9 @@ pub type ControlResponse = Response<ControlBody>;
 pub enum ControlBody {
     /// The whole body, and the permit that is held until its last byte is written.
     Whole(Bytes, Option<Permit>),
-    /// A body that is produced over time. Dropping it tells the producer that there is no reader.
-    Stream(Stream),
+    /// A body that is produced over time, and whose credential it ends with. Dropping it tells the producer that there is no
+    /// reader.
+    Stream(Stream, Identity),
 }
 
 pub type Stream = Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>;

@@ -6,6 +6,7 @@
 //! Does not know: eras beyond what a call carries, sessions' event streams, or HTTP connections.
 
 pub mod call;
+pub mod call_credential;
 pub mod call_record;
 pub mod candidates;
 pub mod dispatch;

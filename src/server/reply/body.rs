@@ -32,8 +32,8 @@ enum Kind {
     Source(Box<dyn BodySource>),
     /// Events that a task sends. Boxed for its size.
     Events(Box<Events>),
-    /// A streaming body of the control plane.
-    Control(Stream),
+    /// A streaming body of the control plane, and its owner.
+    Control(Stream, Identity),
 }
 
 /// Produces a response body while it is sent: the relay of an upstream's response, or an event stream.
@@ -160,7 +160,7 @@ impl ResponseBody {
                 let bytes = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
                 bytes.unwrap_or_default()
             }
-            Kind::Source(_) | Kind::Events(_) | Kind::Control(_) => 0,
+            Kind::Source(_) | Kind::Events(_) | Kind::Control(..) => 0,
         }
     }
 
@@ -169,7 +169,8 @@ impl ResponseBody {
         match &self.kind {
             Kind::Source(source) => source.owner(),
             Kind::Events(events) => events.owner.as_ref(),
-            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) | Kind::Control(_) => None,
+            Kind::Control(_, owner) => Some(owner),
+            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) => None,
         }
     }
 
@@ -178,7 +179,7 @@ impl ResponseBody {
         match self.kind {
             Kind::Pieces(pieces) => BodyPoll::Pieces(pieces.pieces),
             Kind::Whole(bytes) => BodyPoll::Whole(bytes),
-            Kind::Source(_) | Kind::Events(_) | Kind::Held(_) | Kind::Control(_) => BodyPoll::Arriving(self),
+            Kind::Source(_) | Kind::Events(_) | Kind::Held(_) | Kind::Control(..) => BodyPoll::Arriving(self),
         }
     }
 
@@ -187,7 +188,7 @@ impl ResponseBody {
     pub fn count(&mut self, mut operation: Operation) {
         match &mut self.kind {
             Kind::Source(source) => source.count(operation),
-            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) | Kind::Events(_) | Kind::Control(_) => {
+            Kind::Whole(_) | Kind::Held(_) | Kind::Pieces(_) | Kind::Events(_) | Kind::Control(..) => {
                 let bytes = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
                 operation.add_response_bytes(bytes.unwrap_or_default());
                 operation.end(OperationOutcome::Answer);
@@ -212,7 +213,7 @@ impl ResponseBody {
         match self.kind {
             Kind::Whole(ref bytes) => observe(bytes),
             Kind::Source(source) => self.kind = Kind::Source(Box::new(ObservedSource { source, observe })),
-            Kind::Held(_) | Kind::Pieces(_) | Kind::Events(_) | Kind::Control(_) => {}
+            Kind::Held(_) | Kind::Pieces(_) | Kind::Events(_) | Kind::Control(..) => {}
         }
         self
     }
@@ -224,7 +225,7 @@ impl ResponseBody {
             ControlBody::Whole(bytes, Some(permit)) => {
                 Self::from(Kind::Held(Box::new(BufferedPiece { bytes, _permit: permit })))
             }
-            ControlBody::Stream(stream) => Self::from(Kind::Control(stream)),
+            ControlBody::Stream(stream, owner) => Self::from(Kind::Control(stream, owner)),
         }
     }
 
@@ -342,7 +343,7 @@ impl Body for ResponseBody {
             Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
-            Kind::Control(stream) => stream
+            Kind::Control(stream, _) => stream
                 .as_mut()
                 .poll_frame(cx)
                 .map(|next| next.map(|frame| frame.map_err(|never| match never {}))),
@@ -356,7 +357,7 @@ impl Body for ResponseBody {
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Source(source) => source.is_ended(),
             Kind::Events(_) => false,
-            Kind::Control(stream) => stream.is_end_stream(),
+            Kind::Control(stream, _) => stream.is_end_stream(),
         }
     }
 
@@ -366,7 +367,7 @@ impl Body for ResponseBody {
             Kind::Held(held) => SizeHint::with_exact(held.bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Source(source) => source.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Events(_) | Kind::Control(_) => SizeHint::default(),
+            Kind::Events(_) | Kind::Control(..) => SizeHint::default(),
         }
     }
 }

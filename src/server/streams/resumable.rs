@@ -129,6 +129,10 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
             Some(Ok(bytes)) => bytes,
             // The stream broke within an event, or after the response may have been sent.
             Some(Err(_)) => return writer.stream().abort(),
+            // A client whose credential has ended does not come back for what is retained.
+            None if relay.failure() == Some(FaultKind::Unauthenticated) && !writer.stream().has_reader() => {
+                return writer.stream().abort();
+            }
             None => return writer.finish(),
         };
         splitter.feed(&bytes, &mut parts);
@@ -140,19 +144,24 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
         if parts.is_empty() && bytes.starts_with(b":") {
             writer.send_comment();
         }
-        if !put(&writer, &mut parts).await {
+        if !put(&writer, &mut parts, &mut relay).await {
             return;
         }
     }
 }
 
-/// Writes parts of events. Returns whether a client still waits for them.
-async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
+/// Writes parts of events. Returns whether a client still waits for them. The relay is not read meanwhile and notices nothing
+/// by itself, so a write that waits for room also waits for the relay to be cut.
+async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>, relay: &mut Relay) -> bool {
     for part in parts.drain(..) {
         let pushed = tokio::select! {
             biased;
             () = writer.abandoned() => return false,
             pushed = writer.push(&part) => pushed,
+            () = relay.cut() => {
+                writer.stream().abort();
+                return false;
+            }
         };
         if pushed.is_err() {
             return false;
@@ -233,8 +242,14 @@ impl Future for SessionPump {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..EVENTS_AT_ONCE {
-            if self.poll_abandoned(cx).is_ready() || ready!(self.poll_written(cx)).is_err() {
+            if self.poll_abandoned(cx).is_ready() {
                 return Poll::Ready(());
+            }
+            match self.poll_written(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(StreamClosed)) => return Poll::Ready(()),
+                // The stream is not read while a write waits for room.
+                Poll::Pending => return self.stream.poll_over(cx),
             }
             match ready!(self.stream.poll_next(cx)) {
                 Some(event) => self.write(&event),

@@ -138,21 +138,35 @@ impl SessionStream {
         Poll::Pending
     }
 
+    /// Ready when the stream must end, whether or not its events are taken. Other changes are handled by the next
+    /// [`Self::poll_next`].
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Each iteration takes a change or a keep-alive, neither of which comes again in this poll.
+        while self.session.poll_changed(&mut self.seen_changes, cx.waker()) || self.wakeup.poll(cx).is_ready()
+        {
+            self.is_new = true;
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the key was revoked, the endpoint or the session has ended, another stream took over, or the gateway drains.
+    fn is_over(&self) -> bool {
+        let shared = &self.worker.shared;
+        !shared.auth.is_still_valid(&self.identity)
+            || self.worker.topology.endpoint_now(&self.session.endpoint.scope).is_none()
+            || !self.session.is_current_stream(self.generation)
+            || *shared.phase.borrow() >= ShutdownPhase::Drain
+    }
+
     /// Handles a possible change. Returns false if the stream ends.
     fn apply_changes(&mut self) -> bool {
         let worker = Rc::clone(&self.worker);
-        // A revoked key ends its streams.
-        if !worker.shared.auth.is_still_valid(&self.identity) {
-            return false;
-        }
         let before = self.session.endpoint.id;
         let endpoint = worker.topology.endpoint_now(&self.session.endpoint.scope);
-        if !endpoint.is_some_and(|endpoint| self.renew(&endpoint)) {
-            return false;
-        }
-        if !self.session.is_current_stream(self.generation)
-            || *worker.shared.phase.borrow() >= ShutdownPhase::Drain
-        {
+        if self.is_over() || !endpoint.is_some_and(|endpoint| self.renew(&endpoint)) {
             return false;
         }
         let session = Arc::clone(&self.session);

@@ -3,6 +3,7 @@
 //! Does not know: any other module of this crate, or a wire format.
 
 mod clock;
+mod credential;
 mod decimal;
 mod fault;
 mod glob;
@@ -22,6 +23,7 @@ pub mod units;
 
 pub use body_reader::BodyReader;
 pub use clock::unix_seconds;
+pub use credential::CredentialLifetime;
 pub use decimal::write_decimal;
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};

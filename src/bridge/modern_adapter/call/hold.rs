@@ -1,5 +1,6 @@
-//! A call that is held until its client comes back with the input that the server asked for.
+//! A call that is held until its client comes back with the input that the server asked for, or its credential ends.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use metamcp_http::multiplex::LocalResponse;
 
 impl ActiveCall {
     /// Asks the client for all queued input and holds the call until the client has given it. Returns the
-    /// client's newest request, or `None` if the client does not come back or the call is over.
+    /// client's newest request, or `None` if the client does not come back, its credential ends, or the call is over.
     pub(super) async fn hold(
         &mut self,
         held_calls: &Arc<HeldCalls>,
@@ -45,14 +46,20 @@ impl ActiveCall {
             let message = input_required(&client.id, &self.input_requests, Some(&permit.state));
             let is_delivered = client.end(LocalResponse::from_message(message)).await;
             exchange.stream.set_aside();
-            let resumption =
-                if is_delivered { self.wait(permit, exchange, &mut response).await } else { None };
+            let resumption = if is_delivered {
+                self.wait_while_valid(permit, exchange, &mut response).await
+            } else {
+                None
+            };
             exchange.stream.take_up();
-            let Some(CallResumption { client: resumed, responses, capabilities }) = resumption else {
+            let Some(CallResumption { client: resumed, responses, credential, capabilities }) = resumption
+            else {
                 self.cancel(exchange).await;
                 return None;
             };
             client = resumed;
+            // The one before may end while the client goes on.
+            self.request.credential = credential;
             self.capabilities = self.capabilities.intersection(capabilities);
             for message in take_responses(&mut self.input_requests, &responses) {
                 notify_server(&self.pool, &exchange.upstream_session, McpMethod::ToolsCall, message).await;
@@ -63,6 +70,28 @@ impl ActiveCall {
             Some((message, envelope)) => {
                 self.refuse_input_requests(exchange, CALL_IS_OVER).await;
                 self.respond(client, &message, &envelope).await;
+                None
+            }
+        }
+    }
+
+    /// As [`Self::wait`], until the credential ends that the client asked with last. No body ends the call then: the client
+    /// has its response.
+    async fn wait_while_valid(
+        &mut self,
+        permit: HoldPermit,
+        exchange: &mut CallExchange,
+        response: &mut Option<(Bytes, Envelope)>,
+    ) -> Option<CallResumption> {
+        let credential = self.request.credential.clone();
+        let ended = credential.map_or_else(|| Box::pin(pending()) as _, |credential| credential.ended());
+        tokio::select! {
+            biased;
+            resumption = self.wait(permit, exchange, response) => resumption,
+            () = ended => {
+                // The connection is free even if the server does not take the cancellation.
+                exchange.stream.close();
+                self.session.end_when_unused();
                 None
             }
         }

@@ -52,6 +52,7 @@ impl AdapterSession {
                 }
             }
         }
+        self.end_if_unused(&mut state);
         unused
     }
 

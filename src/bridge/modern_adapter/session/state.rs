@@ -49,6 +49,8 @@ pub(super) struct SessionState {
     pub(super) unsolicited: UnsolicitedRequests,
     /// A call was cancelled so recently that the server may not know yet, and may still mean it.
     attribution_doubtful_until: Option<Instant>,
+    /// Whether the session ends with its last call or listener, instead of after a while.
+    ends_when_unused: bool,
     /// Whether the session accepts no calls any more.
     pub(super) is_over: bool,
 }
@@ -97,6 +99,7 @@ impl AdapterSession {
             used: Instant::now(),
             unsolicited: UnsolicitedRequests::default(),
             attribution_doubtful_until: None,
+            ends_when_unused: false,
             is_over: false,
         };
         Arc::new(Self {
@@ -224,6 +227,22 @@ impl AdapterSession {
         state.is_over
     }
 
+    /// Ends the session with its last call or listener: the credential of one has ended, and the others probably end with it.
+    /// If not, the next call opens another.
+    pub fn end_when_unused(&self) {
+        let mut state = self.lock();
+        state.ends_when_unused = true;
+        self.end_if_unused(&mut state);
+    }
+
+    /// Ends the session if it is unused and does not wait for another call.
+    pub(super) fn end_if_unused(&self, state: &mut SessionState) {
+        if state.ends_when_unused && state.calls.is_empty() && state.listeners.is_empty() {
+            state.is_over = true;
+            self.over.notify_one();
+        }
+    }
+
     /// Makes the server send log messages from that level on, if it does not yet.
     pub async fn lower_log_level(
         &self,
@@ -261,5 +280,6 @@ impl Drop for ClientSlot {
         if state.calls.remove(self.number).is_some() {
             state.used = Instant::now();
         }
+        self.session.end_if_unused(&mut state);
     }
 }
