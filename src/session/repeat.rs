@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::buffered::{BufferedRequest, send_buffered};
@@ -20,6 +21,9 @@ const PAGES_MAX: usize = 32;
 
 /// For a server to list its tools. The call waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a server to answer a ping, which needs no work. The call waits for it.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a status means that the server lost the session. A 404 should say so (MCP 2025-03-26, session
 /// management), and some servers answer 400, but both have other causes: an application behind the server may
@@ -52,16 +56,17 @@ pub async fn check_repeat(
         return Ok(());
     }
     let Some(tool) = called_tool(message) else { return Ok(()) };
-    // Without a list, nothing is declared.
-    let annotations = timeout(LIST_TIMEOUT, find_annotations(pool, opened, &tool)).await.ok().flatten();
-    if annotations.unwrap_or_default().forbid_repetition() {
-        let text = format!(
-            "server `{server}` lost its session, which is open again; the tool changes something by its annotations, so \
-             it was not called again; the call may have run"
-        );
-        return Err(Fault::upstream(FaultKind::InvalidResponse, text));
-    }
-    Ok(())
+    let why = match timeout(LIST_TIMEOUT, find_annotations(pool, opened, &tool)).await {
+        Ok(Ok(annotations)) if annotations.forbid_repetition() => {
+            "the tool changes something by its annotations"
+        }
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(NoList)) | Err(_) => "its list of tools, which says what the tool does, cannot be read",
+    };
+    let text = format!(
+        "server `{server}` lost its session, which is open again; {why}, so it was not called again; the call may have run"
+    );
+    Err(Fault::upstream(FaultKind::InvalidResponse, text))
 }
 
 /// The name of the tool that a message calls.
@@ -72,18 +77,24 @@ fn called_tool(message: &Bytes) -> Option<String> {
 }
 
 /// What a tool is declared to do, as far as it matters here (MCP 2025-11-25, schema: `ToolAnnotations`).
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct ToolAnnotations {
-    #[serde(rename = "readOnlyHint")]
     read_only: Option<bool>,
-    #[serde(rename = "destructiveHint")]
     destructive: Option<bool>,
-    #[serde(rename = "idempotentHint")]
     idempotent: Option<bool>,
 }
 
 impl ToolAnnotations {
+    /// Reads the annotations of a tool. Whatever is no boolean says nothing.
+    fn of(tool: &Value) -> Self {
+        let hint = |name| tool["annotations"][name].as_bool();
+        Self {
+            read_only: hint("readOnlyHint"),
+            destructive: hint("destructiveHint"),
+            idempotent: hint("idempotentHint"),
+        }
+    }
+
     /// Whether the tool says itself that a second call has another effect than the first. Most tools say nothing, so the
     /// defaults of the specification, which assume the worst, do not count: nearly every call would fail after a restart of
     /// its server.
@@ -93,48 +104,36 @@ impl ToolAnnotations {
     }
 }
 
-#[derive(Deserialize)]
-struct ToolsResponse {
-    result: ToolsPage,
-}
+/// The server's list of tools cannot be read.
+struct NoList;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ToolsPage {
-    tools: Vec<AnnotatedTool>,
-    next_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct AnnotatedTool {
-    name: String,
-    annotations: Option<ToolAnnotations>,
-}
-
-/// Reads the server's list of tools, up to one tool.
+/// Reads the server's list of tools, up to one tool. A tool that is not in the list has no annotations.
 async fn find_annotations(
     pool: &Rc<UpstreamPool>,
     session: &UpstreamSession,
     tool: &str,
-) -> Option<ToolAnnotations> {
-    let mut params = serde_json::json!({});
+) -> Result<ToolAnnotations, NoList> {
+    let mut params = json!({});
     for _ in 0..PAGES_MAX {
-        let message =
-            serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params});
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params});
         let request = BufferedRequest {
             method: McpMethod::ToolsList,
             message: message.to_string().into(),
             session: Some(session),
             modern_headers: None,
         };
-        let response = send_buffered(pool, request).await.ok()?;
-        let page = serde_json::from_slice::<ToolsResponse>(&response.message).ok()?.result;
-        if let Some(found) = page.tools.into_iter().find(|listed| listed.name == tool) {
-            return found.annotations;
+        let response = send_buffered(pool, request).await.map_err(|_| NoList)?;
+        let page: Value = serde_json::from_slice(&response.message).map_err(|_| NoList)?;
+        let tools = page["result"]["tools"].as_array().ok_or(NoList)?;
+        if let Some(found) = tools.iter().find(|listed| listed["name"] == tool) {
+            return Ok(ToolAnnotations::of(found));
         }
-        params = serde_json::json!({"cursor": page.next_cursor?});
+        let Some(cursor) = page["result"]["nextCursor"].as_str() else {
+            return Ok(ToolAnnotations::default());
+        };
+        params = json!({"cursor": cursor});
     }
-    None
+    Err(NoList)
 }
 
 /// The fault of a call that is not repeated, because its server did not show that it had lost the session.
@@ -151,7 +150,7 @@ fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
 }
 
-/// The status of the answer to a ping in a session. `None` if there is none.
+/// The status of the answer to a ping in a session. `None` if there is none in time.
 async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Option<StatusCode> {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
     let ping = BufferedRequest {
@@ -160,7 +159,7 @@ async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Opti
         session: Some(session),
         modern_headers: None,
     };
-    send_buffered(pool, ping).await.ok().map(|response| response.status)
+    timeout(PING_TIMEOUT, send_buffered(pool, ping)).await.ok()?.ok().map(|response| response.status)
 }
 
 /// Whether the call with the raw id `call` may have run whose server refused it with this body, and has lost the session since
@@ -191,10 +190,12 @@ mod tests {
     fn annotations_that_forbid_repetition() {
         #[track_caller]
         fn check(annotations: &str, expected: bool) {
-            let parsed: ToolAnnotations = serde_json::from_str(annotations).unwrap();
-            assert_eq!(parsed.forbid_repetition(), expected, "{annotations}");
+            let tool = json!({"annotations": serde_json::from_str::<Value>(annotations).unwrap()});
+            assert_eq!(ToolAnnotations::of(&tool).forbid_repetition(), expected, "{annotations}");
         }
         check("{}", false);
+        check("null", false);
+        check(r#"{"destructiveHint":"yes","readOnlyHint":false}"#, true);
         check(r#"{"title":"a tool"}"#, false);
         check(r#"{"readOnlyHint":true}"#, false);
         check(r#"{"readOnlyHint":true,"destructiveHint":true}"#, false);

@@ -76,7 +76,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// After how long without a stream, since the last new event, an attempt may begin. A server restarts in less; after it, the call
+/// After how long without a stream, since the last message of the call, an attempt may begin. A server restarts in less; after it, the call
 /// fails.
 const OUTAGE_MAX: Duration = Duration::from_mins(4);
 

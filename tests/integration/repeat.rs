@@ -19,7 +19,11 @@ fn peer(annotations: &Value) -> Peer {
 
 #[track_caller]
 fn check(annotations: &Value, is_repeated: bool) {
-    let peer = peer(annotations);
+    check_peer(&peer(annotations), annotations, is_repeated);
+}
+
+#[track_caller]
+fn check_peer(peer: &Peer, annotations: &Value, is_repeated: bool) {
     let gateway = Setup::new().server_with("a", peer.address, "era = \"legacy\"").start();
     for (what, request) in ways(&gateway) {
         let call = || Client::once(gateway.address, &request).json();
@@ -52,4 +56,15 @@ fn a_tool_is_called_again_unless_it_is_declared_to_change_something() {
     check(&json!({"destructiveHint": true, "idempotentHint": true}), true);
     check(&json!({"destructiveHint": true}), false);
     check(&json!({"readOnlyHint": false, "destructiveHint": false}), false);
+}
+
+#[test]
+fn a_tool_is_not_called_again_if_the_list_cannot_be_read() {
+    let peer = peer(&json!({"readOnlyHint": true}));
+    // The first page is read, the second is none.
+    peer.list_by(|_, message| match message["params"]["cursor"] {
+        Value::Null => json!({"tools": [], "nextCursor": "2"}),
+        _ => json!({"tools": "none"}),
+    });
+    check_peer(&peer, &json!("not to be read"), false);
 }
