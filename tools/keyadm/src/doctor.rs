@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use metamcp_config::{Flags, ProcessEnv};
-use metamcp_store::auth::{Sealer, parse_encryption_key, parse_jwt_secret};
+use metamcp_store::auth::{FirstStartError, Sealer, parse_encryption_key, parse_jwt_secret};
 use metamcp_store::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 use serde_json::json;
 
@@ -80,11 +80,15 @@ pub async fn run(
     match installation.existing_store().await {
         Ok(store) => {
             found.ok("store", "the database answers, and its schema is up to date");
+            check_missing_secret(installation, Some(&store), &mut found).await;
             if let Err(error) = check_store(&store, sealer.as_ref(), &mut found).await {
                 found.error("store", error.to_string());
             }
         }
-        Err(failure) => found.error("store", failure.to_string()),
+        Err(failure) => {
+            found.error("store", failure.to_string());
+            check_missing_secret(installation, None, &mut found).await;
+        }
     }
     let has_errors = found.0.iter().any(|finding| finding.severity == Severity::Error);
     let text = if json { report_json(&found) } else { report(&found) };
@@ -174,14 +178,8 @@ fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Se
     }
     let text = match installation.secret("ENCRYPTION_KEY") {
         Ok(Some(text)) => text,
-        Ok(None) => {
-            let text = "ENCRYPTION_KEY is neither in the environment nor in secrets.toml: the gateway generates one at its \
-                        first start; replicas that share a database need the same one";
-            found.warn("secrets", text);
-            return None;
-        }
-        // Reported above.
-        Err(_) => return None,
+        // Reported above, or by `check_missing_secret`.
+        Ok(None) | Err(_) => return None,
     };
     let sealer = parse_encryption_key(&text)
         .map_err(Failure::from)
@@ -204,6 +202,23 @@ fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Se
             None
         }
     }
+}
+
+/// Without ENCRYPTION_KEY, checks that the database has nothing that is sealed with it.
+async fn check_missing_secret(installation: &Installation, store: Option<&Store>, found: &mut Findings) {
+    let (Ok(None), Ok(data_dir)) = (installation.secret("ENCRYPTION_KEY"), installation.data_dir()) else {
+        return;
+    };
+    let has_sealed_rows = match store {
+        Some(store) => store.has_sealed_rows().await.unwrap_or_default(),
+        None => false,
+    };
+    if has_sealed_rows {
+        return found.error("secrets", FirstStartError::missing(data_dir).to_string());
+    }
+    let text = "ENCRYPTION_KEY is neither in the environment nor in secrets.toml: the gateway generates one at its first \
+                start; replicas that share a database need the same one";
+    found.warn("secrets", text);
 }
 
 async fn check_store(store: &Store, sealer: Option<&Sealer>, found: &mut Findings) -> Result<(), Failure> {

@@ -40,7 +40,11 @@ pub fn read_file(path: &Path) -> Result<String, Failure> {
             return file_access::inaccessible(path, &error);
         }
         let text = format!("cannot read {}: {error}", path.display());
-        if error.kind() == ErrorKind::InvalidData { Failure::Data(text) } else { Failure::Unavailable(text) }
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::IsADirectory => Failure::Usage(text),
+            ErrorKind::InvalidData => Failure::Data(text),
+            _ => Failure::Unavailable(text),
+        }
     };
     let mut text = String::new();
     let read = if path == Path::new("-") {

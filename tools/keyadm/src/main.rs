@@ -8,6 +8,7 @@ mod access_error;
 mod actor;
 mod approve;
 mod args;
+mod backup;
 mod clock;
 mod doctor;
 mod endpoint_edit;
@@ -94,6 +95,7 @@ async fn run(cli: Cli) -> Result<CommandOutput, Failure> {
         Command::Rekey { drop_old: true, .. } => rekey::drop_old(&find()?, json).await?.into(),
         Command::Rekey { .. } => rekey::run(&find()?, json).await?,
         Command::Migrate => migrate(&find()?, json).await?.into(),
+        Command::Backup { file } => backup::run(&find()?, &file, json).await?.into(),
         Command::Doctor { config } => doctor::run(&find()?, config, json).await?,
         Command::Audit(args) => history::audit(args, &find()?, json).await?.into(),
         Command::Usage(args) => history::usage(args, &find()?, json).await?.into(),

@@ -194,6 +194,10 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     check(&place.run(&["doctor", "--json"]), 0, "tokens", "warning", "next start");
     place.run(&["keys", "create", "--name", "short", "--expires", "1d"]);
     check(&place.run(&["doctor", "--json"]), 0, "keys", "warning", "keys rotate");
+    let (secrets, aside) = (place.data_dir().join("secrets.toml"), place.path().join("aside"));
+    std::fs::rename(&secrets, &aside).unwrap();
+    check(&place.run(&["doctor", "--json"]), 1, "secrets", "wrong", "secrets.toml is missing");
+    std::fs::rename(&aside, &secrets).unwrap();
     place.run(&["rekey", "--add-version"]);
     check(&place.run(&["doctor", "--json"]), 0, "sealed", "warning", "keyadm rekey");
 

@@ -87,6 +87,17 @@ impl Store {
         }
     }
 
+    /// Writes a consistent copy of the embedded database to an empty file, while it is in use. Fails for PostgreSQL, which has
+    /// tools for that.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Sqlite(engine) => engine.copy_to(path).await,
+            Engine::Postgres(_) => {
+                Err(StoreError::Failed("a PostgreSQL database is copied with pg_dump".into()))
+            }
+        }
+    }
+
     /// A handle to the same store that seals with `binder` every row it changes.
     #[must_use]
     pub fn bound_by(&self, binder: impl RowSealer + 'static) -> Self {

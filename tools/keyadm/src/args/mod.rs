@@ -64,6 +64,11 @@ pub enum Command {
     },
     /// Migrate the database to the schema of this version, as the gateway does when it starts
     Migrate,
+    /// Copy the embedded database to a new file, also while the gateway runs
+    Backup {
+        /// A file that does not exist yet
+        file: PathBuf,
+    },
     /// Check the installation for problems, and show how to solve them
     #[command(after_help = "Exit codes: 0 no problems (there may be warnings), 1 problems were found.")]
     Doctor {
@@ -107,6 +112,7 @@ impl Command {
             | Self::Jwt(Jwt::List)
             | Self::Rekey { add_version: true, .. }
             | Self::Rekey { drop_old: true, .. }
+            | Self::Backup { .. }
             | Self::Doctor { .. }
             | Self::Audit(_)
             | Self::Usage(_)

@@ -87,6 +87,18 @@ impl Sqlite {
         .await
     }
 
+    /// Writes a consistent copy of the database to an empty file.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        let Some(path) = path.to_str().map(str::to_owned) else {
+            return Err(StoreError::Failed(format!("the path {} is not UTF-8", path.display())));
+        };
+        self.call(move |connection| {
+            connection.execute("VACUUM INTO ?1", [path])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// A value that changes when this process or another one has written anything. Costs next to nothing.
     pub async fn change_stamp(&self) -> Result<(i64, u64), StoreError> {
         self.call(|connection| {
@@ -129,6 +141,9 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     // A confirmed revocation must survive a power cut; writes are rare enough to wait for the disk.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // After each transaction, so that a copy of this file alone has what was confirmed, and not only its `-wal`. Writes are
+    // rare enough for that, too.
+    connection.pragma_update(None, "wal_autocheckpoint", 1)?;
     migrate(&mut connection)?;
     Ok(connection)
 }
