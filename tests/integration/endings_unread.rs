@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::endings::{AGGREGATED, End, House, SINGLE, open_session, with_credential};
 use crate::support::{
-    Client, PATIENCE, Peer, Request, Setup, Step, Transport, chunk, events, legacy_call, modern_call,
+    Client, PATIENCE, Peer, Request, Seen, Setup, Step, Transport, chunk, events, legacy_call, modern_call,
     until_within,
 };
 
@@ -67,6 +67,8 @@ fn check(filled: Filled, path: &str, end: End) {
     let mut client = Client::connect(house.gateway.address);
     assert!(client.send(&request.bytes()));
     assert_eq!(client.head().status, 200, "{what}");
+    // The id by which the client may come back.
+    assert!(client.chunk().unwrap().is_some(), "{what}");
     let client = (filled != Filled::CallWithoutClient).then_some(client);
     wait_full(&house.peer, &what);
     let seen = house.peer.all();
@@ -154,6 +156,16 @@ fn hold(house: &House, path: &str, tool: &str, credential: &str) {
     assert!(status == 200 && text.contains("input_required"), "{status} {text}");
 }
 
+/// Waits until the session of a call has ended at the server.
+#[track_caller]
+fn wait_session_end(peer: &Peer, call: &Seen) {
+    let session = call.header("mcp-session-id");
+    peer.wait_until("the end of the session", |peer| {
+        let seen = peer.all();
+        seen.iter().any(|seen| seen.head.starts_with("DELETE ") && seen.header("mcp-session-id") == session)
+    });
+}
+
 #[track_caller]
 fn check_held(path: &str, end: End) {
     let what = format!("{path} {end:?}");
@@ -174,12 +186,7 @@ fn check_held(path: &str, end: End) {
     });
     for call in &held {
         house.peer.wait_closed(call.connection);
-        let session = call.header("mcp-session-id");
-        house.peer.wait_until("the end of the session", |peer| {
-            let seen = peer.all();
-            seen.iter()
-                .any(|seen| seen.head.starts_with("DELETE ") && seen.header("mcp-session-id") == session)
-        });
+        wait_session_end(&house.peer, call);
     }
     // The call of another key is still held.
     assert_eq!(house.peer.count("notifications/cancelled"), held.len(), "{what}");
@@ -191,6 +198,30 @@ fn a_held_call_ends_with_its_credential() {
     check_held(SINGLE, End::TokenExpired);
     check_held(AGGREGATED, End::KeyDeleted);
     check_held(AGGREGATED, End::SigningKeyDeleted);
+}
+
+/// A call of a Modern client that an older server does not answer.
+#[track_caller]
+fn check_in_flight(end: End) {
+    let peer = Peer::script([vec![Step::Hold]]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let house = House::of(Transport::Http1, setup, peer);
+    let credential = house.credential(end);
+    let opened = house.client.open(&with_credential(modern_call(SINGLE, "echo", "{}"), &credential), false);
+    house.peer.wait_calls(1);
+    let call = &house.peer.calls()[0];
+    let left = house.end(end, &credential);
+    until_within(&format!("{end:?}: calls in flight"), left, || house.in_flight() == 0);
+    house.peer.wait_closed(call.connection);
+    wait_session_end(&house.peer, call);
+    assert!(!opened.end().contains("\"result\""), "{end:?}");
+}
+
+#[test]
+fn the_session_of_a_call_at_an_older_server_ends_with_its_credential() {
+    for end in [End::KeyRevoked, End::KeyDeleted, End::TokenExpired] {
+        check_in_flight(end);
+    }
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind;
@@ -40,7 +41,10 @@ impl CallTask {
     pub async fn run(mut self, slot: ClientSlot, mut client: ClientResponder) {
         let opened = tokio::select! {
             opened = self.call.open(slot) => opened,
-            () = client.gone() => return self.call.session.note_cancelled_call(),
+            () = client.gone() => {
+                self.call.end_session_with_credential();
+                return self.call.session.note_cancelled_call();
+            }
         };
         match opened {
             Ok(mut exchange) => {
@@ -93,7 +97,10 @@ impl CallTask {
                     }
                 }
                 NextEvent::StreamEnded(event) => return call.fail(client, event).await,
-                NextEvent::ClientGone => return call.cancel(exchange).await,
+                NextEvent::ClientGone => {
+                    call.end_session_with_credential();
+                    return call.cancel(exchange).await;
+                }
             }
         }
     }
@@ -179,6 +186,15 @@ impl ActiveCall {
             if envelope.kind == MessageKind::Request {
                 refuse(&self.pool, &exchange.upstream_session, &message, &envelope, CALL_IS_OVER).await;
             }
+        }
+    }
+
+    /// Ends the session when it is unused, if the client is gone because its credential has ended: the session would wait for
+    /// calls that may not come.
+    fn end_session_with_credential(&self) {
+        let credential = self.request.credential.as_ref();
+        if credential.is_some_and(|credential| credential.ended().now_or_never().is_some()) {
+            self.session.end_when_unused();
         }
     }
 
