@@ -46,11 +46,18 @@ fn check(mut config: Config) -> ExitCode {
     if let Some(text) = shortage(&config) {
         println!("notice     {text}");
     }
-    let mistakes = app::check(&config);
-    for mistake in &mistakes {
+    match print_refusals(&app::check(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+/// Prints why the gateway does not start, and returns the exit code if there is a reason.
+fn print_refusals(mistakes: &[AppError]) -> Result<(), ExitCode> {
+    for mistake in mistakes {
         eprintln!("metamcp: {mistake}");
     }
-    if mistakes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) }
+    if mistakes.is_empty() { Ok(()) } else { Err(ExitCode::from(EXIT_USAGE)) }
 }
 
 /// Whom the gateway serves.
@@ -105,13 +112,18 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     if let Err(code) = init_logging(&config.log) {
         return code;
     }
+    let is_single_client = matches!(audience, Audience::SingleClient(_));
+    let adapt = move |config| if is_single_client { app::for_one_client(config) } else { config };
+    config = adapt(config);
+    // Before anything is created.
+    if let Err(code) = print_refusals(&app::check_before_start(&config)) {
+        return code;
+    }
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let demo = demo::start(&config);
     demo::add(demo.as_ref(), &mut config);
-    let is_single_client = matches!(audience, Audience::SingleClient(_));
-    let adapt = move |config| if is_single_client { app::for_one_client(config) } else { config };
     let load_config = Box::new(move || {
         let mut config = metamcp_config::load(&cli, &metamcp_config::ProcessEnv, &cwd)?;
         demo::add(demo.as_ref(), &mut config);
@@ -119,7 +131,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     });
     exit(match audience {
         Audience::Network => app::serve_network(config, load_config, app::print_greeting),
-        Audience::SingleClient(endpoint) => app::serve_one_client(adapt(config), load_config, endpoint),
+        Audience::SingleClient(endpoint) => app::serve_one_client(config, load_config, endpoint),
     })
 }
 

@@ -17,6 +17,7 @@ use crate::journal::usage::WorkerCounters;
 use crate::limits::PermitKind;
 use crate::telemetry::metrics::MetricsWriter;
 use crate::telemetry::records::RequestRecorder;
+use metamcp_config::sections::AuthMode;
 use metamcp_core::base::{BodyReader, MEMORY};
 use metamcp_store::auth::{ClientCertificate, Identity};
 use metamcp_store::store::Role;
@@ -75,7 +76,11 @@ impl ControlPlane {
             }
         };
         if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
-            let detail = "this requires an administrator's key; create one with `keyadm keys create --admin`";
+            let detail = if self.parts.auth.mode() == AuthMode::Open {
+                "a gateway that requires no keys (auth.mode = \"none\", --no-auth) is administered with keyadm alone"
+            } else {
+                "this requires an administrator's key; create one with `keyadm keys create --admin`"
+            };
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         let works = identity.as_ref().filter(|_| route.policy == RoutePolicy::Client);

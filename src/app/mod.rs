@@ -24,7 +24,7 @@ mod shutdown_signals;
 mod startup_info;
 mod stdio;
 
-pub use check::check;
+pub use check::{check, check_before_start};
 pub use config_sync::{ConfigLoader, Publisher};
 pub use error::AppError;
 pub use file_limit::shortage;

@@ -2,7 +2,7 @@
 //! back-off.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,8 +96,13 @@ pub async fn export<Q: ExportQueue>(
     exporter.drop_remaining();
 }
 
-/// A random UUID for this process.
+/// A random UUID for this process, the same for all that it exports.
 fn instance_id() -> String {
+    static INSTANCE: LazyLock<String> = LazyLock::new(new_instance_id);
+    INSTANCE.clone()
+}
+
+fn new_instance_id() -> String {
     let random = SplitMix64::from_system()
         .map_or(0, |random| u128::from(random.next()) << 64 | u128::from(random.next()));
     uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid().to_string()

@@ -58,7 +58,7 @@ fn what_cannot_start_does_not_pass_the_check() {
         let pair = [("c.pem", &*certificate), ("k.pem", &*private)];
         [("metamcp.toml", &*with_clients), pair[0], pair[1], ("ca.pem", ca), ("crl.pem", crl)]
     };
-    let rows: [(Texts<'_>, Texts<'_>, &str); 8] = [
+    let rows: [(Texts<'_>, Texts<'_>, &str); 11] = [
         (&clients("garbage", "garbage"), &[], "ca.pem: it has no certificate in PEM"),
         (&clients(CERTIFICATE, "garbage"), &[], "ca.pem: "),
         (&clients(&certificate, "garbage"), &[], "crl.pem: it has no revocation list in PEM"),
@@ -71,12 +71,15 @@ fn what_cannot_start_does_not_pass_the_check() {
             "metamcp: ENCRYPTION_KEY version 1",
         ),
         (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml"),
+        (&[], &[("DATABASE_URL", "postgres://a@127.0.0.1/b?sslmod=x")], "DATABASE_URL"),
+        (&[("metamcp.toml", "[records]\ntarget = 'file'\nfile = 'absent/calls'\n")], &[], "records.file: "),
+        (&[("metamcp.toml", "[log]\nfilter = 'warning'\n")], &[], "has no level"),
     ];
     for (files, variables, expected) in rows {
         let (checked, started) = (run(files, &["check"], variables), run(files, &[], variables));
         for (what, ended) in [("check", &checked), ("start", &started)] {
             let Run { code, err, .. } = ended;
-            assert!(code.is_some_and(|code| code != 0), "{what} of {files:?}: {code:?} {err}");
+            assert_eq!(*code, Some(64), "{what} of {files:?}: {err}");
             assert!(err.contains(expected) && !err.contains("hunter2"), "{what} of {files:?}: {err}");
         }
         // Each run has a directory of its own.

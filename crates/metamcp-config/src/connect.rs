@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
-use tracing_subscriber::EnvFilter;
 
 use super::cli::ConnectArgs;
 use super::defaults as d;
 use super::expand::expand;
+use super::log_filter;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Env, Variables, read_named};
 use super::types::{LogConfig, LogFormat};
@@ -57,8 +57,8 @@ pub fn load_connect(
         report.mistake(&SourceLocation::flag("--timeout"), format!("is out of range; write {min} to {max}"));
     }
     let filter = variables.text("RUST_LOG", &report).map(|written| {
-        if EnvFilter::try_new(&written.value).is_err() {
-            report.mistake(&written.place, "is not a log filter; write \"info\", or \"info,metamcp=debug\"");
+        if let Some(text) = log_filter::mistake(&written.value) {
+            report.mistake(&written.place, text);
         }
         written.value
     });

@@ -11,6 +11,7 @@
 mod cli;
 mod load;
 mod raw;
+mod log_filter;
 mod records;
 mod resolve;
 mod types;

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use http::uri::Authority;
-use tracing_subscriber::EnvFilter;
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::database::{DatabaseConfig, is_postgres_url};
 use super::expand::Context;
+use super::log_filter;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
@@ -327,11 +327,11 @@ fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Diagnostics) -> LogConfig {
     let written =
         section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], LogFormat::Text);
     let valid = |filter: &str, place: &SourceLocation| {
-        let valid = EnvFilter::try_new(filter).is_ok();
-        if !valid {
-            report.mistake(place, "is not a log filter; write \"info\", or \"info,metamcp=debug\"");
+        let mistake = log_filter::mistake(filter);
+        if let Some(text) = mistake {
+            report.mistake(place, text);
         }
-        valid
+        mistake.is_none()
     };
     let in_file = section.text("filter").filter(|written| valid(written.value, &written.place));
     section.finish();

@@ -1,9 +1,11 @@
 //! The writer of call records: a thread for a file or syslog, a task for a collector.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use metamcp_core::base::ShutdownPhase;
+use rustix::fs::Access;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -14,8 +16,8 @@ use super::super::shutdown_signals::install_hangup;
 use super::collector::Collector;
 use crate::telemetry::exporter::export;
 use crate::telemetry::records::{CallRecords, FileLog, RecordSink, RecordsWriter, Syslog, start_writer};
-use metamcp_config::sections::{RecordsCollector, RecordsConfig, RecordsTarget};
-use metamcp_http::TlsRoots;
+use metamcp_config::sections::{RecordsCollector, RecordsConfig, RecordsFile, RecordsTarget};
+use metamcp_http::{TlsRoots, resolve_url};
 
 /// What takes records from the queue.
 pub enum RecordDelivery {
@@ -37,6 +39,26 @@ impl RecordDelivery {
 /// The queue of records; `None` if calls are not recorded.
 pub fn new_queue(config: Option<&RecordsConfig>) -> Option<Arc<CallRecords>> {
     config.map(|config| Arc::new(CallRecords::new(config.clone())))
+}
+
+/// Checks whether records can be written, as far as that is possible without writing or connecting. The data directory is
+/// created at the start.
+pub fn check_records(config: &RecordsConfig, data_dir: &Path) -> Result<(), AppError> {
+    match &config.target {
+        RecordsTarget::File(RecordsFile { path, .. }) => {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            let written = if path.exists() { path } else { parent };
+            if parent == data_dir && !parent.exists() {
+                return Ok(());
+            }
+            rustix::fs::access(written, Access::WRITE_OK)
+                .map_err(|error| AppError::Records { path: path.clone(), source: error.into() })
+        }
+        RecordsTarget::Syslog(_) => Ok(()),
+        RecordsTarget::Otlp(collector) => resolve_url(&collector.endpoint, &TlsRoots::system())
+            .map(drop)
+            .map_err(AppError::RecordsCollector),
+    }
 }
 
 /// Starts the delivery. A file must be writable, since nobody would notice a missing record.

@@ -10,3 +10,5 @@ pub mod tls_files;
 pub mod tool_pins;
 pub mod trace_export;
 pub mod usage;
+
+pub use call_records::check_records;

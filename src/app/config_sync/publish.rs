@@ -101,7 +101,7 @@ fn log_changes(before: &Topology, topology: &Topology) {
     let changes = topology.changes_since(before);
     let epoch = topology.epoch;
     if changes.is_empty() {
-        tracing::info!(epoch, "configuration applied without changes");
+        tracing::info!(epoch, "no server or endpoint has changed");
         return;
     }
     for (what, NameChanges { added, changed, removed }) in

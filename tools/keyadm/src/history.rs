@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use metamcp_core::base::UsageLabel;
+use metamcp_core::base::{KeyId, UsageLabel};
 use metamcp_store::store::{
     AuditFilter, AuditRow, ObjectKind, PAGE_ITEMS_MAX, Store, UsageCounts, UsageFilter, UsageKey,
 };
@@ -188,6 +188,11 @@ fn describe_counts(
     row
 }
 
+/// What is said of a key that the database does not have.
+fn name_of_absent(key_id: &str) -> &'static str {
+    if key_id == KeyId::ANONYMOUS.as_str() { "(no key required)" } else { "(deleted)" }
+}
+
 fn list_counts(
     sums: &BTreeMap<UsageKey, UsageCounts>,
     names: &HashMap<String, String>,
@@ -202,7 +207,7 @@ fn list_counts(
         let average = counts.milliseconds.checked_div(counts.calls).unwrap_or_default();
         let mut cells = vec![
             key.key_id.clone(),
-            names.get(&key.key_id).cloned().unwrap_or_else(|| "(deleted)".into()),
+            names.get(&key.key_id).cloned().unwrap_or_else(|| name_of_absent(&key.key_id).into()),
             or_none(key.server.clone()),
             or_none(key.tool.clone()),
         ];

@@ -16,7 +16,9 @@ pub enum AuthDenial {
     #[error("the token has expired; ask for a new one with your API key")]
     Expired,
     /// The credential could not be verified now. The client may try again.
-    #[error("too many credentials wait to be verified; try again in a moment")]
+    #[error(
+        "the credential cannot be verified now: too many wait for it, or the database is away; try again in a moment"
+    )]
     Busy,
     /// The certificate of the connection stands for an API key, and one of them ended.
     #[error(

@@ -114,6 +114,11 @@ impl Store {
     }
 }
 
+/// Checks what can be checked of the address of a PostgreSQL database without connecting.
+pub fn check_postgres_url(url: &str) -> Result<(), StoreError> {
+    Postgres::check_url(url)
+}
+
 /// Whether the PostgreSQL database at `url` has none of our migrations. Changes nothing, and creates no schema.
 ///
 /// Cancel safe.

@@ -44,7 +44,7 @@ pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
 pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
 pub use epochs::Epochs;
 pub use error::StoreError;
-pub use handle::{Store, is_new_postgres};
+pub use handle::{Store, check_postgres_url, is_new_postgres};
 pub use id::new_id;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRequest, KeyRow, KeyStatus, Keys, NewKey, OldKeyPolicy, Rate, Role, Rotation};

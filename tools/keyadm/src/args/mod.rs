@@ -307,7 +307,7 @@ pub struct EditServerArgs {
     /// Give the server this name; its tools are then listed under it
     #[arg(long, value_name = "NAME")]
     pub rename: Option<String>,
-    /// Another address; headers stay only if host and port do
+    /// Another address; if its host or port differs, give all headers anew with --file
     #[arg(long)]
     pub url: Option<String>,
     /// The protocol revisions that the server speaks

@@ -61,6 +61,12 @@ impl Postgres {
         Ok(Self { pool, connector, schema: Arc::default(), foreign_tables: ForeignTables::default() })
     }
 
+    /// Checks what can be checked of an address without connecting: its form, its options and its certificates.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        let Settings { check, .. } = Settings::parse(url)?;
+        Tls::new(&check).map(drop)
+    }
+
     /// Changes what happens in a database that has tables of other programs.
     pub fn with_foreign_tables(self, foreign_tables: ForeignTables) -> Self {
         Self { foreign_tables, ..self }
