@@ -413,7 +413,8 @@ async fn events_that_nobody_reads_give_way_to_other_messages() {
 #[tokio::test(start_paused = true)]
 async fn a_writer_waits_for_memory_for_a_bounded_time() {
     type Move = fn(&mut Vec<MemoryCharge>, &mut Option<StreamReader>);
-    let rows: [(Move, Duration, Result<(), StreamClosed>, Option<ReadOutcome>); 3] = [
+    type Row = (Move, Duration, Result<(), StreamClosed>, Option<ReadOutcome>);
+    let rows: [Row; 3] = [
         (|held, _| held.clear(), Duration::from_secs(1), Ok(()), None),
         (|_, reader| drop(reader.take()), Duration::from_secs(1), Err(StreamClosed), None),
         (|_, _| (), writer::MEMORY_TIMEOUT, Err(StreamClosed), Some(ReadOutcome::OutOfMemory)),
