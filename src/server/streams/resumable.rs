@@ -140,19 +140,24 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
         if parts.is_empty() && bytes.starts_with(b":") {
             writer.send_comment();
         }
-        if !put(&writer, &mut parts).await {
+        if !put(&writer, &mut parts, &mut relay).await {
             return;
         }
     }
 }
 
-/// Writes parts of events. Returns whether a client still waits for them.
-async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
+/// Writes parts of events. Returns whether a client still waits for them. A relay that is not read for lack of room does not
+/// notice that its key was revoked, so that is watched here.
+async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>, relay: &mut Relay) -> bool {
     for part in parts.drain(..) {
         let pushed = tokio::select! {
             biased;
             () = writer.abandoned() => return false,
             pushed = writer.push(&part) => pushed,
+            () = relay.cut() => {
+                writer.stream().abort();
+                return false;
+            }
         };
         if pushed.is_err() {
             return false;

@@ -1,5 +1,6 @@
 //! A response of an upstream, as the body of a response to a client.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -116,6 +117,16 @@ impl Relay {
         if let Some(stream) = self.stream() {
             stream.ended |= stream.reconnect.take().is_some_and(|reconnect| reconnect.is_asking());
         }
+    }
+
+    /// Completes when the stream must end although it is not read: its key was revoked, or the gateway aborts in-flight calls.
+    /// Cancel safe.
+    pub async fn cut(&mut self) {
+        poll_fn(|cx| {
+            let is_cut = self.stream().is_some_and(|stream| stream.poll_cut(cx));
+            if is_cut { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// The reconnection state, if the stream has one.
