@@ -189,8 +189,7 @@ async fn read_events(
             }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            // The answer to another call does not give the server more time for this one.
-            if matches!(envelope.kind, FrameKind::Notification | FrameKind::Request) {
+            if !envelope.kind.is_answer() {
                 answer.note_message();
                 reconnect.iter_mut().for_each(UpstreamReconnect::note_message);
             }

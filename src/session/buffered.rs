@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind, KeyId, ServerName};
-use metamcp_core::frame::{EventReader, MessageKind, Scanner};
+use metamcp_core::frame::{EventReader, Scanner};
 use metamcp_core::protocol::{AnswerMatch, Era, McpMethod, code, header};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
@@ -223,11 +223,11 @@ pub async fn read_terminal_message(body: &mut UpstreamBody) -> Result<Bytes, Ups
         reader.push(chunk?);
         while let Some(event) = reader.next()? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            body.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {
+            if envelope.kind.is_answer() {
                 return Ok(data);
             }
+            body.note_message();
         }
     }
     Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))

@@ -90,11 +90,14 @@ impl ActiveCall {
     /// Decides what a message of the server means, and handles those that are not for the client.
     pub(super) async fn handle_message(
         &mut self,
-        exchange: &CallExchange,
+        exchange: &mut CallExchange,
         message: &Bytes,
         source: MessageSource,
     ) -> MessageAction {
         let Ok(envelope) = self.scanner.scan(message) else { return MessageAction::Ignore };
+        if source == MessageSource::CallStream && !envelope.kind.is_answer() {
+            exchange.stream.note_message();
+        }
         match envelope.kind {
             MessageKind::Response | MessageKind::Error => {
                 // An error has no id if the server could not parse the request.
