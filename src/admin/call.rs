@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
-    UpstreamSessionSlot, notify_server, refusal_of, send_message,
+    UpstreamSessionSlot, deliver, refusal_of, send_message,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
@@ -254,7 +254,8 @@ impl RefusalQueue {
         }
         let (pool, session) = (Rc::clone(pool), Arc::clone(session));
         self.0.spawn_local(async move {
-            notify_server(&pool, &session, McpMethod::Ping, refusal).await;
+            deliver(&pool, BufferedRequest::legacy(&session, McpMethod::Ping, refusal), RequestKind::Message)
+                .await;
         });
     }
 }

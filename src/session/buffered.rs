@@ -28,6 +28,13 @@ pub struct BufferedRequest<'a> {
     pub modern_headers: Option<Vec<(HeaderName, HeaderValue)>>,
 }
 
+impl<'a> BufferedRequest<'a> {
+    /// A message of a Legacy session.
+    pub fn legacy(session: &'a UpstreamSession, method: McpMethod, message: Bytes) -> Self {
+        Self { method, message, session: Some(session), modern_headers: None }
+    }
+}
+
 /// A response that was read into memory.
 pub struct BufferedResponse {
     pub status: StatusCode,
@@ -113,35 +120,10 @@ async fn send_of_kind(
     Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
-/// Sends a notification, or the response to a request of the server. Returns false if the server did not accept it in
-/// time.
-pub async fn notify_server(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    method: McpMethod,
-    message: Bytes,
-) -> bool {
-    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    is_accepted(pool, method, send_message(pool, request)).await
-}
-
-/// Sends a request whose answer does not matter. Returns false if the server did not accept it in time.
-pub async fn request_of_server(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    method: McpMethod,
-    message: Bytes,
-) -> bool {
-    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    is_accepted(pool, method, send_buffered(pool, request)).await
-}
-
-/// Whether a server accepts a message in time.
-async fn is_accepted(
-    pool: &UpstreamPool,
-    method: McpMethod,
-    sending: impl Future<Output = Result<BufferedResponse, UpstreamError>>,
-) -> bool {
+/// Sends a message whose answer does not matter. Returns false if the server did not accept it in time.
+pub async fn deliver(pool: &Rc<UpstreamPool>, message: BufferedRequest<'_>, kind: RequestKind) -> bool {
+    let method = message.method;
+    let sending = send_of_kind(pool, message, RequestContext::default(), kind);
     let response = timeout(NOTIFY_TIMEOUT, sending).await;
     let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
     if !is_accepted {
@@ -186,12 +168,7 @@ fn is_refusal(status: StatusCode) -> bool {
 /// The status of the answer to a ping in a session. `None` if there is none.
 async fn ping_status(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Option<StatusCode> {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    let ping = BufferedRequest {
-        method: McpMethod::Ping,
-        message: Bytes::from_static(PING),
-        session: Some(session),
-        modern_headers: None,
-    };
+    let ping = BufferedRequest::legacy(session, McpMethod::Ping, Bytes::from_static(PING));
     send_buffered(pool, ping).await.ok().map(|response| response.status)
 }
 

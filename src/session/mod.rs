@@ -27,8 +27,8 @@ mod upstream_slot;
 mod upstream_stream;
 
 pub use buffered::{
-    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, is_loss_proven, is_session_lost, may_have_run,
-    notify_server, read_terminal_message, request_of_server, send_buffered, send_message, unproven_loss,
+    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, deliver, is_loss_proven, is_session_lost,
+    may_have_run, read_terminal_message, send_buffered, send_message, unproven_loss,
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
