@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::session::{
     BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamReconnect, UpstreamSession,
-    UpstreamSessionSlot, notify_server, refusal_of, send_message,
+    UpstreamSessionSlot, deliver, refusal_of, send_message,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind};
@@ -189,8 +189,7 @@ async fn read_events(
             }
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            // The answer to another call does not give the server more time for this one.
-            if matches!(envelope.kind, FrameKind::Notification | FrameKind::Request) {
+            if !envelope.kind.is_answer() {
                 answer.note_message();
                 reconnect.iter_mut().for_each(UpstreamReconnect::note_message);
             }
@@ -255,7 +254,8 @@ impl RefusalQueue {
         }
         let (pool, session) = (Rc::clone(pool), Arc::clone(session));
         self.0.spawn_local(async move {
-            notify_server(&pool, &session, McpMethod::Ping, refusal).await;
+            deliver(&pool, BufferedRequest::legacy(&session, McpMethod::Ping, refusal), RequestKind::Message)
+                .await;
         });
     }
 }

@@ -273,8 +273,12 @@ async fn read_stored_config(
 /// resumed. The one client on a private socket needs none: its connection does not break.
 fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
     let bounds = config.session.streams.clone().filter(|_| *door == ListenTarget::Public)?;
-    match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer)) {
-        Ok(streams) => Some(streams),
+    match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer), &MEMORY) {
+        Ok(streams) => {
+            let reclaimer = Arc::downgrade(&streams);
+            MEMORY.set_reclaimer(reclaimer);
+            Some(streams)
+        }
         Err(error) => {
             tracing::error!(%error, "resumable streams disabled: free disk space and restart");
             None

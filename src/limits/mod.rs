@@ -70,8 +70,8 @@ pub enum PermitKind {
     /// A response that stays open until a side ends it: a GET stream, `subscriptions/listen`, a framed stream. Bounded
     /// by `limits.key_event_streams_max` alone: a key that may run one call at a time still listens meanwhile.
     EventStream,
-    /// A notification or a response, or a message that is not read yet: as a call, but if all slots of calls are taken,
-    /// among 64 more. A call in flight may wait for it, or end because of it.
+    /// A notification or a response, a message that is not read yet, or the end of a session: as a call, but if all slots of
+    /// calls are taken, among a few more that are for messages. A call in flight may wait for it, or end because of it.
     Message,
 }
 

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::KeyId;
-use metamcp_core::frame::{EventReader, MessageKind, Scanner};
+use metamcp_core::frame::{EventReader, Scanner};
 use metamcp_core::protocol::{Era, McpMethod, header};
 use metamcp_http::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse,
@@ -25,6 +25,13 @@ pub struct BufferedRequest<'a> {
     pub session: Option<&'a UpstreamSession>,
     /// The headers of a Modern request. `None` for a Legacy request.
     pub modern_headers: Option<Vec<(HeaderName, HeaderValue)>>,
+}
+
+impl<'a> BufferedRequest<'a> {
+    /// A message of a Legacy session.
+    pub fn legacy(session: &'a UpstreamSession, method: McpMethod, message: Bytes) -> Self {
+        Self { method, message, session: Some(session), modern_headers: None }
+    }
 }
 
 /// A response that was read into memory.
@@ -112,35 +119,10 @@ async fn send_of_kind(
     Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
-/// Sends a notification, or the response to a request of the server. Returns false if the server did not accept it in
-/// time.
-pub async fn notify_server(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    method: McpMethod,
-    message: Bytes,
-) -> bool {
-    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    is_accepted(pool, method, send_message(pool, request)).await
-}
-
-/// Sends a request whose answer does not matter. Returns false if the server did not accept it in time.
-pub async fn request_of_server(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    method: McpMethod,
-    message: Bytes,
-) -> bool {
-    let request = BufferedRequest { method, message, session: Some(session), modern_headers: None };
-    is_accepted(pool, method, send_buffered(pool, request)).await
-}
-
-/// Whether a server accepts a message in time.
-async fn is_accepted(
-    pool: &UpstreamPool,
-    method: McpMethod,
-    sending: impl Future<Output = Result<BufferedResponse, UpstreamError>>,
-) -> bool {
+/// Sends a message whose answer does not matter. Returns false if the server did not accept it in time.
+pub async fn deliver(pool: &Rc<UpstreamPool>, message: BufferedRequest<'_>, kind: RequestKind) -> bool {
+    let method = message.method;
+    let sending = send_of_kind(pool, message, RequestContext::default(), kind);
     let response = timeout(NOTIFY_TIMEOUT, sending).await;
     let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
     if !is_accepted {
@@ -157,11 +139,11 @@ pub async fn read_terminal_message(body: &mut UpstreamBody) -> Result<Bytes, Ups
         reader.push(chunk?);
         while let Some(event) = reader.next()? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-            body.note_message();
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {
+            if envelope.kind.is_answer() {
                 return Ok(data);
             }
+            body.note_message();
         }
     }
     Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))

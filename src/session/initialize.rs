@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::buffered::{
-    BufferedRequest, BufferedResponse, RequestContext, request_of_server, send_buffered_for, send_message,
+    BufferedRequest, BufferedResponse, RequestContext, deliver, send_buffered_for, send_message,
 };
 use super::client_handshake::ClientHandshake;
 use super::features::{ServerCapabilities, ServerFeatures};
@@ -19,6 +19,7 @@ use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind, RecentInterner, ServerName};
 use metamcp_core::protocol::{Era, LogLevel, McpMethod, Revision};
+use metamcp_http::RequestKind;
 
 /// How much of a server's error text goes into the fault.
 const ERROR_CHARS_MAX: usize = 300;
@@ -189,7 +190,8 @@ pub(super) async fn send_log_level(pool: &Rc<UpstreamPool>, session: &UpstreamSe
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#);
     // The session works without it.
-    request_of_server(pool, session, McpMethod::SetLevel, message.into()).await;
+    deliver(pool, BufferedRequest::legacy(session, McpMethod::SetLevel, message.into()), RequestKind::Call)
+        .await;
 }
 
 /// Sends `resources/subscribe`. Waits for the answer for at most five seconds.
@@ -197,7 +199,8 @@ pub(super) async fn send_subscription(pool: &Rc<UpstreamPool>, session: &Upstrea
     let params = json!({ "uri": uri });
     let message = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{params}}}"#);
     // The others may be accepted.
-    request_of_server(pool, session, McpMethod::Subscribe, message.into()).await;
+    deliver(pool, BufferedRequest::legacy(session, McpMethod::Subscribe, message.into()), RequestKind::Call)
+        .await;
 }
 
 #[derive(Deserialize)]

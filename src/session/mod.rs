@@ -28,8 +28,8 @@ mod upstream_slot;
 mod upstream_stream;
 
 pub use buffered::{
-    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, notify_server, read_terminal_message,
-    request_of_server, send_buffered, send_message,
+    BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, deliver, read_terminal_message, send_buffered,
+    send_message,
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{McpMethod, code};
+use metamcp_http::RequestKind;
 
-use super::buffered::notify_server;
+use super::buffered::{BufferedRequest, deliver};
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 
@@ -29,7 +30,12 @@ pub async fn refuse(
     why: &str,
 ) {
     if let Some(refusal) = refusal_of(message, envelope, why) {
-        notify_server(pool, upstream_session, McpMethod::Ping, refusal.into()).await;
+        deliver(
+            pool,
+            BufferedRequest::legacy(upstream_session, McpMethod::Ping, refusal.into()),
+            RequestKind::Message,
+        )
+        .await;
     }
 }
 

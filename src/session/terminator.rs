@@ -14,15 +14,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::state::DetachedUpstreamSession;
 use super::upstream_session::{TerminationOutcome, UpstreamSession};
 use crate::topology::UpstreamPools;
-use crate::upstream::{UpstreamId, UpstreamPool};
+use crate::upstream::{MESSAGES_IN_FLIGHT_MAX, UpstreamId, UpstreamPool};
 
-/// The share of a server's in-flight requests that DELETEs may take when thousands of sessions end at once:
-/// one in four over all threads, at least one per thread. The rest is left to clients, whose calls would
-/// otherwise be refused.
+/// The share that DELETEs may take when thousands of sessions end at once, of the messages in flight to a server and of the
+/// requests that it accepts: one in four over all threads, at least one per thread. The rest is left to the notifications
+/// and responses of clients.
 const IN_FLIGHT_SHARE: usize = 4;
-
-/// DELETEs in flight to one server, however many it accepts: each may need a connection.
-const IN_FLIGHT_MAX: usize = 64;
 
 /// Sessions queued per thread and server: 10 MiB. Beyond that, a server that is so slow is not sent any DELETE.
 const QUEUE_MAX: usize = 65_536;
@@ -100,7 +97,8 @@ impl SessionTerminator {
     /// Terminates the sessions in one server's queue until it is empty.
     async fn run(self: Rc<Self>, pool: Rc<UpstreamPool>) {
         let id = pool.upstream().id;
-        let in_flight_max = pool.upstream().config.settings.in_flight_max / IN_FLIGHT_SHARE / self.threads;
+        let in_flight_max = pool.upstream().config.settings.in_flight_max.min(MESSAGES_IN_FLIGHT_MAX);
+        let in_flight_max = (in_flight_max / IN_FLIGHT_SHARE / self.threads).max(1);
         let unanswered = Cell::new(0);
         let next = || {
             let mut queues = self.queues.borrow_mut();
@@ -123,7 +121,7 @@ impl SessionTerminator {
         // More may be queued while the last ones of a batch are in flight.
         while let Some(first) = next() {
             let batch = stream::iter(std::iter::once(first).chain(from_fn(next)));
-            batch.for_each_concurrent(in_flight_max.clamp(1, IN_FLIGHT_MAX), terminate).await;
+            batch.for_each_concurrent(in_flight_max, terminate).await;
         }
         self.queues.borrow_mut().remove(&id);
     }
@@ -213,8 +211,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_for_a_server_with_too_many_requests_in_flight() {
-        // As many as the pool accepts: in flight and queued.
-        const OTHERS: usize = 16;
+        // As many as the pool accepts: in flight, and more than it queues.
+        const OTHERS: usize = MESSAGES_IN_FLIGHT_MAX + 1024;
         const SESSIONS: usize = 2 * UNANSWERED_MAX;
         let all = async {
             let (socket, terminated) = (Socket::new("busy"), Terminated::default());
@@ -228,14 +226,18 @@ mod tests {
             sleep(IDLE_POLL).await;
             let refused = open_session(OTHERS).terminate(&pool).await;
             assert_eq!(refused, TerminationOutcome::NotSent);
-            (0..SESSIONS).for_each(|id| terminator.enqueue_one(&pool, open_session(100 + id)));
+            (0..SESSIONS).for_each(|id| terminator.enqueue_one(&pool, open_session(OTHERS + id)));
             let ends = async {
                 while !terminator.queues.borrow().is_empty() {
                     sleep(IDLE_POLL).await;
                 }
             };
             timeout(3 * TIMEOUT, ends).await.expect("all are terminated");
-            assert_eq!(terminated.borrow().len(), OTHERS + SESSIONS);
+            let terminated = terminated.borrow();
+            let mut own: Vec<usize> = terminated.iter().filter_map(|id| id.parse().ok()).collect();
+            own.retain(|id| *id >= OTHERS);
+            own.sort_unstable();
+            assert_eq!(own, (OTHERS..OTHERS + SESSIONS).collect::<Vec<_>>());
         };
         LocalSet::new().run_until(all).await;
     }

@@ -76,7 +76,7 @@ impl UpstreamSession {
         let mut request = UpstreamRequest::delete();
         self.write_headers(&mut request);
         let queue_timeout = pool.upstream().config.settings.queue_timeout.min(TERMINATE_TIMEOUT);
-        match timeout(queue_timeout + TERMINATE_TIMEOUT, pool.send(&request, RequestKind::Call)).await {
+        match timeout(queue_timeout + TERMINATE_TIMEOUT, pool.send(&request, RequestKind::Message)).await {
             Ok(Ok(_response)) => TerminationOutcome::Answered,
             Ok(Err(error)) if matches!(error.stage, FailureStage::QueueFull | FailureStage::QueueTimeout) => {
                 TerminationOutcome::NotSent

@@ -1,4 +1,4 @@
-//! The bound on notifications and responses in flight to a server. It is apart from that of calls: when all
+//! The bound on notifications, responses and ends of sessions in flight to a server. It is apart from that of calls: when all
 //! permits of calls are taken, a cancellation or the answer to an elicitation is what releases one.
 
 use metamcp_config::server::ServerSettings;
@@ -6,7 +6,7 @@ use metamcp_http::InFlightLimit;
 
 /// Such messages in flight to one server. A server accepts one without running anything, in about the time of a
 /// round trip, so that 64 carry some thousands in a second.
-const MESSAGES_IN_FLIGHT_MAX: usize = 64;
+pub const MESSAGES_IN_FLIGHT_MAX: usize = 64;
 
 /// Such messages that wait for a permit, each for `queue_timeout`. As many calls as `in_flight_max` allows by default may be
 /// cancelled at once, with room for as much progress; at some KiB each that is a few MiB.

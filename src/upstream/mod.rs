@@ -20,4 +20,5 @@ mod transport;
 
 pub use breaker::{UpstreamFailure, UpstreamStatus};
 pub use id::UpstreamId;
+pub use message_limit::MESSAGES_IN_FLIGHT_MAX;
 pub use pool::{EraAdapter, ResponseFuture, Upstream, UpstreamPool};

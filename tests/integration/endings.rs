@@ -384,12 +384,13 @@ fn a_revoked_key_gives_back_places_whose_client_gives_no_window() {
 
 /// A server that floods, and a client of HTTP/1.1 that reads nothing: its key is revoked when no more can be sent.
 #[track_caller]
-fn check_unread(fast_lane: bool, begin: &[u8], flood: Vec<u8>) {
+fn check_unread(call: impl Fn(&House) -> Request, fast_lane: bool, begin: &[u8], flood: Vec<u8>) {
     let lines = format!("[server]\nidle_timeout = \"1m\"\nfast_lane = {fast_lane}");
     let house = House::new(Transport::Http1, &lines);
+    let call = with_credential(call(&house), &house.key);
     house.peer.push([vec![Step::Send(begin.to_vec()), Step::Flood(flood, usize::MAX)]]);
     let mut client = Client::connect(house.gateway.address);
-    client.send(&with_credential(modern_call(SINGLE, "echo", "{}"), &house.key).bytes());
+    client.send(&call.bytes());
     let mut before = 0;
     until_within("nothing more can be sent", PATIENCE, || {
         let sent = house.peer.sent();
@@ -407,8 +408,15 @@ fn a_revoked_key_gives_back_the_place_of_a_client_that_does_not_read() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BEGUN}\"result\":\"",
         1_u64 << 40
     );
+    let modern = |_: &House| modern_call(SINGLE, "echo", "{}");
+    // Its stream can be resumed.
+    let legacy = |house: &House| {
+        let session = open_session(house, SINGLE, &house.key);
+        legacy_call(SINGLE, &session, "1", "echo", "{}")
+    };
     for fast_lane in [true, false] {
-        check_unread(fast_lane, &events(), chunk(&EVENT.repeat(100)));
-        check_unread(fast_lane, body.as_bytes(), vec![b'x'; 16 << 10]);
+        check_unread(modern, fast_lane, &events(), chunk(&EVENT.repeat(100)));
+        check_unread(modern, fast_lane, body.as_bytes(), vec![b'x'; 16 << 10]);
     }
+    check_unread(legacy, true, &events(), chunk(&EVENT.repeat(100)));
 }

@@ -4,8 +4,8 @@
 use std::thread;
 
 use crate::support::{
-    Client, Gateway, Peer, Request, Setup, Step, error, legacy, legacy_call, modern_call, open_session,
-    result, until,
+    Client, Gateway, Peer, Request, Setup, Step, chunk, error, events, legacy, legacy_call, modern_call,
+    open_session, result, until,
 };
 
 const PATH: &str = "/servers/a/mcp";
@@ -178,4 +178,58 @@ fn announced_bodies_take_no_memory_before_they_arrive() {
     assert_eq!(refusals(&gateway), 0);
     drop(waiting);
     until("nothing is held", || charged(&gateway) == 0);
+}
+
+/// Events that are kept for clients that have left, and streams that grow no more because theirs have, hold all memory.
+#[test]
+fn what_is_kept_for_clients_that_left_gives_way() {
+    const SOFT_LIMIT: usize = 14 * MIB;
+    // Of one stream 2 MiB are kept, so that seven of them take all that they may.
+    let endless = |peer: &Peer| {
+        let begin = [events(), format!("{:x}\r\ndata: ", 1_usize << 31).into_bytes()].concat();
+        peer.push(vec![vec![Step::Send(begin), Step::Flood(vec![b'x'; 64 << 10], 1000)]; 12]);
+        12
+    };
+    let whole = |peer: &Peer| {
+        let text = "x".repeat(200_000);
+        peer.push((0..100).map(|id| {
+            let event = format!("data: {}\n\n", result(&id.to_string(), &text));
+            vec![Step::Send([events(), chunk(&event), chunk("")].concat())]
+        }));
+        100
+    };
+    let check = |name: &str, answers: &dyn Fn(&Peer) -> usize, kept: usize| {
+        let peer = Peer::script([]);
+        let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"\nin_flight_max = 64");
+        let session = "[session]\nresume_stream_bytes_max = \"2MiB\"";
+        let gateway = setup.with(session).with("[limits]\nmemory_max = \"16MiB\"").start();
+        let session = open_session(&gateway, PATH, None);
+        let call = |id: usize| legacy_call(PATH, &session, &id.to_string(), "echo", "{}");
+        for id in 0..answers(&peer) {
+            let mut client = Client::connect(gateway.address);
+            assert!(client.send(&call(id).bytes()));
+            let head = client.head();
+            assert_eq!(head.status, 200, "{name}: call {id}");
+            // Its event id, so that it could come back.
+            assert!(client.raw_event().is_some(), "{name}: call {id}");
+        }
+        until("much is kept", || charged(&gateway) >= kept);
+        let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(20_000));
+        for request in [
+            call(1000),
+            legacy_call(PATH, &session, "1001", "echo", &text),
+            legacy(PATH, &session, "1002", "tools/list", ""),
+            call(1003),
+        ] {
+            let response = Client::once(gateway.address, &request);
+            assert_eq!(response.status, 200, "{name}: {}", response.text());
+        }
+        open_session(&gateway, PATH, None);
+        // Much for one request.
+        let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(3 * MIB));
+        let large = Client::once(gateway.address, &legacy_call(PATH, &session, "1004", "echo", &text));
+        assert_eq!(large.status, 200, "{name}: {}", large.text());
+    };
+    check("endless", &endless, SOFT_LIMIT);
+    check("whole", &whole, SOFT_LIMIT - MIB / 2);
 }

@@ -1,11 +1,12 @@
 //! Servers that answer a call with what is nothing of the call: it is neither waited for without end, nor passed on, nor a
 //! reason to run the call again.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, legacy_call, open_session,
-    result,
+    Client, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, legacy_call, modern_call,
+    open_session, result, until,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -22,7 +23,7 @@ fn gateway(peer: &Peer) -> Gateway {
     Setup::new().server_with("a", peer.address, "era = \"legacy\"\ncall_timeout = \"1s\"").start()
 }
 
-/// A call over each way to a server.
+/// A call over each way to a server of the older era, each without an adapter between the eras.
 fn ways(gateway: &Gateway) -> [Request; 3] {
     let [single, aggregated] = [(SINGLE, "echo"), (AGGREGATED, "a__echo")].map(|(path, tool)| {
         let session = open_session(gateway, path, None);
@@ -61,11 +62,46 @@ fn a_stream_that_breaks_with_a_new_id_and_no_message_is_resumed_a_few_times() {
 fn answers_to_other_calls_give_a_call_no_time() {
     let peer = Peer::script([]);
     let gateway = gateway(&peer);
-    for call in ways(&gateway) {
+    // The last one is translated.
+    for call in ways(&gateway).into_iter().chain([modern_call(SINGLE, "echo", "{}")]) {
         let foreign = chunk(&format!("data: {}\n\n", result("\"zz\"", "foreign")));
         let drip = (0..200).flat_map(|_| [Step::Send(foreign.clone()), Step::Pause]);
         peer.push([[Step::Send(events())].into_iter().chain(drip).collect()]);
         check_timeout(&gateway, &call);
+    }
+}
+
+/// A server that breaks its stream after each message is asked for the rest only as long as a client may want it.
+#[test]
+fn a_stream_is_not_resumed_for_a_client_that_left() {
+    // At least 50 ms apart: more than the test waits for.
+    const RESUMPTIONS: usize = 600;
+    const QUIET: Duration = Duration::from_secs(1);
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let gateway = setup.with("[session]\nresume_for = \"1s\"").start();
+    for call in ways(&gateway) {
+        let message =
+            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+        let broken = |id: usize| {
+            let event = chunk(&format!("retry: 0\nid: n{id}\ndata: {message}\n\n"));
+            vec![Step::Send([events(), event].concat()), Step::Close]
+        };
+        peer.push([broken(0)]);
+        peer.push_resumptions((1..RESUMPTIONS).map(broken));
+        let resumed = || peer.all().iter().filter(|seen| seen.header("last-event-id").is_some()).count();
+        let before = resumed();
+        let mut client = Client::connect(gateway.address);
+        client.send(&call.bytes());
+        until("the rest is asked for", || resumed() >= before + 5);
+        drop(client);
+        until("the rest is asked for no more", || {
+            let asked = resumed();
+            thread::park_timeout(QUIET);
+            resumed() == asked
+        });
+        assert!(resumed() < before + RESUMPTIONS - 1, "{}", call.path);
+        peer.clear_resumptions();
     }
 }
 

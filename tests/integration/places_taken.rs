@@ -171,3 +171,32 @@ fn a_key_with_all_its_calls_in_flight_cancels_one() {
     gate.open();
     assert_unanswered(&client.response());
 }
+
+#[test]
+fn a_session_ends_when_all_places_are_taken() {
+    for limits in ["[limits]\nkey_in_flight_max = 2\n", ""] {
+        let peer = Peer::script([]);
+        let places = format!("in_flight_max = {PLACES}\nqueue_max = 8\nqueue_timeout = \"1s\"");
+        let gateway = Setup::new().server_with("a", peer.address, &places).with(limits).start();
+        let [session, other] = [(); 2].map(|()| open_session(&gateway, SINGLE, None));
+        let call = |session: &str, id: usize| legacy_call(SINGLE, session, &id.to_string(), "echo", "{}");
+        // Opens the session at the server.
+        assert_eq!(Client::once(gateway.address, &call(&other, 1)).status, 200);
+        let gate = Gate::default();
+        let mut clients = Vec::new();
+        for number in 0..PLACES {
+            peer.push([vec![Step::Wait(gate.clone()), Step::Close]]);
+            let mut client = Client::connect(gateway.address);
+            client.send(&call(&session, 2 + number).bytes());
+            peer.wait_calls(2 + number);
+            clients.push(client);
+        }
+        let end = Request::new("DELETE", SINGLE).with("Mcp-Session-Id", &*other);
+        let ended = Client::once(gateway.address, &end);
+        assert_eq!(ended.status, 200, "{limits}: {}", ended.text());
+        peer.wait_until("the end of the session", |peer| {
+            peer.all().iter().any(|seen| seen.head.starts_with("DELETE "))
+        });
+        gate.open();
+    }
+}

@@ -17,7 +17,7 @@ use crate::support::{
 };
 use metamcp::session::{ReadOutcome, ResumableStreams, ResumeError, SessionClaims, SessionKey, StreamReader};
 use metamcp_config::sections::StreamsConfig;
-use metamcp_core::base::KeyId;
+use metamcp_core::base::{KeyId, MEMORY};
 use metamcp_core::frame::EventSplitter;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
 use metamcp_store::auth::{Sealer, parse_encryption_key};
@@ -288,7 +288,7 @@ fn a_broken_stream_resumes_at_every_byte() {
     };
     let key = parse_encryption_key("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
     let sealer = Arc::new(Sealer::new(&key).unwrap());
-    let streams = ResumableStreams::open(&folder.path().join("streams"), config, sealer).unwrap();
+    let streams = ResumableStreams::open(&folder.path().join("streams"), config, sealer, &MEMORY).unwrap();
     let seal = SessionClaims {
         key_id: KeyId::parse("AAAAAAAAAAAA").unwrap(),
         revision: Revision::V2025_11_25,

@@ -35,8 +35,8 @@ pub struct UpstreamRequest {
 pub enum RequestKind {
     /// Takes a permit among the server's in-flight calls; silence is bounded.
     Call,
-    /// A notification or a response to a request of the server: a call in flight may wait for it, or end because
-    /// of it. It takes a permit among the few for messages instead; silence is bounded.
+    /// A notification, a response to a request of the server, or the end of a session: a call in flight may wait for it, or
+    /// end because of it. It takes a permit among the few for messages instead; silence is bounded.
     Message,
     /// Bounded by the clients that hold it; silence is normal.
     Stream,

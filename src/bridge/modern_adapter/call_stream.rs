@@ -78,6 +78,11 @@ impl CallStream {
         self.state = StreamState::Ended;
     }
 
+    /// Gives the server more time: a message of the call has arrived.
+    pub fn note_message(&mut self) {
+        self.body().into_iter().for_each(UpstreamBody::note_message);
+    }
+
     /// Releases the permit of a held call, whose server waits for the gateway and may be silent meanwhile.
     pub fn set_aside(&mut self) {
         self.body().into_iter().for_each(UpstreamBody::release_permit);
@@ -132,7 +137,6 @@ impl CallStream {
                 StreamState::Events(body, reader) => match reader.next()? {
                     Some(event) => {
                         if let Some(data) = event.data.filter(|data| !data.is_empty()) {
-                            body.note_message();
                             return Ok(CallEvent::Message(data));
                         }
                     }

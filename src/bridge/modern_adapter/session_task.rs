@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use metamcp_core::frame::{MessageKind, Scanner};
 use metamcp_core::protocol::McpMethod;
+use metamcp_http::RequestKind;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -16,7 +17,8 @@ use super::session::AdapterSession;
 use super::session_table::SessionTable;
 use super::unsolicited::WAITING_MAX as UNSOLICITED_MAX;
 use crate::session::{
-    StreamSource, UpstreamSession, UpstreamStream, UpstreamStreamEnd, is_ping, notify_server, refusal_of,
+    BufferedRequest, StreamSource, UpstreamSession, UpstreamStream, UpstreamStreamEnd, deliver, is_ping,
+    refusal_of,
 };
 use crate::upstream::UpstreamPool;
 
@@ -143,6 +145,11 @@ fn refuse_overdue(
 /// Sends the queued refusals, one after the other.
 async fn send_refusals(mut queued: mpsc::Receiver<Refusal>, pool: &Rc<UpstreamPool>) {
     while let Some(Refusal { upstream_session, message }) = queued.recv().await {
-        notify_server(pool, &upstream_session, McpMethod::Ping, message.into()).await;
+        deliver(
+            pool,
+            BufferedRequest::legacy(&upstream_session, McpMethod::Ping, message.into()),
+            RequestKind::Message,
+        )
+        .await;
     }
 }

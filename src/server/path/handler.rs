@@ -155,8 +155,8 @@ fn reference_of<'a>(method: &Method, path: &'a str) -> Option<(EndpointReference
 fn permit_kind_of(method: &Method) -> PermitKind {
     match *method {
         Method::GET => PermitKind::EventStream,
-        // Whether it is a call is known only when its body is read.
-        Method::POST => PermitKind::Message,
+        // Whether it is a call is known only when its body is read. A DELETE runs nothing, and ends what others wait for.
+        Method::POST | Method::DELETE => PermitKind::Message,
         _ => PermitKind::Call,
     }
 }

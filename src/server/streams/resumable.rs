@@ -302,12 +302,25 @@ fn nothing_left() -> Fault {
 /// The response to a call is lost: the call fails instead of waiting for it.
 #[cold]
 fn gone(mark: &EventId) -> ResponseBody {
-    ResponseBody::whole(last_words(mark.loss_notice_line(), mark.request_id.clone()))
+    let request = mark.request_id.clone();
+    ResponseBody::whole(last_words(mark.loss_notice_line(), request, FaultKind::ConnectionLost, NOT_KEPT))
 }
 
-fn last_words(mut event: Vec<u8>, request: Option<Bytes>) -> Bytes {
-    let text = "what followed in this stream is not kept any more; the call may have run";
-    let fault = Fault::gateway(FaultKind::ConnectionLost, text).with_id(request);
+const NOT_KEPT: &str = "what followed in this stream is not kept any more; the call may have run";
+
+const NO_MEMORY: &str = "the gateway has no memory left for what follows in this stream (limits.memory_max); the call may have run";
+
+/// What the loss of the rest of a stream counts as.
+fn loss_kind(outcome: &ReadOutcome) -> Option<FaultKind> {
+    match outcome {
+        ReadOutcome::Lost | ReadOutcome::Truncated => Some(FaultKind::ConnectionLost),
+        ReadOutcome::OutOfMemory => Some(FaultKind::OutOfMemory),
+        ReadOutcome::Events(_) | ReadOutcome::KeepAlive | ReadOutcome::End => None,
+    }
+}
+
+fn last_words(mut event: Vec<u8>, request: Option<Bytes>, kind: FaultKind, text: &'static str) -> Bytes {
+    let fault = Fault::gateway(kind, text).with_id(request);
     event.extend_from_slice(&reply::terminal_event(&fault));
     event.into()
 }
@@ -332,6 +345,14 @@ impl ResumableBody {
     fn of_call(&mut self) -> &mut CallTracking {
         self.call.get_or_insert_default()
     }
+
+    /// The call fails. The stream of a session just ends.
+    #[cold]
+    fn last_words(&self, kind: FaultKind, text: &'static str) -> Option<Result<Bytes, BodyError>> {
+        let stream = self.reader.stream();
+        let id = stream.request_id().map(Bytes::copy_from_slice)?;
+        Some(Ok(last_words(stream.loss_notice_line(), Some(id), kind, text)))
+    }
 }
 
 impl BodySource for ResumableBody {
@@ -346,8 +367,7 @@ impl BodySource for ResumableBody {
             && let Some(call) = &mut self.call
             && let Some(operation) = call.operation.take()
         {
-            let is_lost = matches!(next, ReadOutcome::Lost | ReadOutcome::Truncated);
-            match call.failure.get().or(is_lost.then_some(FaultKind::ConnectionLost)) {
+            match call.failure.get().or(loss_kind(&next)) {
                 Some(kind) => operation.fail_streaming(kind),
                 None => operation.end(OperationOutcome::Answer),
             }
@@ -365,11 +385,8 @@ impl BodySource for ResumableBody {
                 None
             }
             ReadOutcome::KeepAlive => Some(Ok(Bytes::from_static(COMMENT))),
-            ReadOutcome::Lost => {
-                let stream = self.reader.stream();
-                let id = stream.request_id().map(Bytes::copy_from_slice);
-                id.map(|id| Ok(last_words(stream.loss_notice_line(), Some(id))))
-            }
+            ReadOutcome::Lost => self.last_words(FaultKind::ConnectionLost, NOT_KEPT),
+            ReadOutcome::OutOfMemory => self.last_words(FaultKind::OutOfMemory, NO_MEMORY),
             ReadOutcome::Truncated => {
                 Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
             }

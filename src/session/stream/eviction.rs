@@ -1,20 +1,51 @@
-//! Which streams give way when no block is free.
+//! Which streams give way when no block is free, or when others need the memory.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pool::NoBlock;
 use super::resumable_stream::{ResumableStream, ResumableStreams};
 use crate::journal::events::EventBlock;
+use metamcp_core::base::{MemoryShortage, ReclaimMemory};
 
-/// Takes a block for a stream. If none is free, other streams give way. `None` if there is nothing left to release.
-pub(super) fn allocate_block(pool: &ResumableStreams, stream: &Arc<ResumableStream>) -> Option<EventBlock> {
+/// How long no memory is reclaimed after a search in vain. A search visits all streams, up to one per block, and requests
+/// that are refused for lack of memory arrive by the thousand.
+const RECLAIM_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a writer has waited for memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryWait {
+    /// It can wait on.
+    Ongoing,
+    /// Too long: the stream that retains most gives way, whoever reads it.
+    Over,
+}
+
+/// Takes a block for a stream. If none is free, other streams give way. If there is no memory for it, only events that nobody
+/// reads give way, until the wait is over. `None` if there is nothing left to release.
+pub(super) fn allocate_block(
+    pool: &ResumableStreams,
+    stream: &Arc<ResumableStream>,
+    wait: MemoryWait,
+) -> Option<EventBlock> {
+    // Each iteration releases blocks.
     loop {
-        if let Some(block) = pool.take_block(stream.number, stream) {
+        let shortage = match pool.take_block(stream.number, stream) {
+            Ok(block) => return Some(block),
+            Err(NoBlock::AllTaken) if make_room(pool, stream) => continue,
+            Err(NoBlock::AllTaken) => return None,
+            Err(NoBlock::OutOfMemory(shortage)) => shortage,
+        };
+        pool.reclaim(shortage);
+        if let Ok(block) = pool.take_block(stream.number, stream) {
             return Some(block);
         }
-        if !make_room(pool, stream) {
+        if wait == MemoryWait::Ongoing
+            || !discard_largest(pool.live_streams().iter(), ResumableStream::fail_out_of_memory)
+        {
             return None;
         }
     }
@@ -22,22 +53,69 @@ pub(super) fn allocate_block(pool: &ResumableStreams, stream: &Arc<ResumableStre
 
 /// Releases blocks, in the order that the module documents. Returns whether there were any.
 fn make_room(pool: &ResumableStreams, requester: &Arc<ResumableStream>) -> bool {
-    let discard_ended = |is_wanted: fn(&ResumableStream) -> bool| {
-        let ended = pool.take_ended(Instant::now() + pool.config().retention, is_wanted);
-        ended.map(|ended| ended.discard()).is_some()
-    };
-    if discard_ended(ResumableStream::is_unread) {
+    if discard_ended(pool, ResumableStream::is_unread) {
         return true;
     }
-    let others = pool.live_except(requester.number);
-    // The largest rather than the oldest: a stream that takes all the room must not evict those that take little.
-    let discard_largest = |streams: &mut dyn Iterator<Item = &Arc<ResumableStream>>| {
-        let sizes = streams.map(|stream| (stream.retained_blocks(), stream)).filter(|(size, _)| *size > 0);
-        let largest = sizes.max_by_key(|(size, stream)| (*size, Reverse(stream.number)));
-        largest.map(|(_, stream)| stream.discard())
-    };
-    discard_largest(&mut others.iter().filter(|other| other.is_unread())).is_some()
+    let mut others = pool.live_streams();
+    others.retain(|other| other.number != requester.number);
+    discard_largest(others.iter().filter(|other| other.is_unread()), ResumableStream::discard)
         || others.iter().chain([requester]).any(|stream| stream.release_read_blocks())
-        || discard_ended(|_| true)
-        || discard_largest(&mut others.iter().chain([requester])).is_some()
+        || discard_ended(pool, |_| true)
+        || discard_largest(others.iter().chain([requester]), ResumableStream::discard)
+}
+
+/// Discards the largest stream rather than the oldest: one that takes all the room must not evict those that take little.
+/// Returns whether there was any.
+fn discard_largest<'a>(
+    streams: impl Iterator<Item = &'a Arc<ResumableStream>>,
+    discard: fn(&ResumableStream),
+) -> bool {
+    let sizes = streams.map(|stream| (stream.retained_blocks(), stream)).filter(|(size, _)| *size > 0);
+    let largest = sizes.max_by_key(|(size, stream)| (*size, Reverse(stream.number)));
+    largest.map(|(_, stream)| discard(stream)).is_some()
+}
+
+/// Discards the ended stream that expires first, of those that are wanted. Returns whether there was one.
+fn discard_ended(pool: &ResumableStreams, is_wanted: fn(&ResumableStream) -> bool) -> bool {
+    let ended = pool.take_ended(Instant::now() + pool.config().retention, is_wanted);
+    ended.map(|ended| ended.discard()).is_some()
+}
+
+/// Events that nobody reads give way to any message that the gateway must hold: those of clients that have left, and those
+/// that clients have already read. What a client still reads is kept.
+impl ReclaimMemory for ResumableStreams {
+    fn reclaim(&self, shortage: MemoryShortage) {
+        let missing = || self.memory.missing_bytes(shortage);
+        let mut reclaim_after = self.reclaim_after.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have reclaimed enough meanwhile. If all blocks do not suffice, none gives way.
+        if missing() == 0 || self.bytes() < missing() {
+            return;
+        }
+        if reclaim_after.is_some_and(|after| Instant::now() < after) {
+            return;
+        }
+        // Each iteration discards a stream.
+        while missing() > 0 && discard_ended(self, ResumableStream::is_unread) {}
+        let live = if missing() > 0 { self.live_streams() } else { Vec::new() };
+        let mut unread: Vec<_> = live
+            .iter()
+            .filter(|stream| stream.is_unread())
+            .map(|stream| (Reverse(stream.retained_blocks()), stream.number, stream))
+            .collect();
+        // The largest first, as in `discard_largest`.
+        unread.sort_unstable_by_key(|(blocks, number, _)| (*blocks, *number));
+        for (.., stream) in unread {
+            if missing() == 0 {
+                return;
+            }
+            stream.discard();
+        }
+        for stream in &live {
+            if missing() == 0 {
+                return;
+            }
+            stream.release_read_blocks();
+        }
+        *reclaim_after = (missing() > 0).then(|| Instant::now() + RECLAIM_PAUSE);
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::journal::JournalError;
 use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
 use metamcp_config::sections::StreamsConfig;
-use metamcp_core::base::{MemoryCharge, OutOfMemory};
+use metamcp_core::base::{MemoryAccount, MemoryCharge, MemoryShortage};
 use metamcp_store::auth::Sealer;
 
 /// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
@@ -30,8 +30,18 @@ pub struct StreamPool<S> {
     index: Mutex<StreamIndex<S>>,
     /// For the taken blocks: pages of the file that were written are in memory. Locked for one line at a time.
     charge: Mutex<MemoryCharge>,
+    /// The account of that charge.
+    pub(super) memory: &'static MemoryAccount,
+    /// Until when no memory is reclaimed, because there was nothing to release. Locked while streams are discarded.
+    pub(super) reclaim_after: Mutex<Option<Instant>>,
     /// Notified when blocks are released.
     freed: Notify,
+}
+
+/// Why there is no block.
+pub(super) enum NoBlock {
+    AllTaken,
+    OutOfMemory(MemoryShortage),
 }
 
 struct StreamIndex<S> {
@@ -42,7 +52,7 @@ struct StreamIndex<S> {
 }
 
 impl<S> StreamPool<S> {
-    /// Reserves the space for all blocks in a file in `folder`.
+    /// Reserves the space for all blocks in a file in `folder`. The taken ones are charged to `memory`.
     ///
     /// # Errors
     /// The disk is full, or the folder is not usable.
@@ -50,6 +60,7 @@ impl<S> StreamPool<S> {
         folder: &Path,
         config: StreamsConfig,
         sealer: Arc<Sealer>,
+        memory: &'static MemoryAccount,
     ) -> Result<Arc<Self>, JournalError> {
         let blocks = EventBlocks::create(folder, config.bytes_max)?;
         let mut random = [0; 8];
@@ -62,7 +73,9 @@ impl<S> StreamPool<S> {
             next_number: AtomicU64::new(1),
             is_handed_over: AtomicBool::new(false),
             index: Mutex::new(StreamIndex { live: BTreeMap::new(), ended: BTreeMap::new() }),
-            charge: Mutex::default(),
+            charge: Mutex::new(memory.charge()),
+            memory,
+            reclaim_after: Mutex::default(),
             freed: Notify::new(),
         }))
     }
@@ -95,15 +108,15 @@ impl<S> StreamPool<S> {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a free block for a stream, and adds the stream to the index. `None` without a block or memory for it.
-    pub(super) fn take_block(&self, number: u64, stream: &Arc<S>) -> Option<EventBlock> {
-        let block = self.blocks.allocate()?;
-        if self.charge_blocks().is_err() {
+    /// Takes a free block for a stream, and adds the stream to the index.
+    pub(super) fn take_block(&self, number: u64, stream: &Arc<S>) -> Result<EventBlock, NoBlock> {
+        let block = self.blocks.allocate().ok_or(NoBlock::AllTaken)?;
+        if let Err(shortage) = self.charge_blocks() {
             self.blocks.release(block);
-            return None;
+            return Err(NoBlock::OutOfMemory(shortage));
         }
         self.index().live.entry(number).or_insert_with(|| Arc::downgrade(stream));
-        Some(block)
+        Ok(block)
     }
 
     pub(super) fn release_blocks(&self, blocks: impl IntoIterator<Item = EventBlock>) {
@@ -119,10 +132,10 @@ impl<S> StreamPool<S> {
         }
     }
 
-    fn charge_blocks(&self) -> Result<(), OutOfMemory> {
+    fn charge_blocks(&self) -> Result<(), MemoryShortage> {
         // The number is read under the lock, so that the last of two threads charges for what there is then.
         let mut charge = self.charge.lock().unwrap_or_else(PoisonError::into_inner);
-        charge.resize(self.bytes())
+        charge.resize_own(self.bytes())
     }
 
     /// Completes when blocks are released.
@@ -130,12 +143,11 @@ impl<S> StreamPool<S> {
         self.freed.notified()
     }
 
-    /// The live streams that may retain something, without the one of that number. Oldest first.
-    pub(super) fn live_except(&self, number: u64) -> Vec<Arc<S>> {
+    /// The live streams that may retain something. Oldest first.
+    pub(super) fn live_streams(&self) -> Vec<Arc<S>> {
         let mut index = self.index();
         index.live.retain(|_, stream| stream.strong_count() > 0);
-        let others = index.live.iter().filter(|(other, _)| **other != number);
-        others.filter_map(|(_, stream)| stream.upgrade()).collect()
+        index.live.values().filter_map(Weak::upgrade).collect()
     }
 
     /// Removes the ended stream that expires first, of those that expire by `by` and satisfy `is_wanted`.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::event_id;
 use super::log::Cursor;
 use super::resumable_stream::ResumableStream;
-use super::state::{ResumeError, StreamPhase, StreamState};
+use super::state::{LossCause, ResumeError, StreamPhase, StreamState};
 
 /// Reads a stream. After it is dropped, the stream is retained for another reader for a while.
 pub struct StreamReader {
@@ -34,6 +34,8 @@ pub enum ReadOutcome {
     End,
     /// The rest is lost, and the client is between two events.
     Lost,
+    /// There was no memory for the rest, and the client is between two events.
+    OutOfMemory,
     /// The rest is lost, and the client is within an event or may have missed its response.
     Truncated,
 }
@@ -86,8 +88,12 @@ impl StreamReader {
             if !out.is_empty() {
                 return Poll::Ready(ReadOutcome::Events(out.into()));
             }
-            let is_truncated = self.is_within_event || state.is_aborted;
-            return Poll::Ready(if is_truncated { ReadOutcome::Truncated } else { ReadOutcome::Lost });
+            return Poll::Ready(match state.loss {
+                _ if self.is_within_event => ReadOutcome::Truncated,
+                LossCause::Aborted => ReadOutcome::Truncated,
+                LossCause::OutOfMemory => ReadOutcome::OutOfMemory,
+                LossCause::Evicted => ReadOutcome::Lost,
+            });
         }
         if !out.is_empty() {
             state.note_id_sent();

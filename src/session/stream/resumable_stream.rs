@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::event_id::{self, EventId, StreamOwner};
 use super::log::{Cursor, LogBlock, StreamLog};
 use super::pool::StreamPool;
-use super::state::{Resumability, ResumeError, RetentionReason, StreamClosed, StreamPhase, StreamState};
+use super::state::{
+    LossCause, Resumability, ResumeError, RetentionReason, StreamClosed, StreamPhase, StreamState,
+};
 use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
 use crate::session::claims::SessionClaims;
 
@@ -178,7 +180,13 @@ impl ResumableStream {
     /// Discards the stream where the client may have its response, or a part of it. The reader's connection
     /// is then broken off visibly.
     pub fn abort(&self) {
-        self.state().is_aborted = true;
+        self.state().loss = LossCause::Aborted;
+        self.discard();
+    }
+
+    /// Discards the stream because there is no memory for what follows. The reader is told so.
+    pub(super) fn fail_out_of_memory(&self) {
+        self.state().loss = LossCause::OutOfMemory;
         self.discard();
     }
 

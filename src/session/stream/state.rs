@@ -24,9 +24,8 @@ pub(super) struct StreamState {
     /// Whether the reader is to pass a comment on.
     pub has_comment: bool,
     pub phase: StreamPhase,
-    /// Whether the writer stopped where the client may have its response, or a part of it. The client then
-    /// must not be told that nothing followed.
-    pub is_aborted: bool,
+    /// Why the retained events are gone, once they are.
+    pub loss: LossCause,
     /// Whether the writer waits for room. Reset as soon as there may be some.
     pub wants_room: bool,
 }
@@ -49,6 +48,18 @@ pub(super) enum StreamPhase {
     Ended,
     /// The retained events are gone.
     Lost,
+}
+
+/// Why retained events are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LossCause {
+    /// Others needed the room, or the events have expired.
+    Evicted,
+    /// The writer stopped where the client may have its response, or a part of it. The client must not be told
+    /// that nothing followed.
+    Aborted,
+    /// There was no memory for what follows.
+    OutOfMemory,
 }
 
 /// No client will read what is written: the stream was discarded, or its client will not come back.
@@ -84,7 +95,7 @@ impl StreamState {
             resumability: Resumability::NoId,
             has_comment: false,
             phase: StreamPhase::Open,
-            is_aborted: false,
+            loss: LossCause::Evicted,
             wants_room: false,
         }
     }

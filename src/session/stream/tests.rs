@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tokio::time::{advance, sleep};
+use tokio::time::{Instant, advance, sleep};
 
 use super::*;
 use crate::journal::events::BLOCK_BYTES;
 use crate::journal::tests::Folder;
 use crate::session::claims::{SessionClaims, SessionKey};
 use metamcp_config::sections::StreamsConfig;
-use metamcp_core::base::KeyId;
+use metamcp_core::base::{CHARGED_BYTES_MIN, KeyId, MemoryAccount, MemoryCharge};
 use metamcp_core::frame::{EventPart, EventReader};
 use metamcp_core::protocol::{ClientCapabilities, Revision};
 use metamcp_store::auth::{Sealer, parse_encryption_key};
@@ -31,7 +31,7 @@ fn new_fixture(bytes_max: usize, stream_bytes_max: usize) -> Fixture {
     let sealer = Arc::new(Sealer::new(&parse_encryption_key(key).unwrap()).unwrap());
     let config =
         StreamsConfig { bytes_max, stream_bytes_max, retention: RETENTION, poll_after: Duration::ZERO };
-    let streams = ResumableStreams::open(folder.path(), config, sealer).unwrap();
+    let streams = ResumableStreams::open(folder.path(), config, sealer, Box::leak(Box::default())).unwrap();
     Fixture { _folder: folder, streams }
 }
 
@@ -226,7 +226,13 @@ fn an_event_id_is_valid_for_its_own_key_session_and_stream() {
     // Another process with the same key can open the id, and sees that the stream is not its own.
     let folder = Folder::new();
     let config = fixture.streams.config().as_ref().clone();
-    let later = ResumableStreams::open(folder.path(), config, Arc::clone(&fixture.streams.sealer)).unwrap();
+    let later = ResumableStreams::open(
+        folder.path(),
+        config,
+        Arc::clone(&fixture.streams.sealer),
+        fixture.streams.memory,
+    )
+    .unwrap();
     assert!(!later.is_from_this_process(&later.parse_event_id(&own_claims(), &id).unwrap()));
 }
 
@@ -339,6 +345,101 @@ fn streams_give_way_in_order() {
     assert_eq!(read(&mut oldest.1).end, Some(ReadOutcome::Lost));
     assert!(fixture.streams.bytes() <= 80 * BLOCK_BYTES);
     drop(more);
+}
+
+/// Streams whose blocks are charged to an account of 1 MiB, which calls them when it is short.
+fn short_of_memory() -> Fixture {
+    let fixture = new_fixture(1 << 20, 1 << 20);
+    fixture.streams.memory.set_bytes_max(1 << 20);
+    let reclaimer = Arc::downgrade(&fixture.streams);
+    fixture.streams.memory.set_reclaimer(reclaimer);
+    fixture
+}
+
+/// Takes the memory that nothing else has, up to the soft limit.
+fn take_the_rest(memory: &'static MemoryAccount) -> Vec<MemoryCharge> {
+    let mut charges = Vec::new();
+    while !memory.is_short() {
+        let mut charge = memory.charge();
+        charge.resize_own(CHARGED_BYTES_MIN).expect("there is memory");
+        charges.push(charge);
+    }
+    charges
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_nobody_reads_give_way_to_other_messages() {
+    let fixture = short_of_memory();
+    let (streams, memory) = (&fixture.streams, fixture.streams.memory);
+    let data = "x".repeat(20_000);
+    let begin = |events: usize| {
+        let (writer, mut reader) = streams.begin(&own_claims(), Some(Bytes::from_static(b"7")));
+        for _ in 0..events {
+            put(&writer, &data);
+            read(&mut reader);
+        }
+        (writer, reader)
+    };
+    let [(ended, ended_reader), (small, small_reader), (large, large_reader)] = [4, 3, 5].map(begin);
+    let (with_reader, mut reader) = begin(4);
+    let [ended_stream, with_reader_stream] = [&ended, &with_reader].map(|writer| Arc::clone(writer.stream()));
+    ended.finish();
+    drop((ended_reader, small_reader, large_reader));
+    let gone = || {
+        let live = [&small, &large].map(|writer| writer.stream().is_closed());
+        (StreamReader::resume(&ended_stream, 0).is_err(), live, with_reader_stream.retained_blocks() < 4)
+    };
+    assert_eq!(gone(), (false, [false; 2], false));
+    let held = take_the_rest(memory);
+    // One after the other, as far as others need it.
+    let mut needed = Vec::new();
+    let mut need = || {
+        let mut charge = memory.charge();
+        charge.resize(60_000).map(|()| needed.push(charge))
+    };
+    assert_eq!((need(), gone()), (Ok(()), (true, [false; 2], false)));
+    assert_eq!((need(), gone()), (Ok(()), (true, [false, true], false)));
+    while need().is_ok() {}
+    assert_eq!(gone(), (true, [true; 2], true));
+    // Whoever reads goes on.
+    assert!(!with_reader.stream().is_closed());
+    drop((held, needed));
+    put(&with_reader, "on");
+    read(&mut reader).check(&["on"], None);
+    assert_eq!(large.push(&part("late")).now_or_never(), Some(Err(StreamClosed)));
+}
+
+/// What happens while a stream waits for memory that others hold, and how the write ends.
+#[tokio::test(start_paused = true)]
+async fn a_writer_waits_for_memory_for_a_bounded_time() {
+    type Move = fn(&mut Vec<MemoryCharge>, &mut Option<StreamReader>);
+    type Row = (Move, Duration, Result<(), StreamClosed>, Option<ReadOutcome>);
+    let rows: [Row; 3] = [
+        (|held, _| held.clear(), Duration::from_secs(1), Ok(()), None),
+        (|_, reader| drop(reader.take()), Duration::from_secs(1), Err(StreamClosed), None),
+        (|_, _| (), writer::MEMORY_TIMEOUT, Err(StreamClosed), Some(ReadOutcome::OutOfMemory)),
+    ];
+    for (number, (happens, waits, expected, end)) in rows.into_iter().enumerate() {
+        let fixture = short_of_memory();
+        let (writer, reader) = fixture.streams.begin(&own_claims(), Some(Bytes::from_static(b"7")));
+        let mut reader = Some(reader);
+        let mut held = take_the_rest(fixture.streams.memory);
+        // More than is free of charge. One event fills a block.
+        let parts = vec![part(&"x".repeat(BLOCK_BYTES - 96)); 9];
+        let begun = Instant::now();
+        let write = writer.push_all(parts);
+        let happen = async {
+            sleep(Duration::from_secs(1)).await;
+            happens(&mut held, &mut reader);
+        };
+        let (written, ()) = tokio::join!(write, happen);
+        let waited = begun.elapsed();
+        assert_eq!(written, expected, "{number}");
+        assert!(waited >= waits && waited < waits + Duration::from_secs(1), "{number}: {waited:?}");
+        if let Some(mut reader) = reader {
+            assert_eq!(read(&mut reader).end, end, "{number}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,10 +4,11 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::eviction::allocate_block;
+use super::eviction::{MemoryWait, allocate_block};
 use super::resumable_stream::ResumableStream;
 use super::state::{RetentionReason, StreamClosed};
 use metamcp_core::frame::EventPart;
@@ -18,6 +19,14 @@ pub struct StreamWriter(Arc<ResumableStream>);
 
 /// Elapses when a client that left can no longer come back. Boxed: most clients stay.
 pub type ReconnectTimer = Option<Pin<Box<Sleep>>>;
+
+/// How long a writer waits for memory. Meanwhile its server waits too, and it keeps what it retains, so that writers could wait
+/// for each other for ever. A burst of large messages passes within seconds; clients give up after 60 s (the default of the
+/// SDKs) and should learn the reason before.
+pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it asks for memory meanwhile: the return of charges wakes nobody.
+const MEMORY_POLL: Duration = Duration::from_millis(20);
 
 impl StreamWriter {
     pub(super) fn new(stream: Arc<ResumableStream>) -> Self {
@@ -102,9 +111,12 @@ impl Drop for StreamWriter {
 async fn push(stream: &Arc<ResumableStream>, part: &EventPart) -> Result<(), StreamClosed> {
     let (mut rest, mut begins) = (&part.bytes[..], part.begins);
     loop {
-        let written = match write(stream, rest, begins, part.ends)? {
-            Some(written) => written,
-            None => write_with_room(stream, rest, begins, part.ends).await?,
+        let written = match write(stream, rest, begins, part.ends, MemoryWait::Ongoing)? {
+            WriteOutcome::Written(written) => written,
+            WriteOutcome::AheadOfReader | WriteOutcome::NoBlock => {
+                // Boxed: rare, and large.
+                Box::pin(write_with_room(stream, rest, begins, part.ends)).await?
+            }
         };
         rest = &rest[written..];
         begins = false;
@@ -114,33 +126,64 @@ async fn push(stream: &Arc<ResumableStream>, part: &EventPart) -> Result<(), Str
     }
 }
 
+/// The result of an attempt to write.
+enum WriteOutcome {
+    /// So many bytes were written.
+    Written(usize),
+    /// The stream has as much as it may retain, until its client has read or left.
+    AheadOfReader,
+    /// There is no block, or no memory for one.
+    NoBlock,
+}
+
 fn write(
     stream: &Arc<ResumableStream>,
     bytes: &[u8],
     begins: bool,
     ends: bool,
-) -> Result<Option<usize>, StreamClosed> {
-    stream.write(bytes, begins, ends, || allocate_block(&stream.pool, stream))
+    wait: MemoryWait,
+) -> Result<WriteOutcome, StreamClosed> {
+    let mut failed = WriteOutcome::AheadOfReader;
+    let written = stream.write(bytes, begins, ends, || {
+        let block = allocate_block(&stream.pool, stream, wait);
+        if block.is_none() {
+            failed = WriteOutcome::NoBlock;
+        }
+        block
+    })?;
+    Ok(written.map_or(failed, WriteOutcome::Written))
 }
 
-/// Waits for room, and writes as much as fits.
+/// Waits for room, and writes as much as fits. If there is no memory in time, the largest stream is discarded, which may be
+/// this one. If there is none and its client has left, this one is.
 async fn write_with_room(
     stream: &Arc<ResumableStream>,
     bytes: &[u8],
     begins: bool,
     ends: bool,
 ) -> Result<usize, StreamClosed> {
+    let mut deadline = None;
     loop {
         let mut freed = pin!(stream.pool.freed());
         freed.as_mut().enable();
         // Room that appears from here on wakes this task.
         stream.request_room();
-        if let Some(written) = write(stream, bytes, begins, ends)? {
-            return Ok(written);
+        let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let wait = if is_over { MemoryWait::Over } else { MemoryWait::Ongoing };
+        let is_short = match write(stream, bytes, begins, ends, wait)? {
+            WriteOutcome::Written(written) => return Ok(written),
+            WriteOutcome::AheadOfReader => false,
+            WriteOutcome::NoBlock => true,
+        };
+        if is_short && (is_over || stream.is_unread()) {
+            stream.fail_out_of_memory();
+            return Err(StreamClosed);
         }
+        deadline = is_short.then(|| deadline.unwrap_or_else(|| Instant::now() + MEMORY_TIMEOUT));
         tokio::select! {
             () = poll_fn(|cx| ready_if(stream.poll_room(cx.waker()))) => {}
             () = freed => {}
+            () = async { sleep(MEMORY_POLL).await }, if is_short => {}
         }
     }
 }

@@ -173,6 +173,11 @@ impl Peer {
         self.edit(|state| state.resumptions.extend(scripts));
     }
 
+    /// Forgets the scripts for resumptions that are left.
+    pub fn clear_resumptions(&self) {
+        self.edit(|state| state.resumptions.clear());
+    }
+
     /// Answers `tools/list` so.
     pub fn list_tools(&self, message: &str) {
         self.edit(|state| state.tools = Some(message.to_owned()));

@@ -7,11 +7,15 @@
 //! Charges are counted in steps of [`STEP_BYTES`], rounded down: a small message, which fits a connection's buffer, charges
 //! nothing and touches no shared counter. What is not counted is bounded by the number of connections and calls.
 //!
+//! Bytes that may be dropped when others need the memory belong to a [`ReclaimMemory`]. It is asked only when a charge would
+//! be refused.
+//!
 //! Invariant: the charged bytes are at most the bound, and the sum of all live charges.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
 
@@ -39,6 +43,24 @@ pub struct MemoryAccount {
     charged: SharedCounter,
     bytes_max: AtomicUsize,
     refusals: AtomicU64,
+    /// Locked to clone the reference, and only when memory is short.
+    reclaimer: Mutex<Option<Weak<dyn ReclaimMemory>>>,
+}
+
+/// Holds charged bytes that it can do without.
+pub trait ReclaimMemory: Send + Sync {
+    /// Returns charges until [`MemoryAccount::missing_bytes`] is 0, or there is nothing left to drop.
+    ///
+    /// Whoever asks for memory calls it, also while holding a lock of its own: it takes no lock under which memory is asked
+    /// for, and charges with [`MemoryCharge::resize_own`] only.
+    fn reclaim(&self, shortage: MemoryShortage);
+}
+
+/// What a refused charge needs: so many more bytes, below that many in all.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryShortage {
+    more: usize,
+    limit: usize,
 }
 
 /// A counter on cache lines of its own: all threads write it.
@@ -64,12 +86,18 @@ impl MemoryAccount {
             charged: SharedCounter(AtomicUsize::new(0)),
             bytes_max: AtomicUsize::new(usize::MAX),
             refusals: AtomicU64::new(0),
+            reclaimer: Mutex::new(None),
         }
     }
 
     /// Sets the bound. Charges that are above it already stay.
     pub fn set_bytes_max(&self, bytes_max: usize) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Sets who is asked to return charges when there is no memory for others.
+    pub fn set_reclaimer(&self, reclaimer: Weak<dyn ReclaimMemory>) {
+        *self.reclaimer.lock().unwrap_or_else(PoisonError::into_inner) = Some(reclaimer);
     }
 
     /// The bound in bytes.
@@ -87,12 +115,17 @@ impl MemoryAccount {
         self.refusals.load(Ordering::Relaxed)
     }
 
+    /// How many bytes must be returned before the charge fits.
+    pub fn missing_bytes(&self, shortage: MemoryShortage) -> usize {
+        self.charged_bytes().saturating_add(shortage.more).saturating_sub(shortage.limit)
+    }
+
     /// Refuses new work above the soft limit.
     ///
     /// # Errors
     /// [`OutOfMemory`], which is counted as a refusal.
     pub fn check_new_work(&self) -> Result<(), OutOfMemory> {
-        if self.is_short() { Err(self.refuse()) } else { Ok(()) }
+        if self.is_short() { self.reclaim_for_new_work() } else { Ok(()) }
     }
 
     /// Whether the charged bytes have reached the soft limit.
@@ -110,6 +143,26 @@ impl MemoryAccount {
     /// Creates a charge of nothing.
     pub const fn charge(&'static self) -> MemoryCharge {
         MemoryCharge { account: self, charged: 0 }
+    }
+
+    #[cold]
+    fn reclaim_for_new_work(&self) -> Result<(), OutOfMemory> {
+        // New work begins below the soft limit, not at it.
+        self.reclaim(MemoryShortage { more: 1, limit: soft_limit(self.bytes_max()) });
+        if self.is_short() { Err(self.refuse()) } else { Ok(()) }
+    }
+
+    /// Asks the reclaimer for memory. What it returns may be taken by others before the caller asks again.
+    #[cold]
+    fn reclaim(&self, shortage: MemoryShortage) {
+        // A charge that never fits displaces nothing.
+        if shortage.more > shortage.limit {
+            return;
+        }
+        let reclaimer = self.reclaimer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(reclaimer) = reclaimer.and_then(|reclaimer| reclaimer.upgrade()) {
+            reclaimer.reclaim(shortage);
+        }
     }
 
     #[cold]
@@ -150,6 +203,16 @@ impl MemoryCharge {
     /// # Errors
     /// [`OutOfMemory`], which is not counted. The charge is as it was.
     pub fn retry(&mut self, bytes: usize) -> Result<(), OutOfMemory> {
+        let Err(shortage) = self.resize_own(bytes) else { return Ok(()) };
+        self.account.reclaim(shortage);
+        self.resize_own(bytes).map_err(|_| OutOfMemory)
+    }
+
+    /// As [`Self::retry`], for the charge of a [`ReclaimMemory`]: does not call it.
+    ///
+    /// # Errors
+    /// What is missing, which is not counted as a refusal. The charge is as it was.
+    pub fn resize_own(&mut self, bytes: usize) -> Result<(), MemoryShortage> {
         let wanted = bytes - bytes % STEP_BYTES;
         if wanted <= self.charged {
             self.shrink(wanted);
@@ -162,7 +225,7 @@ impl MemoryCharge {
                 self.charged = wanted;
                 Ok(())
             }
-            Err(_) => Err(OutOfMemory),
+            Err(_) => Err(MemoryShortage { more, limit }),
         }
     }
 
@@ -174,8 +237,12 @@ impl MemoryCharge {
     pub fn check(&self, bytes: usize) -> Result<(), OutOfMemory> {
         let wanted = bytes - bytes % STEP_BYTES;
         let more = wanted.saturating_sub(self.charged);
-        let sum = self.account.charged_bytes().saturating_add(more);
-        if more == 0 || sum <= self.account.limit(wanted) { Ok(()) } else { Err(self.account.refuse()) }
+        let shortage = MemoryShortage { more, limit: self.account.limit(wanted) };
+        if more == 0 || self.account.missing_bytes(shortage) == 0 {
+            return Ok(());
+        }
+        self.account.reclaim(shortage);
+        if self.account.missing_bytes(shortage) == 0 { Ok(()) } else { Err(self.account.refuse()) }
     }
 
     /// Returns bytes that hold the charge: it is returned with the last of their slices.
@@ -334,6 +401,7 @@ impl Deref for ChargedBuffer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::thread;
 
     use super::*;
@@ -438,6 +506,49 @@ mod tests {
         }
         assert_eq!(account.charge().check(5 * MIB), Err(OutOfMemory));
         assert_eq!(account.charged_bytes(), 10 * MIB);
+    }
+
+    /// Drops charges of 1 MiB, the last one first.
+    struct Droppable(&'static MemoryAccount, Mutex<Vec<MemoryCharge>>);
+
+    impl ReclaimMemory for Droppable {
+        fn reclaim(&self, shortage: MemoryShortage) {
+            let mut held = self.1.lock().expect("no panic");
+            while self.0.missing_bytes(shortage) > 0 && held.pop().is_some() {}
+        }
+    }
+
+    #[test]
+    fn what_others_can_do_without_gives_way_to_what_is_needed() {
+        // The soft limit is 14 MiB.
+        let account = account(16 * MIB);
+        let droppable = Arc::new(Droppable(account, Mutex::default()));
+        let reclaimer = Arc::downgrade(&droppable);
+        account.set_reclaimer(reclaimer);
+        let held = || droppable.1.lock().expect("no panic").len();
+        let fill = || {
+            let mut charges = Vec::new();
+            while account.charged_bytes() < 14 * MIB {
+                let mut charge = account.charge();
+                charge.resize_own(MIB).expect("within the limit");
+                charges.push(charge);
+            }
+            droppable.1.lock().expect("no panic").extend(charges);
+        };
+        fill();
+        assert_eq!((account.check_new_work(), held()), (Ok(()), 13));
+        fill();
+        let mut charge = account.charge();
+        assert_eq!((charge.check(4 * MIB), held()), (Ok(()), 10));
+        assert_eq!((charge.resize(5 * MIB), held()), (Ok(()), 9));
+        assert_eq!((charge.retry(6 * MIB), held()), (Ok(()), 8));
+        // What never fits displaces nothing; its own charges do not call it.
+        assert_eq!((charge.resize(30 * MIB), held()), (Err(OutOfMemory), 8));
+        assert_eq!((charge.resize_own(7 * MIB).is_err(), held()), (true, 8));
+        assert_eq!((charge.resize(14 * MIB), held()), (Ok(()), 0));
+        assert_eq!((account.check_new_work(), account.refusals()), (Err(OutOfMemory), 2));
+        drop((charge, droppable));
+        assert_eq!((account.check_new_work(), account.charged_bytes()), (Ok(()), 0));
     }
 
     #[test]

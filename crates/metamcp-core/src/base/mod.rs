@@ -32,8 +32,8 @@ pub use key_id::{KEY_ID_BYTES, KeyId, is_base62};
 pub use log_limit::LogLimit;
 pub use log_list::{LOG_LIST_MARK, LogList};
 pub use memory::{
-    ChargedBuffer, MEMORY, MemoryAccount, MemoryCharge, OutOfMemory, STEP_BYTES as CHARGED_BYTES_MIN,
-    charge_bytes,
+    ChargedBuffer, MEMORY, MemoryAccount, MemoryCharge, MemoryShortage, OutOfMemory, ReclaimMemory,
+    STEP_BYTES as CHARGED_BYTES_MIN, charge_bytes,
 };
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::ShutdownPhase;

@@ -12,9 +12,9 @@ use super::super::input::{input_required, parse_url_elicitations};
 use super::super::responder::ClientResponder;
 use super::super::result::{error_code, to_modern_reply};
 use super::messages::{ActiveCall, CallExchange};
-use crate::session::notify_server;
-use metamcp_http::multiplex::LocalResponse;
+use crate::session::{BufferedRequest, deliver};
 use metamcp_http::{FailureStage, UpstreamError};
+use metamcp_http::{RequestKind, multiplex::LocalResponse};
 
 /// The error code by which a server demands a URL elicitation before the call (MCP 2025-11-25, elicitation).
 const URL_ELICITATION_REQUIRED: i64 = -32042;
@@ -93,6 +93,11 @@ impl ActiveCall {
         let message = format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client has gone"}}}}"#
         );
-        notify_server(&self.pool, &exchange.upstream_session, McpMethod::Cancelled, message.into()).await;
+        deliver(
+            &self.pool,
+            BufferedRequest::legacy(&exchange.upstream_session, McpMethod::Cancelled, message.into()),
+            RequestKind::Message,
+        )
+        .await;
     }
 }

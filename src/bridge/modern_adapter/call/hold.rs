@@ -13,8 +13,8 @@ use super::super::held_calls::{CallResumption, HeldCalls, HoldPermit};
 use super::super::input::{input_required, take_responses};
 use super::super::responder::ClientResponder;
 use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
-use crate::session::notify_server;
-use metamcp_http::multiplex::LocalResponse;
+use crate::session::{BufferedRequest, deliver};
+use metamcp_http::{RequestKind, multiplex::LocalResponse};
 
 impl ActiveCall {
     /// Asks the client for all queued input and holds the call until the client has given it. Returns the
@@ -62,7 +62,12 @@ impl ActiveCall {
             self.request.credential = credential;
             self.capabilities = self.capabilities.intersection(capabilities);
             for message in take_responses(&mut self.input_requests, &responses) {
-                notify_server(&self.pool, &exchange.upstream_session, McpMethod::ToolsCall, message).await;
+                deliver(
+                    &self.pool,
+                    BufferedRequest::legacy(&exchange.upstream_session, McpMethod::ToolsCall, message),
+                    RequestKind::Message,
+                )
+                .await;
             }
         }
         match response {

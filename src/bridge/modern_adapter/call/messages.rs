@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metamcp_core::frame::{Envelope, IdForm, MessageKind, Scanner};
 use metamcp_core::protocol::{ClientCapabilities, LogLevel, McpMethod, is_same_id, parse_call_number};
+use metamcp_http::RequestKind;
 use serde::Deserialize;
 
 use super::super::call_stream::{CallEvent, CallStream};
@@ -17,7 +18,7 @@ use super::super::request::{ModernRequest, apply_edits};
 use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSession, ClientSlot, is_subscribable};
 use super::super::sessions::AdapterSessions;
-use crate::session::{UpstreamSession, is_ping, notify_server, refuse};
+use crate::session::{BufferedRequest, UpstreamSession, deliver, is_ping, refuse};
 use crate::upstream::UpstreamPool;
 
 /// A call of a client, and the input that its server waits for.
@@ -90,11 +91,14 @@ impl ActiveCall {
     /// Decides what a message of the server means, and handles those that are not for the client.
     pub(super) async fn handle_message(
         &mut self,
-        exchange: &CallExchange,
+        exchange: &mut CallExchange,
         message: &Bytes,
         source: MessageSource,
     ) -> MessageAction {
         let Ok(envelope) = self.scanner.scan(message) else { return MessageAction::Ignore };
+        if source == MessageSource::CallStream && !envelope.kind.is_answer() {
+            exchange.stream.note_message();
+        }
         match envelope.kind {
             MessageKind::Response | MessageKind::Error => {
                 // An error has no id if the server could not parse the request.
@@ -169,7 +173,12 @@ impl ActiveCall {
     pub(super) async fn refuse_input_requests(&mut self, exchange: &CallExchange, why: &str) {
         for request in std::mem::take(&mut self.input_requests) {
             let refusal = request.refusal(why);
-            notify_server(&self.pool, &exchange.upstream_session, McpMethod::ToolsCall, refusal).await;
+            deliver(
+                &self.pool,
+                BufferedRequest::legacy(&exchange.upstream_session, McpMethod::ToolsCall, refusal),
+                RequestKind::Message,
+            )
+            .await;
         }
     }
 

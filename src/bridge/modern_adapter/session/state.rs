@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::{CallsByNumber, Era, LogLevel, McpMethod, Revision};
+use metamcp_http::RequestKind;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -17,7 +18,7 @@ use super::super::event_queue::{EventReceiver, EventSender, event_queue};
 use super::super::unsolicited::UnsolicitedRequests;
 use super::key::AdapterSessionKey;
 use super::subscribe::update_subscription;
-use crate::session::{ClientHandshake, UpstreamSession, UpstreamSessionSlot, request_of_server};
+use crate::session::{BufferedRequest, ClientHandshake, UpstreamSession, UpstreamSessionSlot, deliver};
 use crate::upstream::UpstreamPool;
 
 /// A session. Shared by all workers; opened again when the server lost it.
@@ -258,7 +259,13 @@ impl AdapterSession {
         let message = format!(
             r#"{{"jsonrpc":"2.0","id":"metamcp-level","method":"logging/setLevel","params":{{"level":"{name}"}}}}"#
         );
-        if request_of_server(pool, upstream_session, McpMethod::SetLevel, message.into()).await {
+        if deliver(
+            pool,
+            BufferedRequest::legacy(upstream_session, McpMethod::SetLevel, message.into()),
+            RequestKind::Call,
+        )
+        .await
+        {
             self.lock().log_level = Some(level);
         }
     }

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use metamcp_core::frame::json_string;
 use metamcp_core::protocol::McpMethod;
+use metamcp_http::RequestKind;
 
-use crate::session::{UpstreamSession, request_of_server};
+use crate::session::{BufferedRequest, UpstreamSession, deliver};
 use crate::upstream::UpstreamPool;
 
 /// Sends `resources/subscribe` or `resources/unsubscribe`.
@@ -20,5 +21,5 @@ pub async fn update_subscription(
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":"metamcp-subscription","method":"{name}","params":{{"uri":{uri}}}}}"#
     );
-    request_of_server(pool, upstream_session, method, message.into()).await
+    deliver(pool, BufferedRequest::legacy(upstream_session, method, message.into()), RequestKind::Call).await
 }

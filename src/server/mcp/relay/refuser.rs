@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::session::{Session, UpstreamSession, notify_server};
+use crate::session::{BufferedRequest, Session, UpstreamSession, deliver};
 use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::McpMethod;
+use metamcp_http::RequestKind;
 
 /// Refuses the requests of a server during one call, one after the other: the stream is not read while a
 /// refusal is being sent, so a server cannot make the gateway queue refusals.
@@ -30,7 +31,12 @@ impl ServerRequestRefuser {
     pub fn send(&mut self, refusal: Bytes) {
         let (pool, upstream_session) = (Rc::clone(&self.pool), Arc::clone(&self.upstream_session));
         self.sending = Some(Box::pin(async move {
-            notify_server(&pool, &upstream_session, McpMethod::Ping, refusal).await;
+            deliver(
+                &pool,
+                BufferedRequest::legacy(&upstream_session, McpMethod::Ping, refusal),
+                RequestKind::Message,
+            )
+            .await;
         }));
     }
 

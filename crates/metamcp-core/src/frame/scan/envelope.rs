@@ -15,6 +15,14 @@ pub enum MessageKind {
     Error,
 }
 
+impl MessageKind {
+    /// Whether the message answers a request. Only other messages give a server more time for a call: an answer to another
+    /// call is none of this one, and its own ends it.
+    pub fn is_answer(self) -> bool {
+        matches!(self, Self::Response | Self::Error)
+    }
+}
+
 /// The parts of a message that routing needs. All spans refer to the scanned bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
