@@ -306,15 +306,11 @@ async fn prepare_delivery(
     workers_ended: &watch::Sender<ShutdownPhase>,
 ) -> UsageDelivery {
     let snapshots = config.database.is_some().then_some(&*config.data_dir);
-    let quotas = QuotaSync::new(Arc::clone(auth), Arc::clone(&limits), snapshots);
-    let mut delivery = UsageDelivery::new(outbox, auth.store().clone(), quotas);
-    delivery.prepare().await;
+    let mut delivery = UsageDelivery::new(outbox, auth.store().clone());
+    delivery.prepare(QuotaSync::new(Arc::clone(auth), limits, snapshots)).await;
     if *door == ListenTarget::Public {
-        let (auth, store) = (Arc::clone(auth), auth.store().clone());
-        // Never refreshed: what others counted is read from the store.
-        let unused_quotas = move || QuotaSync::new(Arc::clone(&auth), Arc::clone(&limits), None);
-        let data_dir = config.data_dir.clone();
-        spawn_local(usage::deliver_leftovers(data_dir, store, unused_quotas, workers_ended.subscribe()));
+        let (data_dir, store) = (config.data_dir.clone(), auth.store().clone());
+        spawn_local(usage::deliver_leftovers(data_dir, store, workers_ended.subscribe()));
     }
     delivery
 }
