@@ -282,7 +282,14 @@ fn a_key_in_heavy_use_gets_a_quota_that_misses_no_call() {
     let has_ended = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| while !has_ended.load(Ordering::Relaxed) && is_next_admitted(&gateway, &key) {});
+            scope.spawn(|| {
+                // Far more than are needed: it ends, even if a wait below fails.
+                for _ in 0..50_000 {
+                    if has_ended.load(Ordering::Relaxed) || !is_next_admitted(&gateway, &key) {
+                        break;
+                    }
+                }
+            });
         }
         until("the key is in use", || peer.calls().len() > 100);
         // Far away: workers begin to count for it, one after the other.

@@ -241,7 +241,7 @@ impl QuotaSync {
         outbox.visit_undelivered(Sequence(0), |batch| {
             if snapshot.batch == Some((batch.source, batch.sequence.0)) {
                 // The snapshot has all batches up to this one.
-                undelivered.values_mut().for_each(|totals| *totals = PeriodTotals::default());
+                undelivered = undelivered_of(self.tracked.keys());
             } else {
                 add_batch(batch, &mut undelivered);
             }
