@@ -182,11 +182,16 @@ fn label<'a>(
         Some(McpMethod::ResourcesRead) => (ListKind::Resources, params.uri),
         _ => return UsageLabel::None,
     };
-    let shown = call.text(shown).unwrap_or_default();
     // With several servers, a tool was found by its name.
-    let is_listed = (kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single)
-        || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
-    let name = original_name.map_or(shown, Cow::Borrowed);
+    let is_found_by_name = kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single;
+    let (name, is_listed) = match original_name {
+        Some(original) if is_found_by_name => (Cow::Borrowed(original), true),
+        _ => {
+            let shown = call.text(shown).unwrap_or_default();
+            let is_listed = is_found_by_name || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
+            (original_name.map_or(shown, Cow::Borrowed), is_listed)
+        }
+    };
     let label = match kind {
         ListKind::Tools => UsageLabel::Tool(name),
         ListKind::Prompts => UsageLabel::Prompt(name),
