@@ -221,10 +221,14 @@ fn accept(listener: &UnixListener) {
 }
 
 fn serve(mut socket: UnixStream, responses: &ServerResponses) -> io::Result<()> {
-    let mut buffer = vec![0; 2 << 20];
+    // Small at first: whether the allocator has to clear a large one differs from run to run, and would be counted.
+    let mut buffer = vec![0; 1 << 14];
     loop {
         let mut len = 0;
         while !is_complete(&buffer[..len]) {
+            if len == buffer.len() {
+                buffer.resize(2 * len, 0);
+            }
             match socket.read(&mut buffer[len..])? {
                 0 => return Ok(()),
                 count => len += count,

@@ -15,6 +15,7 @@ use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, Reque
 use crate::telemetry::traces::TraceContext;
 use metamcp_core::base::{UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
+use metamcp_store::auth::UsedAmount;
 
 /// A call that is being counted. If dropped early, it counts as abandoned.
 pub struct CallMeter {
@@ -99,12 +100,13 @@ impl CallMeter {
 
     fn add(&mut self) {
         let count = std::mem::take(&mut self.count);
+        if let Some(quota) = &self.quota {
+            let is_in_usage = self.slot.as_ref().is_some_and(CounterSlot::has_labels);
+            let bytes = count.bytes_in.saturating_add(count.bytes_out);
+            quota.add(UsedAmount { calls: count.calls, bytes }, unix_seconds(), is_in_usage);
+        }
         if let Some(slot) = &self.slot {
             slot.add(count);
-        }
-        if let Some(quota) = &self.quota {
-            let bytes = count.bytes_in.saturating_add(count.bytes_out);
-            quota.add(count.calls, bytes, unix_seconds());
         }
     }
 }

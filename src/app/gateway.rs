@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
-use metamcp_core::base::{MEMORY, ShutdownPhase};
+use metamcp_core::base::ShutdownPhase;
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::background::quotas::QuotaSync;
-use super::background::telemetry::{self, TelemetryDelivery};
+use super::background::telemetry::TelemetryDelivery;
 use super::background::usage::UsageDelivery;
-use super::background::{retention, tls_files, tool_pins, trace_export, usage};
+use super::background::{retention, tls_files, tool_pins, usage};
+use super::common_parts::CommonParts;
 use super::config_sync::{
     ConfigLoader, LiveConfig, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
 };
-use super::control_plane::AdminControlPlane;
 use super::drain::Drain;
 use super::error::AppError;
 use super::handover::{HandoverSwitch, ServiceManager};
@@ -26,27 +26,22 @@ use super::keyring::{
 };
 use super::shutdown_signals::{ShutdownSignals, install_handover, install_hangup};
 use super::startup_info::StartupInfo;
-use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
+use crate::admin::{AdminJobRunner, AdminJobs};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
-use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
+use crate::catalog::{CatalogInbox, CatalogTask};
 use crate::journal::usage::UsageSpool;
-use crate::limits::Limits;
-use crate::server::{self, ListenTarget, ListeningSockets, ServerTls, SharedState, Workers};
-use crate::session::{ResumableStreams, SessionTable};
+use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
 use crate::topology::{Topology, TopologyBuilder};
 use crate::upstream::Upstream;
 use crate::upstream::stdio::{BehaviorStore, StdioHealth};
 use metamcp_config::Config;
-use metamcp_config::sections::{LimitsConfig, RetentionPolicy};
+use metamcp_config::sections::RetentionPolicy;
 use metamcp_http::TlsRoots;
-use metamcp_store::auth::{Authenticator, Sealer};
+use metamcp_store::auth::Authenticator;
 use metamcp_store::store::{Store, WatchState};
 
 /// The file in the data directory that holds the servers and endpoints last read from a database server.
 const STORED_CONFIG: &str = "fleet.sealed";
-
-/// The file in the data directory that holds the events of resumable streams.
-const STREAMS: &str = "streams";
 
 /// The file in the data directory that holds what programs were seen to do.
 const PROGRAM_BEHAVIOR: &str = "program-behavior.json";
@@ -102,71 +97,36 @@ impl App {
         let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
         let handover = HandoverSwitch::new(install_handover()?, manager.clone());
         let is_first_start = is_first_start(&config);
-        let authenticator = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
-        let (store, roots) = (authenticator.store().clone(), TlsRoots::system());
+        let auth = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
+        let (store, roots) = (auth.store().clone(), TlsRoots::system());
         let live = LiveConfig::new(&config, &door);
-        let mut builder = topology_builder(&config, &live, &authenticator, roots.clone());
-        let (source, state) = read_stored_config(&config, &authenticator, &store, &live).await;
+        let mut builder = topology_builder(&config, &live, &auth, roots.clone());
+        let (source, state) = read_stored_config(&config, &auth, &live).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
-        let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
-        let sessions = new_sessions(&config, &authenticator);
-        let (phase, phases) = watch::channel(ShutdownPhase::Serve);
+        let (parts, senders, catalog_inbox) = CommonParts::new(&config, &auth, &topology);
         let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
-        let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
-        let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
-        let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
         let (admin_jobs, runner) = AdminJobs::new();
-        let admin = ControlPlane::new(admin::ControlPlaneParts {
-            auth: Arc::clone(&authenticator),
-            store: store.clone(),
-            catalog: Arc::clone(&catalog),
-            limits: Arc::clone(&limits),
-            topology: topology_receiver.clone(),
-            store_status: state.store_status(),
-            sessions: Arc::clone(&sessions),
-            admin_jobs,
-            roots: roots.clone(),
-            serving: Arc::clone(&live.serving),
-            metrics: trace_export::scraped_metrics(&config, metrics.as_ref()),
-            phase: phases.clone(),
-            keys: keys_changed.subscribe(),
-        });
+        let admin = parts.control_plane((&config, &live), &state, admin_jobs, &roots);
         let changes = admin.topology_changes();
-        let shared = Arc::new(SharedState {
-            settings: live.http.subscribe(),
-            tls: config.server.tls.as_ref().map(ServerTls::load).transpose()?,
-            auth: Arc::clone(&authenticator),
-            topology: topology_receiver,
-            followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
-            catalog: Arc::clone(&catalog),
-            sessions,
-            streams: open_streams(&config, &door, authenticator.sealer()),
-            limits: Arc::clone(&limits),
-            usage: counters,
-            metrics,
-            records,
-            control_plane: Arc::new(AdminControlPlane(admin)),
-            phase: phases,
-            keys: keys_changed.subscribe(),
-        });
-        let delivery =
-            prepare_delivery((&config, &door), outbox, (&authenticator, limits), &workers_ended).await;
+        let shared = parts.into_shared_state((&config, &door, &live), counters, admin)?;
+        let workers_ended = watch::Sender::new(ShutdownPhase::Serve);
+        let delivery = prepare_delivery((&config, &door), outbox, &shared, &workers_ended).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let workers = server::start(&shared, &door, sockets)?;
         // After everything that can fail: a key that is created and never shown is lost.
-        let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
+        let keys = create_key_at_first_start(&config, &store, &auth).await?;
         spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
-        topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
-        let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
+        topology.table.find_by_path("/mcp").iter().for_each(|endpoint| shared.catalog.prefetch(endpoint));
+        let publisher = Publisher::new(builder, senders.topology, Arc::clone(&shared));
         let (running, seen) = (config, store.watch());
-        spawn_store_sync((&store, seen.clone()), authenticator, catalog, keys_changed);
+        spawn_store_sync(&shared, seen.clone(), senders.keys);
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
         let deliveries = Deliveries { workers_ended, usage, telemetry };
-        Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
+        Ok(Self { info, workers, phase: senders.phase, config_sync, deliveries, shared, signals, handover })
     }
 
     /// Serves until SIGTERM or SIGINT, until the terminal is closed, until `client` is done, or until a successor accepts
@@ -220,25 +180,15 @@ enum ServingEnd {
     HandedOver,
 }
 
-fn new_sessions(config: &Config, auth: &Authenticator) -> Arc<SessionTable> {
-    Arc::new(SessionTable::new(config.session.clone(), Arc::clone(auth.sealer())))
-}
-
-/// The limits of keys. Sets that of the process.
-fn apply_limits(config: &LimitsConfig) -> Arc<Limits> {
-    MEMORY.set_bytes_max(config.memory_max);
-    Arc::new(Limits::new(config))
-}
-
 /// Keeps tool pins and keys in step with the store. `changes` is shared by all who follow the store: each watch of it reads
 /// the database once a second.
 fn spawn_store_sync(
-    (store, changes): (&Store, watch::Receiver<WatchState>),
-    auth: Arc<Authenticator>,
-    catalog: Arc<Catalog>,
+    shared: &SharedState,
+    changes: watch::Receiver<WatchState>,
     keys_changed: watch::Sender<u64>,
 ) {
-    let pin_sync = tool_pins::PinSync { store: store.clone(), sealer: auth.sealer().clone(), catalog };
+    let (auth, catalog) = (Arc::clone(&shared.auth), Arc::clone(&shared.catalog));
+    let pin_sync = tool_pins::PinSync { store: auth.store().clone(), sealer: auth.sealer().clone(), catalog };
     spawn_local(tool_pins::sync(pin_sync, changes.clone()));
     spawn_local(watch_keys(auth, changes, keys_changed));
 }
@@ -260,30 +210,12 @@ fn topology_builder(
 async fn read_stored_config(
     config: &Config,
     auth: &Authenticator,
-    store: &Store,
     live: &LiveConfig,
 ) -> (StoredConfigSource, ServingState) {
     let snapshot = config.database.is_some().then(|| config.data_dir.join(STORED_CONFIG));
-    let source = StoredConfigSource::new(store.clone(), Arc::clone(auth.sealer()), snapshot);
+    let source = StoredConfigSource::new(auth.store().clone(), Arc::clone(auth.sealer()), snapshot);
     let stored = source.read_at_start(auth.health().outage.is_some()).await;
     (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(&live.serving)))
-}
-
-/// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be
-/// resumed. The one client on a private socket needs none: its connection does not break.
-fn open_streams(config: &Config, door: &ListenTarget, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
-    let bounds = config.session.streams.clone().filter(|_| *door == ListenTarget::Public)?;
-    match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer), &MEMORY) {
-        Ok(streams) => {
-            let reclaimer = Arc::downgrade(&streams);
-            MEMORY.set_reclaimer(reclaimer);
-            Some(streams)
-        }
-        Err(error) => {
-            tracing::error!(%error, "resumable streams disabled: free disk space and restart");
-            None
-        }
-    }
 }
 
 /// Runs what the control plane asks for, the fetching of lists, and the upkeep of the store and of certificates, until the
@@ -306,19 +238,17 @@ fn spawn_jobs(
 async fn prepare_delivery(
     (config, door): (&Config, &ListenTarget),
     outbox: Option<UsageSpool>,
-    (auth, limits): (&Arc<Authenticator>, Arc<Limits>),
+    shared: &SharedState,
     workers_ended: &watch::Sender<ShutdownPhase>,
 ) -> UsageDelivery {
     let snapshots = config.database.is_some().then_some(&*config.data_dir);
-    let quotas = QuotaSync::new(Arc::clone(auth), Arc::clone(&limits), snapshots);
-    let mut delivery = UsageDelivery::new(outbox, auth.store().clone(), quotas);
-    delivery.prepare().await;
+    let quotas = QuotaSync::new(Arc::clone(&shared.auth), Arc::clone(&shared.limits), snapshots);
+    let store = shared.auth.store().clone();
+    let mut delivery = UsageDelivery::new(outbox, store.clone());
+    delivery.prepare(quotas).await;
     if *door == ListenTarget::Public {
-        let (auth, store) = (Arc::clone(auth), auth.store().clone());
-        // Never refreshed: what others counted is read from the store.
-        let unused_quotas = move || QuotaSync::new(Arc::clone(&auth), Arc::clone(&limits), None);
         let data_dir = config.data_dir.clone();
-        spawn_local(usage::deliver_leftovers(data_dir, store, unused_quotas, workers_ended.subscribe()));
+        spawn_local(usage::deliver_leftovers(data_dir, store, workers_ended.subscribe()));
     }
     delivery
 }

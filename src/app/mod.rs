@@ -7,6 +7,7 @@
 
 mod background;
 mod check;
+mod common_parts;
 mod config_sync;
 mod control_plane;
 mod drain;

@@ -18,7 +18,7 @@ use crossbeam::utils::CachePadded;
 use metamcp_config::sections::LimitsConfig;
 
 use metamcp_core::base::KeyId;
-use metamcp_store::auth::{Identity, Quotas, Rate};
+use metamcp_store::auth::{Identity, Quotas, Rate, UsedAmount};
 
 /// The usage of all keys.
 pub struct Limits {
@@ -257,9 +257,9 @@ impl ReservedCall {
         Ok(Self { usage, unix_s })
     }
 
-    /// Adds what usage counts at the same time.
-    pub fn add(&self, calls: u64, bytes: u64, unix_s: u64) {
-        self.usage.quota.add(self.unix_s, calls, bytes, unix_s);
+    /// Adds what usage is about to count. `is_in_usage` says whether it counts that under the key.
+    pub fn add(&self, amount: UsedAmount, unix_s: u64, is_in_usage: bool) {
+        self.usage.quota.add(self.unix_s, amount, unix_s, is_in_usage);
     }
 }
 

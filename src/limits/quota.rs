@@ -1,13 +1,14 @@
 //! Quotas: how many calls and bytes a key may use in a calendar day and month (UTC).
 //!
-//! What was used is the sum of two counters: `local` is what this process counted since it started, `base` is everything
-//! else, as far as the process knows: what others counted, and what it counted itself before it started. A call is added to
-//! `local` when it is admitted, so that calls in flight count; bytes when usage counts them.
+//! What was used is the sum of two counters: `local` is what was added here, `base` is everything else, as far as the process
+//! knows: what others counted, and what it counted itself before the key had a quota, or before it started. A call is added
+//! to `local` when it is admitted, so that calls in flight count; bytes when usage counts them. `in_usage` is the part of
+//! `local` that usage has too, so that whoever knows what usage has can derive `base`.
 //!
-//! Does not know: where `base` comes from.
+//! Does not know: how usage is counted.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use metamcp_store::auth::{DAY_S, KeyTotals, Period, QUOTA_MAX, QuotaKind, Quotas, UsedAmount, format_time};
 
@@ -15,6 +16,7 @@ use metamcp_store::auth::{DAY_S, KeyTotals, Period, QUOTA_MAX, QuotaKind, Quotas
 #[derive(Default)]
 pub struct QuotaCounters {
     local: PeriodCounters,
+    in_usage: PeriodCounters,
     base: PeriodCounters,
 }
 
@@ -140,20 +142,27 @@ impl QuotaCounters {
         self.base.of(kind).count(day).saturating_add(self.local.of(kind).count(day))
     }
 
-    /// Adds what usage counts at the same time, of a call that was counted at `began_s`. A call that ends in another day or month
-    /// than it began in counts in both.
-    pub(super) fn add(&self, began_s: u64, calls: u64, bytes: u64, unix_s: u64) {
+    /// Adds what usage counts of a call that was reserved at `began_s`. A call that ends in another day or month than it began
+    /// in counts in both. `is_in_usage` says that usage counts it under the key; it must do so afterwards.
+    pub(super) fn add(&self, began_s: u64, amount: UsedAmount, unix_s: u64, is_in_usage: bool) {
         for kind in QuotaKind::ALL {
             let (began, day) = (first_day(kind.period(), began_s), first_day(kind.period(), unix_s));
-            match kind {
-                QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => self.local.of(kind).add(day, bytes),
-                _ if day > began => self.local.of(kind).add(day, calls),
-                _ => {}
+            let (count, is_reserved) = match kind {
+                QuotaKind::CallsPerDay | QuotaKind::CallsPerMonth => (amount.calls, day <= began),
+                QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => (amount.bytes, false),
+            };
+            if !is_reserved {
+                self.local.of(kind).add(day, count);
+            }
+            if is_in_usage {
+                self.in_usage.of(kind).add(day, count);
             }
         }
+        // Whoever sees the counts of usage that follow sees the additions above.
+        fence(Ordering::Release);
     }
 
-    /// Sets what others used, and what this process used before it started.
+    /// Sets what is not in `local`: what others used, and what this process used before the key had a quota.
     pub fn set_base(&self, totals: &KeyTotals, unix_s: u64, update: BaseUpdate) {
         for kind in QuotaKind::ALL {
             let (day, count) = (first_day(kind.period(), unix_s), totals.used(kind));
@@ -164,9 +173,15 @@ impl QuotaCounters {
         }
     }
 
-    /// What this process counted, calls in flight included.
-    pub fn local(&self, unix_s: u64) -> KeyTotals {
-        let count = |kind: QuotaKind| self.local.of(kind).count(first_day(kind.period(), unix_s));
+    /// The part of `local` that usage has. What is counted meanwhile may be in this already and not yet in usage. So if it
+    /// is read after usage, the difference is never too great; and it is exact if nothing was added while usage was read.
+    pub fn in_usage(&self, unix_s: u64) -> KeyTotals {
+        fence(Ordering::Acquire);
+        Self::totals(&self.in_usage, unix_s)
+    }
+
+    fn totals(counters: &PeriodCounters, unix_s: u64) -> KeyTotals {
+        let count = |kind: QuotaKind| counters.of(kind).count(first_day(kind.period(), unix_s));
         let amount = |calls, bytes| UsedAmount { calls: count(calls), bytes: count(bytes) };
         KeyTotals {
             day: amount(QuotaKind::CallsPerDay, QuotaKind::BytesPerDay),
@@ -264,17 +279,44 @@ mod tests {
         let counters = QuotaCounters::default();
         let quotas = quotas(10, 0, 0, 0);
         let left = |at: u64| (0..100).filter(|_| counters.reserve(&quotas, at).is_ok()).count();
+        let local = |at| QuotaCounters::totals(&counters.local, at);
         let base = |calls| KeyTotals { day: UsedAmount { calls, bytes: 0 }, ..KeyTotals::default() };
         counters.set_base(&base(9), LEAP_EVENING, BaseUpdate::Replace);
         counters.set_base(&base(4), LEAP_EVENING, BaseUpdate::Replace);
         assert_eq!(left(LEAP_EVENING), 6);
         counters.set_base(&base(1), LEAP_EVENING, BaseUpdate::Raise);
         assert_eq!(left(LEAP_EVENING), 0, "the base does not fall");
-        assert_eq!(counters.local(LEAP_EVENING).day.calls, 6);
+        assert_eq!(local(LEAP_EVENING).day.calls, 6);
         counters.set_base(&base(3), LEAP_EVENING + 2, BaseUpdate::Raise);
         assert_eq!(left(LEAP_EVENING + 2), 7, "a new day");
         counters.set_base(&base(9), LEAP_EVENING, BaseUpdate::Raise);
-        assert_eq!(counters.local(LEAP_EVENING + 2).day.calls, 7, "a late value changes nothing");
+        assert_eq!(local(LEAP_EVENING + 2).day.calls, 7, "a late value changes nothing");
+    }
+
+    #[test]
+    fn what_usage_counts_too_is_known() {
+        let counters = QuotaCounters::default();
+        let one_call = UsedAmount { calls: 1, bytes: 10 };
+        // When a call is reserved and when it ends, in seconds after LEAP_EVENING; whether usage counts it; and then what usage
+        // and the counters both have of the day, and what the counters have.
+        let rows = [
+            (0, 0, true, (1, 10), (1, 10)),
+            (0, 1, false, (1, 10), (2, 20)),
+            (1, 1, true, (2, 20), (3, 30)),
+            // In the next day.
+            (1, 2, true, (1, 10), (1, 10)),
+            (2, 3, true, (2, 20), (2, 20)),
+        ];
+        for row in rows {
+            let (began, ended, is_in_usage, ..) = row;
+            let [began_s, now] = [began, ended].map(|after_s| LEAP_EVENING + after_s);
+            counters.reserve(&quotas(9, 0, 0, 0), began_s).expect("a call");
+            counters.add(began_s, one_call, now, is_in_usage);
+            let day = |totals: KeyTotals| (totals.day.calls, totals.day.bytes);
+            let in_usage = day(counters.in_usage(now));
+            let local = day(QuotaCounters::totals(&counters.local, now));
+            assert_eq!((began, ended, is_in_usage, in_usage, local), row);
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Quotas of keys: refused at exactly the call after the last, over bursts, restarts, kills, outages and replicas.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::support::{
     Client, Cluster, Form, Gateway, Peer, Request, Response, Setup, Stream, call, legacy, legacy_call,
     modern, modern_call, open_session, until,
 };
-use metamcp_store::store::{Audit, Grants, Period, Quotas, Store};
+use metamcp_store::store::{
+    Audit, Grants, Period, Quotas, Store, UsageBatch, UsageCounts, UsageKey, UsageRow,
+};
 use serde_json::Value;
 
 fn grants(quotas: Quotas) -> Grants {
@@ -208,37 +210,100 @@ fn what_was_used_outlasts_restarts_and_kills() {
     assert_eq!(admitted(&gateway, &key, 3), 0);
 }
 
+/// What the store has of a key, in calls of this day. After a restart, that is everything.
+fn stored_calls(gateway: &Gateway, key_id: &str) -> u64 {
+    let totals = gateway.keys().run(async |store| store.key_totals(now()).await.unwrap());
+    totals.iter().find(|(key, _)| key == key_id).map_or(0, |(_, totals)| totals.day.calls)
+}
+
+/// Waits until the gateway has compared the counters of quotas with usage: until a new key is refused for what another gateway
+/// delivers now. Its calls are to the server `b`.
+fn wait_for_refresh(gateway: &Gateway) {
+    // Not used up by the calls below.
+    let many = 1_000_000;
+    let (key_id, key) = gateway.keys().grant("refresh", grants(per_day(many)));
+    let usage_key =
+        UsageKey { hour: now(), key_id: key_id.clone(), server: "b".to_owned(), tool: String::new() };
+    let rows =
+        vec![UsageRow { key: usage_key, counts: UsageCounts { calls: many, ..UsageCounts::default() } }];
+    let batch = UsageBatch { source: key_id, sequence: 1, at: now(), rows };
+    gateway.keys().run(async move |store| store.apply_usage(batch).await.unwrap());
+    let call = modern_call("/mcp", "b__echo", "{}").with("X-API-Key", &key);
+    until("quotas are refreshed", || !is_admitted(&Client::once(gateway.address, &call)));
+}
+
+/// Sets a quota that is greater than what was used, and makes calls until one is refused: so many must have been admitted in
+/// all. Returns the gateway after a restart, with which it delivers everything.
+#[track_caller]
+fn use_up(gateway: Gateway, (id, key): (&str, &str), quota: u64) -> Gateway {
+    gateway.keys().run(async |store| set(&store, id, per_day(quota)).await);
+    until("the quota is greater", || is_next_admitted(&gateway, key));
+    while is_next_admitted(&gateway, key) {}
+    let gateway = gateway.restart();
+    assert_eq!(stored_calls(&gateway, id), quota);
+    gateway
+}
+
 #[test]
 fn a_quota_is_changed_and_removed_while_the_key_is_in_use() {
     avoid_midnight();
-    let peer = Peer::script([]);
-    let gateway = Setup::new().keys().server("a", peer.address).start();
+    let (peer, other) = (Peer::script([]), Peer::script([]));
+    let mut gateway = Setup::new().keys().server("a", peer.address).server("b", other.address).start();
     let (id, key) = gateway.keys().create("any");
     // So many that it takes longer to use them again than to read what was used.
     let first = 400;
     assert_eq!(admitted(&gateway, &key, first), first);
-    let change = |quotas| gateway.keys().run(async |store| set(&store, &id, quotas).await);
+    let change = |gateway: &Gateway, quotas| gateway.keys().run(async |store| set(&store, &id, quotas).await);
     // What was used before there was a quota counts too, once it is read.
-    change(per_day(first as u64));
+    change(&gateway, per_day(first as u64));
     until("the quota holds", || !is_next_admitted(&gateway, &key));
     let used = peer.calls().len();
     assert!(used < 2 * first, "{used}");
-    change(per_day(used as u64 + 20));
-    until("the quota is greater", || is_next_admitted(&gateway, &key));
-    // Calls that were made while the key got its quota may be missed.
-    let more = admitted(&gateway, &key, 19 + first);
-    assert!((19..=19 + used - first).contains(&more), "{more} of {used}");
-    change(Quotas::NONE);
+    wait_for_refresh(&gateway);
+    gateway = use_up(gateway, (&id, &key), used as u64 + 20);
+    change(&gateway, Quotas::NONE);
     until("the quota is gone", || is_next_admitted(&gateway, &key));
     assert_eq!(admitted(&gateway, &key, 20), 20);
     // What was used without a quota counts as well.
-    change(per_day(1000));
-    let total = || {
-        let totals = gateway.keys().run(async |store| store.key_totals(now()).await.unwrap());
-        totals.iter().find(|(key, _)| *key == id).map_or(0, |(_, totals)| totals.day.calls)
-    };
-    let used = peer.calls().len() as u64;
-    until("everything is delivered", || total() == used);
+    change(&gateway, per_day(1));
+    until("the quota holds again", || !is_next_admitted(&gateway, &key));
+    wait_for_refresh(&gateway);
+    use_up(gateway, (&id, &key), peer.calls().len() as u64 + 20);
+}
+
+#[test]
+fn a_key_in_heavy_use_gets_a_quota_that_misses_no_call() {
+    avoid_midnight();
+    let (peer, other) = (Peer::script([]), Peer::script([]));
+    let setup = Setup::new().keys().workers(2).server("a", peer.address).server("b", other.address);
+    let gateway = setup.start();
+    let (id, key) = gateway.keys().create("any");
+    let change = |quotas| gateway.keys().run(async |store| set(&store, &id, quotas).await);
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                // Far more than are needed: it ends, even if a wait below fails.
+                for _ in 0..50_000 {
+                    if has_ended.load(Ordering::Relaxed) || !is_next_admitted(&gateway, &key) {
+                        break;
+                    }
+                }
+            });
+        }
+        until("the key is in use", || peer.calls().len() > 100);
+        // Far away: workers begin to count for it, one after the other.
+        change(per_day(1_000_000));
+        wait_for_refresh(&gateway);
+        // By now all of them.
+        wait_for_refresh(&gateway);
+        has_ended.store(true, Ordering::Relaxed);
+    });
+    wait_for_refresh(&gateway);
+    // No call is in flight, and none is admitted until the quota below.
+    change(per_day(1));
+    until("no call is admitted", || !is_next_admitted(&gateway, &key));
+    use_up(gateway, (&id, &key), peer.calls().len() as u64 + 20);
 }
 
 #[test]

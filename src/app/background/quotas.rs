@@ -1,12 +1,16 @@
-//! Tells the counters of quotas what others used: other gateways, and earlier processes of this one.
+//! Tells the counters of quotas what they did not count: what other gateways and earlier processes used, and what this
+//! process counted before the key had a quota.
 //!
-//! The store has what was delivered, of this process too. So what others used is the total of the store without what this
-//! process delivered. Both are read between two deliveries, so that a call is in neither of them or in both.
+//! What a key used is the total of the store, what the journal and the tables of workers have beyond it, and its calls in
+//! flight. Its counters have the last, and a part of the others (`QuotaCounters::in_usage`). The rest is told to them, anew at
+//! each refresh: workers learn of a new quota one after the other, and calls that began without it end long after.
+//!
+//! Nothing is delivered between the reading of the store and of the journal, so that a call is in one of them.
 //!
 //! While the store is away, the last values stay. A process that starts meanwhile takes those of a snapshot on disk, and
 //! adds what the journal has beyond it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
 use crate::journal::Sequence;
-use crate::journal::usage::{SpooledBatch, UsageSpool};
+use crate::journal::usage::{CallCounts, SpooledBatch, UsageSpool};
 use crate::limits::{BaseUpdate, KeyUsage, Limits};
 use metamcp_core::base::{KeyId, unix_seconds};
 use metamcp_store::auth::{Authenticator, SnapshotFile, SnapshotWriter};
@@ -33,8 +37,9 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(10);
 /// For the store to return the totals: one row for each key with a quota, day and month.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keys whose deliveries are remembered. Beyond it, those without a quota are forgotten.
-const KEYS_MAX: usize = 65_536;
+/// Times that the tables are read in one refresh, until no call ends meanwhile. Reading them takes much less than a
+/// millisecond, so a later one nearly always succeeds; the next refresh reads them again.
+const READS_MAX: usize = 8;
 
 /// Keeps the counters of keys with a quota up to date. Belongs to the task that delivers usage.
 pub struct QuotaSync {
@@ -49,24 +54,29 @@ pub struct QuotaSync {
     has_delivered_earlier: bool,
     /// The last batch that was delivered, by source and sequence.
     last_delivered: Option<(u128, u64)>,
-    /// What this process counted and delivered, by key id.
-    delivered: HashMap<String, PeriodTotals>,
     tracked: HashMap<KeyId, TrackedKey>,
     refreshed: Option<Instant>,
 }
 
 /// A key with a quota.
+#[derive(Clone)]
 struct TrackedKey {
     usage: Arc<KeyUsage>,
-    /// What this process counted of the key before it had a quota: the key's counters do not have it.
-    uncounted: PeriodTotals,
-    /// Whether the counters have the totals of the store.
-    is_loaded: bool,
+    /// `Replace` until the counters have the totals of the store.
+    update: BaseUpdate,
+}
+
+/// The totals of the store, and the counters to be told.
+pub struct QuotaRefresh {
+    /// The time of the totals: Unix time in seconds.
+    at: u64,
+    totals: BTreeMap<String, KeyTotals>,
+    keys: Vec<(KeyId, TrackedKey)>,
 }
 
 /// What was used in one day and one month.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PeriodTotals {
+struct PeriodTotals {
     begins: [u64; Period::ALL.len()],
     totals: KeyTotals,
 }
@@ -81,12 +91,12 @@ struct QuotaSnapshot {
     keys: BTreeMap<String, KeyTotals>,
 }
 
-/// What the journal has of some keys.
-pub type UndeliveredUsage = HashMap<String, PeriodTotals>;
+/// What some keys used beyond what the store has, by key id.
+type UndeliveredUsage<'a> = HashMap<&'a str, PeriodTotals>;
 
 impl PeriodTotals {
     /// Adds what was used at a time. What lies in an earlier day or month than the last does not count in it any more.
-    pub fn add(&mut self, unix_s: u64, amount: UsedAmount) {
+    fn add(&mut self, unix_s: u64, amount: UsedAmount) {
         for period in Period::ALL {
             let (begin, known) = (period.begin(unix_s), &mut self.begins[period as usize]);
             if begin > *known {
@@ -101,7 +111,7 @@ impl PeriodTotals {
     }
 
     /// What counts in the day and month of a time.
-    pub fn at(&self, unix_s: u64) -> KeyTotals {
+    fn at(&self, unix_s: u64) -> KeyTotals {
         let mut totals = self.totals;
         for period in Period::ALL {
             if self.begins[period as usize] != period.begin(unix_s) {
@@ -112,7 +122,7 @@ impl PeriodTotals {
     }
 
     /// These totals, which are those of the time.
-    pub fn from_totals(unix_s: u64, totals: KeyTotals) -> Self {
+    fn from_totals(unix_s: u64, totals: KeyTotals) -> Self {
         Self { begins: Period::ALL.map(|period| period.begin(unix_s)), totals }
     }
 }
@@ -142,7 +152,6 @@ impl QuotaSync {
             earlier: Sequence(0),
             has_delivered_earlier: true,
             last_delivered: None,
-            delivered: HashMap::new(),
             tracked: HashMap::new(),
             refreshed: None,
         }
@@ -162,11 +171,6 @@ impl QuotaSync {
         !self.tracked.is_empty() || !self.auth.keys_with_quotas().is_empty()
     }
 
-    /// Batches up to this one are of earlier processes.
-    pub fn earlier(&self) -> Sequence {
-        self.earlier
-    }
-
     /// Notes whether the store has the batches of earlier processes. Until then, its totals are incomplete.
     pub fn note_earlier_delivered(&mut self, outbox: &UsageSpool) {
         self.has_delivered_earlier = self.has_delivered_earlier || outbox.is_delivered(self.earlier);
@@ -175,67 +179,41 @@ impl QuotaSync {
     /// Notes that the store has a batch now.
     pub fn note_delivered(&mut self, batch: &SpooledBatch) {
         self.last_delivered = Some((batch.source, batch.sequence.0));
-        if batch.sequence <= self.earlier {
-            return;
-        }
-        if self.delivered.len() >= KEYS_MAX {
-            let tracked = &self.tracked;
-            self.delivered.retain(|key, _| KeyId::parse(key).is_some_and(|id| tracked.contains_key(&id)));
-        }
-        add_batch(batch, |key, at, amount| {
-            self.delivered.entry(key.to_owned()).or_default().add(at, amount);
-        });
     }
 
-    /// Whether it is time for [`Self::refresh`], and there is a key with a quota.
+    /// Whether it is time to refresh the counters, and there is a key with a quota.
     pub fn is_due(&self) -> bool {
         self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH) && self.has_quotas()
     }
 
-    /// Begins to track the keys that have a quota now, and forgets the others. `undelivered` returns what this process
-    /// counted of some keys and did not deliver yet.
-    pub fn track(&mut self, undelivered: impl FnOnce(&[KeyId]) -> UndeliveredUsage) {
-        let keys = self.auth.keys_with_quotas();
+    /// Tracks the keys that have a quota now.
+    pub fn track(&mut self) {
+        let keys: HashSet<KeyId> = self.auth.keys_with_quotas().into_iter().collect();
         self.tracked.retain(|key_id, _| keys.contains(key_id));
-        let new: Vec<_> = keys.into_iter().filter(|key_id| !self.tracked.contains_key(key_id)).collect();
-        if new.is_empty() {
-            return;
-        }
-        let (undelivered, now) = (undelivered(&new), unix_seconds());
-        for key_id in new {
-            let usage = self.limits.key_usage(key_id);
-            let of = |counts: &HashMap<String, PeriodTotals>| {
-                counts.get(key_id.as_str()).map(|totals| totals.at(now)).unwrap_or_default()
-            };
-            let counted = sum(of(&self.delivered), of(&undelivered));
-            // Read last: a call that ends meanwhile must not look like one from before.
-            let uncounted = difference(counted, usage.quota().local(now));
-            let uncounted = PeriodTotals::from_totals(now, uncounted);
-            self.tracked.insert(key_id, TrackedKey { usage, uncounted, is_loaded: false });
+        for key_id in keys {
+            let new = || TrackedKey { usage: self.limits.key_usage(key_id), update: BaseUpdate::Replace };
+            self.tracked.entry(key_id).or_insert_with(new);
         }
     }
 
-    /// Reads from the store what was used, and tells it to the counters. Returns false if the store did not answer.
-    pub async fn refresh(&mut self) -> bool {
+    /// Reads from the store what was used. `None` if it did not answer, or does not have everything that earlier processes
+    /// counted.
+    pub async fn read_totals(&mut self) -> Option<QuotaRefresh> {
         self.refreshed = Some(Instant::now());
         if !self.has_delivered_earlier || self.tracked.is_empty() {
-            return false;
+            return None;
         }
-        let now = unix_seconds();
-        let Ok(Ok(totals)) = timeout(READ_TIMEOUT, self.auth.store().key_totals(now)).await else {
-            return false;
-        };
-        let totals: BTreeMap<String, KeyTotals> = totals.into_iter().collect();
-        for (key_id, key) in &mut self.tracked {
-            let own = self.delivered.get(key_id.as_str()).map(|delivered| delivered.at(now));
-            let own = difference(own.unwrap_or_default(), key.uncounted.at(now));
-            let total = totals.get(key_id.as_str()).copied().unwrap_or_default();
-            let update = if key.is_loaded { BaseUpdate::Raise } else { BaseUpdate::Replace };
-            key.usage.quota().set_base(&difference(total, own), now, update);
-            key.is_loaded = true;
-        }
-        self.write_snapshot(QuotaSnapshot { at: now, batch: self.last_delivered, keys: totals });
-        true
+        let at = unix_seconds();
+        let totals = timeout(READ_TIMEOUT, self.auth.store().key_totals(at)).await.ok()?.ok()?;
+        let keys = self.tracked.iter().map(|(key_id, key)| (*key_id, key.clone())).collect();
+        Some(QuotaRefresh { at, totals: totals.into_iter().collect(), keys })
+    }
+
+    /// Notes that the counters have been told.
+    pub fn finish_refresh(&mut self, refresh: QuotaRefresh) {
+        self.tracked.values_mut().for_each(|key| key.update = BaseUpdate::Raise);
+        let batch = self.last_delivered;
+        self.write_snapshot(QuotaSnapshot { at: refresh.at, batch, keys: refresh.totals });
     }
 
     fn write_snapshot(&mut self, snapshot: QuotaSnapshot) {
@@ -259,15 +237,13 @@ impl QuotaSync {
     pub fn estimate(&mut self, outbox: &UsageSpool) {
         let now = unix_seconds();
         let snapshot = self.read_snapshot();
-        let mut undelivered = UndeliveredUsage::new();
+        let mut undelivered = undelivered_of(self.tracked.keys());
         outbox.visit_undelivered(Sequence(0), |batch| {
             if snapshot.batch == Some((batch.source, batch.sequence.0)) {
                 // The snapshot has all batches up to this one.
-                undelivered.clear();
+                undelivered = undelivered_of(self.tracked.keys());
             } else {
-                add_batch(batch, |key, at, amount| {
-                    undelivered.entry(key.to_owned()).or_default().add(at, amount);
-                });
+                add_batch(batch, &mut undelivered);
             }
         });
         for (key_id, key) in &self.tracked {
@@ -295,31 +271,64 @@ impl QuotaSync {
     }
 }
 
-/// What the journal and the tables have of some keys, after the batches of earlier processes.
-pub fn find_undelivered(outbox: &UsageSpool, earlier: Sequence, keys: &[KeyId]) -> UndeliveredUsage {
-    let mut found: UndeliveredUsage =
-        keys.iter().map(|key| (key.as_str().to_owned(), PeriodTotals::default())).collect();
-    outbox.visit_undelivered(earlier, |batch| {
-        add_batch(batch, |key, at, amount| {
-            if let Some(totals) = found.get_mut(key) {
-                totals.add(at, amount);
-            }
-        });
-    });
-    let now = unix_seconds();
-    outbox.visit_uncollected(|key, count| {
-        if let Some(totals) = found.get_mut(key) {
-            totals.add(now, UsedAmount { calls: count.calls, bytes: count.bytes_in + count.bytes_out });
+impl QuotaRefresh {
+    /// Tells the counters what they did not count. `outbox` has what is not delivered; `None` if usage is not counted. Waits
+    /// for the disk.
+    pub fn apply(&self, outbox: Option<&UsageSpool>) {
+        let mut journaled = undelivered_of(self.keys.iter().map(|(key_id, _)| key_id));
+        if let Some(outbox) = outbox {
+            outbox.visit_undelivered(Sequence(0), |batch| add_batch(batch, &mut journaled));
         }
-    });
-    found
+        let mut in_usage = self.in_usage();
+        for read in 0..READS_MAX {
+            let mut undelivered = journaled.clone();
+            if let Some(outbox) = outbox {
+                outbox.visit_uncollected(|key, count| {
+                    if let Some(totals) = undelivered.get_mut(key) {
+                        totals.add(self.at, used_amount(count));
+                    }
+                });
+            }
+            // Read after the tables: so what is told is never too much, and exact if no call ended meanwhile.
+            let before = std::mem::replace(&mut in_usage, self.in_usage());
+            self.set_bases(&undelivered, &in_usage, read == 0);
+            if in_usage == before {
+                return;
+            }
+        }
+    }
+
+    /// What the counters of each key and usage both have.
+    fn in_usage(&self) -> Vec<KeyTotals> {
+        self.keys.iter().map(|(_, key)| key.usage.quota().in_usage(self.at)).collect()
+    }
+
+    fn set_bases(&self, undelivered: &UndeliveredUsage<'_>, in_usage: &[KeyTotals], is_first: bool) {
+        for ((key_id, key), in_usage) in self.keys.iter().zip(in_usage) {
+            let delivered = self.totals.get(key_id.as_str()).copied().unwrap_or_default();
+            let more = undelivered.get(key_id.as_str()).map(|more| more.at(self.at)).unwrap_or_default();
+            let base = difference(sum(delivered, more), *in_usage);
+            let update = if is_first { key.update } else { BaseUpdate::Raise };
+            key.usage.quota().set_base(&base, self.at, update);
+        }
+    }
 }
 
-/// Adds the rows of a batch to the totals of their keys.
-fn add_batch(batch: &SpooledBatch, mut add: impl FnMut(&str, u64, UsedAmount)) {
+/// Nothing yet, for each of these keys.
+fn undelivered_of<'a>(keys: impl Iterator<Item = &'a KeyId>) -> UndeliveredUsage<'a> {
+    keys.map(|key_id| (key_id.as_str(), PeriodTotals::default())).collect()
+}
+
+/// Adds the rows of a batch to the totals of their keys. Other keys are skipped.
+fn add_batch(batch: &SpooledBatch, totals: &mut UndeliveredUsage<'_>) {
     let at = batch.until_unix_ms / 1000;
     for row in batch.rows() {
-        let bytes = row.count.bytes_in.saturating_add(row.count.bytes_out);
-        add(row.key, at, UsedAmount { calls: row.count.calls, bytes });
+        if let Some(totals) = totals.get_mut(row.key) {
+            totals.add(at, used_amount(row.count));
+        }
     }
+}
+
+fn used_amount(count: CallCounts) -> UsedAmount {
+    UsedAmount { calls: count.calls, bytes: count.bytes_in.saturating_add(count.bytes_out) }
 }

@@ -10,7 +10,7 @@ use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::quotas::{QuotaSync, UndeliveredUsage, find_undelivered};
+use super::quotas::QuotaSync;
 use crate::journal::usage::{
     self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
 };
@@ -114,7 +114,6 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, U
 pub async fn deliver_leftovers(
     data_dir: PathBuf,
     store: Store,
-    quotas: impl Fn() -> QuotaSync,
     mut workers_ended: watch::Receiver<ShutdownPhase>,
 ) {
     let mut tick = interval(LEFTOVERS_POLL);
@@ -129,8 +128,7 @@ pub async fn deliver_leftovers(
         }
         for folder in public_folders(&data_dir).filter(|folder| folder.exists()) {
             let is_used = matches!(journal::check_unused(&folder), Err(JournalError::Locked { .. }));
-            let is_done =
-                !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store, quotas()).await);
+            let is_done = !is_used && (!pending.contains(&folder) || deliver_folder(&folder, &store).await);
             if is_done {
                 pending.remove(&folder);
             } else {
@@ -141,11 +139,11 @@ pub async fn deliver_leftovers(
 }
 
 /// Delivers all that is in a folder that no process uses; false if some of it stays.
-async fn deliver_folder(folder: &Path, store: &Store, quotas: QuotaSync) -> bool {
+async fn deliver_folder(folder: &Path, store: &Store) -> bool {
     let opened = folder.to_owned();
     match run_blocking(move || open_folder(opened, 1)).await {
         Ok(Ok(Some((_, outbox)))) => {
-            let mut delivery = UsageDelivery::new(Some(outbox), store.clone(), quotas);
+            let mut delivery = UsageDelivery::new(Some(outbox), store.clone());
             delivery.write_journal(true, true).await;
             while delivery.deliver_oldest().await {}
             delivery.refused.is_none() && !delivery.has_write_failed
@@ -185,7 +183,8 @@ pub struct UsageDelivery {
     outbox: Option<UsageSpool>,
     has_journal: bool,
     store: Store,
-    quotas: QuotaSync,
+    /// `None` if the counts are of another process, whose quotas are not this one's.
+    quotas: Option<QuotaSync>,
     store_timeout: Duration,
     collected: Option<Instant>,
     synced: Option<Instant>,
@@ -196,12 +195,12 @@ pub struct UsageDelivery {
 }
 
 impl UsageDelivery {
-    pub fn new(outbox: Option<UsageSpool>, store: Store, quotas: QuotaSync) -> Self {
+    pub fn new(outbox: Option<UsageSpool>, store: Store) -> Self {
         Self {
             has_journal: outbox.is_some(),
             outbox,
             store,
-            quotas,
+            quotas: None,
             store_timeout: STORE_TIMEOUT,
             collected: None,
             synced: None,
@@ -210,67 +209,90 @@ impl UsageDelivery {
         }
     }
 
-    /// Reads what keys with a quota have used, before anything is counted. Delivers first what earlier processes left, so that
-    /// the store has all of it; without the store, the last snapshot and the journal must do.
+    /// Reads what keys with a quota have used, before anything is counted, and keeps their counters up to date from then on.
+    /// Delivers first what earlier processes left, so that the store has all of it; without the store, the last snapshot and
+    /// the journal must do.
     ///
     /// Not cancel safe: dropping it may lose the journal.
-    pub async fn prepare(&mut self) {
-        if !self.has_journal {
-            self.quotas.track(|_| UndeliveredUsage::default());
-            self.quotas.refresh().await;
-            return;
+    pub async fn prepare(&mut self, mut quotas: QuotaSync) {
+        if self.has_journal {
+            let last = self.with_outbox(|outbox| {
+                // A full journal keeps the rest in the tables, which count too.
+                let _ = outbox.collect(unix_ms());
+                outbox.sync()?;
+                Ok(outbox.last_sequence())
+            });
+            match last.await {
+                Ok(last) => quotas.set_earlier(last),
+                Err(error) => {
+                    tracing::error!(%error, "cannot write usage to the journal; counts stay in memory");
+                }
+            }
         }
-        let last = self.with_outbox(|outbox| {
-            // A full journal keeps the rest in the tables, which count too.
-            let _ = outbox.collect(unix_ms());
-            outbox.sync()?;
-            Ok(outbox.last_sequence())
-        });
-        match last.await {
-            Ok(last) => self.quotas.set_earlier(last),
-            Err(error) => tracing::error!(%error, "cannot write usage to the journal; counts stay in memory"),
-        }
-        if !self.quotas.has_quotas() {
+        let has_quotas = quotas.has_quotas();
+        let delivers = self.has_journal && quotas.is_store_there();
+        self.quotas = Some(quotas);
+        if !has_quotas {
             return;
         }
         let begun = Instant::now();
         self.store_timeout = START_TIMEOUT;
-        while self.quotas.is_store_there() && begun.elapsed() < START_TIMEOUT && self.deliver_oldest().await {
-        }
+        while delivers && begun.elapsed() < START_TIMEOUT && self.deliver_oldest().await {}
         self.store_timeout = STORE_TIMEOUT;
         if !self.refresh_quotas().await
-            && let Some(outbox) = &self.outbox
+            && let (Some(quotas), Some(outbox)) = (&mut self.quotas, &self.outbox)
         {
-            self.quotas.estimate(outbox);
+            quotas.estimate(outbox);
         }
     }
 
     /// Delivers everything, as far as the store accepts it.
     async fn finish(&mut self) {
         while self.step(true).await {}
-        self.quotas.expire_snapshot();
-        if self.refused.is_none() && self.quotas.has_quotas() {
+        if let Some(quotas) = &mut self.quotas
+            && self.refused.is_none()
+            && quotas.has_quotas()
+        {
+            quotas.expire_snapshot();
             self.refresh_quotas().await;
         }
     }
 
-    /// Tells the counters of quotas what others used. Returns false if that is not known.
+    /// Tells the counters of quotas what they did not count. Returns false if that is not known.
     async fn refresh_quotas(&mut self) -> bool {
+        let Some(quotas) = &mut self.quotas else { return false };
+        quotas.track();
         if let Some(outbox) = &self.outbox {
-            let earlier = self.quotas.earlier();
-            self.quotas.track(|keys| find_undelivered(outbox, earlier, keys));
-            self.quotas.note_earlier_delivered(outbox);
-        } else {
-            self.quotas.track(|_| UndeliveredUsage::default());
+            quotas.note_earlier_delivered(outbox);
         }
-        self.quotas.refresh().await
+        let Some(refresh) = quotas.read_totals().await else { return false };
+        let applied = if self.has_journal {
+            self.with_outbox(move |outbox| {
+                refresh.apply(Some(outbox));
+                Ok(refresh)
+            })
+            .await
+        } else {
+            refresh.apply(None);
+            Ok(refresh)
+        };
+        // If the journal was lost, the last values stay.
+        if let (Some(quotas), Ok(refresh)) = (&mut self.quotas, applied) {
+            quotas.finish_refresh(refresh);
+            return true;
+        }
+        false
+    }
+
+    fn is_refresh_due(&self) -> bool {
+        self.quotas.as_ref().is_some_and(QuotaSync::is_due)
     }
 
     /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is
     /// never delayed for long; returns whether there may be another.
     async fn step(&mut self, is_last: bool) -> bool {
         if !self.has_journal {
-            if self.quotas.is_due() {
+            if self.is_refresh_due() {
                 self.refresh_quotas().await;
             }
             return false;
@@ -291,7 +313,7 @@ impl UsageDelivery {
         self.write_journal(collects, syncs).await;
         let has_more = delivers && self.deliver_oldest().await;
         // After a failure, the store may have a batch that does not count as delivered.
-        if self.refused.is_none() && self.quotas.is_due() {
+        if self.refused.is_none() && self.is_refresh_due() {
             self.refresh_quotas().await;
         }
         has_more
@@ -336,7 +358,7 @@ impl UsageDelivery {
         let applied = timeout(self.store_timeout, self.store.apply_usage(to_store_batch(&batch))).await;
         let failure = match applied {
             Ok(Ok(_)) => {
-                self.quotas.note_delivered(&batch);
+                self.quotas.iter_mut().for_each(|quotas| quotas.note_delivered(&batch));
                 None
             }
             Ok(Err(error @ StoreError::Invalid(_))) => {

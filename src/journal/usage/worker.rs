@@ -102,6 +102,11 @@ fn limit(name: &str, bytes_max: usize) -> &str {
 }
 
 impl CounterSlot {
+    /// Whether the slot has the labels that it was requested for, and not [`OTHER`].
+    pub fn has_labels(&self) -> bool {
+        self.slot != OTHER_SLOT
+    }
+
     /// Adds to the counters. Once it returns, the count survives the process.
     #[inline]
     pub fn add(&self, count: CallCounts) {

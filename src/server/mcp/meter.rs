@@ -18,6 +18,7 @@ use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use crate::telemetry::records::ActiveRecord;
 use metamcp_core::base::{Fault, FaultKind, UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
+use metamcp_store::auth::UsedAmount;
 
 /// One call to a server, until it is counted. If it is dropped before its answer has passed, it counts as
 /// failed.
@@ -149,12 +150,13 @@ impl Meter {
 
     fn add(&mut self) {
         let count = std::mem::take(&mut self.count);
+        if let Some(quota) = &self.quota {
+            let is_in_usage = self.slot.as_ref().is_some_and(CounterSlot::has_labels);
+            let bytes = count.bytes_in.saturating_add(count.bytes_out);
+            quota.add(UsedAmount { calls: count.calls, bytes }, unix_seconds(), is_in_usage);
+        }
         if let Some(slot) = &self.slot {
             slot.add(count);
-        }
-        if let Some(quota) = &self.quota {
-            let bytes = count.bytes_in.saturating_add(count.bytes_out);
-            quota.add(count.calls, bytes, unix_seconds());
         }
     }
 }
@@ -180,11 +182,16 @@ fn label<'a>(
         Some(McpMethod::ResourcesRead) => (ListKind::Resources, params.uri),
         _ => return UsageLabel::None,
     };
-    let shown = call.text(shown).unwrap_or_default();
     // With several servers, a tool was found by its name.
-    let is_listed = (kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single)
-        || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
-    let name = original_name.map_or(shown, Cow::Borrowed);
+    let is_found_by_name = kind == ListKind::Tools && call.endpoint.shape != EndpointShape::Single;
+    let (name, is_listed) = match original_name {
+        Some(original) if is_found_by_name => (Cow::Borrowed(original), true),
+        _ => {
+            let shown = call.text(shown).unwrap_or_default();
+            let is_listed = is_found_by_name || metering.catalog.has_item(&call.endpoint, view, kind, &shown);
+            (original_name.map_or(shown, Cow::Borrowed), is_listed)
+        }
+    };
     let label = match kind {
         ListKind::Tools => UsageLabel::Tool(name),
         ListKind::Prompts => UsageLabel::Prompt(name),

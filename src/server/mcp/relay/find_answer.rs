@@ -46,10 +46,10 @@ pub fn find_answer(events: &[u8], call: &Bytes) -> FoundAnswer {
 /// Where the text may name a member `result` or `error`, in upper or lower case: the first end of such a name.
 fn find_name_end(text: &[u8]) -> Option<usize> {
     let has_name_end = |block: &[u8; BLOCK_BYTES + 2]| {
-        (0..BLOCK_BYTES).fold(u8::MAX, |least, at| least.min(name_end_difference(&block[at..at + 3]))) == 0
+        (0..BLOCK_BYTES).fold(false, |is_found, at| is_found | is_name_end(&block[at..at + 3]))
     };
     let find_from = |start: usize| {
-        let at = text[start..].windows(3).position(|bytes| name_end_difference(bytes) == 0)?;
+        let at = text[start..].windows(3).position(is_name_end)?;
         Some(start + at)
     };
     let mut at = 0;
@@ -66,12 +66,12 @@ fn find_name_end(text: &[u8]) -> Option<usize> {
 /// Read at once, without branches, so that the compiler makes vector instructions of it.
 const BLOCK_BYTES: usize = 32;
 
-/// Zero if the three bytes are the end of a name `result` or `error`.
-fn name_end_difference(bytes: &[u8]) -> u8 {
+/// Whether the three bytes are the end of a name `result` or `error`. Without branches.
+fn is_name_end(bytes: &[u8]) -> bool {
     let (first, second) = (bytes[0] | 0x20, bytes[1] | 0x20);
     let result = (first ^ b'l') | (second ^ b't');
     let error = (first ^ b'o') | (second ^ b'r');
-    result.min(error) | (bytes[2] ^ b'"')
+    (result.min(error) | (bytes[2] ^ b'"')) == 0
 }
 
 /// The message in a line without its line feed, if the line is all data of an event, as most servers write it. `rest` follows
