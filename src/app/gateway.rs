@@ -1,5 +1,6 @@
 //! The running gateway: started from a configuration, stopped by a signal or by its client.
 
+use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -22,13 +23,14 @@ use super::drain::Drain;
 use super::error::AppError;
 use super::handover::{HandoverSwitch, ServiceManager};
 use super::keyring::{
-    create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
+    create_key_at_first_start, end_grace_periods, find_keys, is_first_start, open_keyring, watch_keys,
 };
 use super::shutdown_signals::{ShutdownSignals, install_handover, install_hangup};
-use super::startup_info::StartupInfo;
+use super::startup_info::{StartupInfo, StartupKeys};
 use crate::admin::{self, AdminJobRunner, AdminJobs, ControlPlane};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogInbox, CatalogTask};
+use crate::journal;
 use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
 use crate::server::{self, ListenTarget, ListeningSockets, ServerTls, SharedState, Workers};
@@ -70,7 +72,20 @@ struct Deliveries {
     /// Changed when the workers have ended and nothing more is counted or traced.
     workers_ended: watch::Sender<ShutdownPhase>,
     usage: JoinHandle<()>,
+    /// The folder of the usage journal, if there is one.
+    usage_folder: Option<PathBuf>,
     telemetry: TelemetryDelivery,
+}
+
+impl Deliveries {
+    /// Lets a gateway start beside this one, which has handed over, while the result lives: the successor may end early.
+    fn note_handed_over(&self) -> Option<File> {
+        let marked = self.usage_folder.as_deref().map(journal::mark_handed_over)?;
+        let refused = |error| {
+            tracing::warn!(%error, "cannot mark the usage journal; if the successor ends, it cannot be restarted before this process has ended");
+        };
+        marked.map_err(refused).ok()
+    }
 }
 
 /// What a gateway starts from.
@@ -112,7 +127,9 @@ impl App {
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
         let sessions = new_sessions(&config, &authenticator);
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
-        let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
+        let journal = usage::open_journal(&config, &door, is_successor).await?;
+        let usage_folder = journal.as_ref().map(|journal| journal.folder.clone());
+        let (counters, outbox) = journal.map(|journal| (journal.tables, journal.spool)).unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
@@ -153,9 +170,15 @@ impl App {
         let delivery =
             prepare_delivery((&config, &door), outbox, (&authenticator, limits), &workers_ended).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
+        let keys = keys_of_successor(is_successor, (&config, &store, &authenticator)).await?;
         let workers = server::start(&shared, &door, sockets)?;
-        // After everything that can fail: a key that is created and never shown is lost.
-        let keys = create_key_at_first_start(&config, &store, &authenticator).await?;
+        let keys = match keys {
+            // From here on nothing fails and nothing waits: its predecessor would end it, and with it the connections that
+            // it has accepted.
+            Some(keys) => keys,
+            // After everything that can fail: a key that is created and never shown is lost.
+            None => create_key_at_first_start(&config, &store, &authenticator).await?,
+        };
         spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
@@ -165,7 +188,7 @@ impl App {
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
-        let deliveries = Deliveries { workers_ended, usage, telemetry };
+        let deliveries = Deliveries { workers_ended, usage, usage_folder, telemetry };
         Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
     }
 
@@ -187,7 +210,10 @@ impl App {
         let drain = Drain { phase: &self.phase, shared: &self.shared };
         let mut joined = pin!(self.workers.join());
         let mut has_ended = false;
-        if end == ServingEnd::HandedOver {
+        let is_handed_over = end == ServingEnd::HandedOver;
+        // Until this process has ended.
+        let _mark = is_handed_over.then(|| self.deliveries.note_handed_over());
+        if is_handed_over {
             has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
         } else {
             self.handover.note_stopping();
@@ -218,6 +244,17 @@ enum ServingEnd {
     Failed,
     /// A successor accepts connections.
     HandedOver,
+}
+
+/// What a successor knows of keys; `None` for any other gateway. A successor never creates one: it is not shown to anybody.
+async fn keys_of_successor(
+    is_successor: bool,
+    (config, store, auth): (&Config, &Store, &Authenticator),
+) -> Result<Option<StartupKeys>, AppError> {
+    if !is_successor {
+        return Ok(None);
+    }
+    Ok(Some(find_keys(config, store, auth).await?.unwrap_or(StartupKeys::NoneActive)))
 }
 
 fn new_sessions(config: &Config, auth: &Authenticator) -> Arc<SessionTable> {
