@@ -1,6 +1,5 @@
 //! The running gateway: started from a configuration, stopped by a signal or by its client.
 
-use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -78,13 +77,25 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    /// Lets a gateway start beside this one, which has handed over, while the result lives: the successor may end early.
-    fn note_handed_over(&self) -> Option<File> {
-        let marked = self.usage_folder.as_deref().map(journal::mark_handed_over)?;
-        let refused = |error| {
-            tracing::warn!(%error, "cannot mark the usage journal; if the successor ends, it cannot be restarted before this process has ended");
-        };
-        marked.map_err(refused).ok()
+    fn start(
+        workers_ended: watch::Sender<ShutdownPhase>,
+        (delivery, usage_folder): (UsageDelivery, Option<PathBuf>),
+        telemetry: TelemetryDelivery,
+    ) -> Self {
+        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
+        Self { workers_ended, usage, usage_folder, telemetry }
+    }
+
+    /// Lets a gateway start beside this one, which has handed over, until the process ends: the successor may end before.
+    fn note_handed_over(&self) {
+        let Some(folder) = &self.usage_folder else { return };
+        match journal::mark_handed_over(folder) {
+            // Never closed: without the mark, the folder would be in use until the process has ended.
+            Ok(mark) => std::mem::forget(mark),
+            Err(error) => {
+                tracing::warn!(%error, "cannot mark the usage journal; if the successor ends, it cannot be restarted before this process has ended");
+            }
+        }
     }
 }
 
@@ -127,9 +138,7 @@ impl App {
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
         let sessions = new_sessions(&config, &authenticator);
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
-        let journal = usage::open_journal(&config, &door, is_successor).await?;
-        let usage_folder = journal.as_ref().map(|journal| journal.folder.clone());
-        let (counters, outbox) = journal.map(|journal| (journal.tables, journal.spool)).unzip();
+        let (counters, spool, usage_folder) = usage::open_journal(&config, &door, is_successor).await?;
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let (limits, (metrics, records)) = (apply_limits(&config.limits), telemetry::new_registries(&config));
@@ -168,17 +177,11 @@ impl App {
             keys: keys_changed.subscribe(),
         });
         let delivery =
-            prepare_delivery((&config, &door), outbox, (&authenticator, limits), &workers_ended).await;
+            prepare_delivery((&config, &door), spool, (&authenticator, limits), &workers_ended).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
         let keys = keys_of_successor(is_successor, (&config, &store, &authenticator)).await?;
         let workers = server::start(&shared, &door, sockets)?;
-        let keys = match keys {
-            // From here on nothing fails and nothing waits: its predecessor would end it, and with it the connections that
-            // it has accepted.
-            Some(keys) => keys,
-            // After everything that can fail: a key that is created and never shown is lost.
-            None => create_key_at_first_start(&config, &store, &authenticator).await?,
-        };
+        let keys = create_key_at_first_start(keys, &config, &store, &authenticator).await?;
         spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
@@ -187,8 +190,7 @@ impl App {
         spawn_store_sync((&store, seen.clone()), authenticator, catalog, keys_changed);
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
-        let deliveries = Deliveries { workers_ended, usage, usage_folder, telemetry };
+        let deliveries = Deliveries::start(workers_ended, (delivery, usage_folder), telemetry);
         Ok(Self { info, workers, phase, config_sync, deliveries, shared, signals, handover })
     }
 
@@ -210,10 +212,8 @@ impl App {
         let drain = Drain { phase: &self.phase, shared: &self.shared };
         let mut joined = pin!(self.workers.join());
         let mut has_ended = false;
-        let is_handed_over = end == ServingEnd::HandedOver;
-        // Until this process has ended.
-        let _mark = is_handed_over.then(|| self.deliveries.note_handed_over());
-        if is_handed_over {
+        if end == ServingEnd::HandedOver {
+            self.deliveries.note_handed_over();
             has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
         } else {
             self.handover.note_stopping();
@@ -246,7 +246,8 @@ enum ServingEnd {
     HandedOver,
 }
 
-/// What a successor knows of keys; `None` for any other gateway. A successor never creates one: it is not shown to anybody.
+/// Which keys a successor finds; `None` for any other gateway. A successor finds them before it accepts connections, and
+/// creates none: after that nothing may fail or wait, because its predecessor would end it together with its connections.
 async fn keys_of_successor(
     is_successor: bool,
     (config, store, auth): (&Config, &Store, &Authenticator),

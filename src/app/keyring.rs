@@ -206,13 +206,19 @@ pub async fn find_keys(
     Ok(Some(if is_any_active { StartupKeys::Active } else { StartupKeys::NoneActive }))
 }
 
-/// Creates a key if the installation never had one. Keys that are all inactive are left so.
+/// Creates a key if the installation never had one, unless it is `known` which keys there are. Keys that are all inactive are
+/// left so. To be called after everything that can fail: a key that is created and never shown is lost.
 pub async fn create_key_at_first_start(
+    known: Option<StartupKeys>,
     config: &Config,
     store: &Store,
     authenticator: &Authenticator,
 ) -> Result<StartupKeys, AppError> {
-    if let Some(known) = find_keys(config, store, authenticator).await? {
+    let known = match known {
+        Some(known) => Some(known),
+        None => find_keys(config, store, authenticator).await?,
+    };
+    if let Some(known) = known {
         return Ok(known);
     }
     let request = KeyRequest {

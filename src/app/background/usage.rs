@@ -54,19 +54,34 @@ const LOOK_RETRY: Duration = Duration::from_millis(50);
 const LOOK_RETRIES_MAX: usize = 20;
 
 /// A journal that this process has opened.
-pub struct OpenJournal {
-    pub tables: UsageTables,
-    pub spool: UsageSpool,
-    pub folder: PathBuf,
+struct OpenJournal {
+    tables: UsageTables,
+    spool: UsageSpool,
+    folder: PathBuf,
 }
 
-/// Opens the journal; `None` if the disk is full, in which case the gateway serves and counts nothing.
+/// What the workers count in, what is delivered from, and the folder of both.
+type JournalParts = (Option<UsageTables>, Option<UsageSpool>, Option<PathBuf>);
+
+/// Opens the journal. If the disk is full, there is no part of it: the gateway serves and counts nothing.
+pub async fn open_journal(
+    config: &Config,
+    door: &ListenTarget,
+    is_successor: bool,
+) -> Result<JournalParts, JournalError> {
+    let opened = open_for(config, door, is_successor).await?;
+    Ok(opened.map_or((None, None, None), |OpenJournal { tables, spool, folder }| {
+        (Some(tables), Some(spool), Some(folder))
+    }))
+}
+
+/// Opens the journal of such a gateway; `None` if the disk is full.
 ///
 /// A journal folder belongs to one process at a time. Single-client gateways run next to each other and next
 /// to the public one, so each takes a folder that is free and also delivers what an earlier process left in
 /// it. A successor does so too, while its predecessor uses another one. Any other gateway must be the only one, apart
 /// from those that have handed over.
-pub async fn open_journal(
+async fn open_for(
     config: &Config,
     door: &ListenTarget,
     is_successor: bool,
