@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{self, AppError, shortage};
+use metamcp::app::{self, AppError, Inheritance, shortage};
 use metamcp::child::disable_huge_pages;
 use metamcp_config::{Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp_core::base::EndpointName;
@@ -122,6 +122,15 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
+    // Before the thread of the demonstration server: it changes the environment.
+    let inheritance = match audience {
+        Audience::Network => Inheritance::receive(&metamcp_config::ProcessEnv),
+        Audience::SingleClient(_) => Ok(None),
+    };
+    let inheritance = match inheritance {
+        Ok(inheritance) => inheritance,
+        Err(error) => return exit(Err(error.into())),
+    };
     let demo = demo::start(&config);
     demo::add(demo.as_ref(), &mut config);
     let load_config = Box::new(move || {
@@ -130,7 +139,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
         Ok(adapt(config))
     });
     exit(match audience {
-        Audience::Network => app::serve_network(config, load_config, app::print_greeting),
+        Audience::Network => app::serve_network(config, load_config, inheritance, app::print_greeting),
         Audience::SingleClient(endpoint) => app::serve_one_client(config, load_config, endpoint),
     })
 }

@@ -36,10 +36,14 @@ impl Drain<'_> {
         tracing::info!("shutting down: accepting no new connections, draining requests in flight");
         // After a hand-over it drains already.
         if *self.phase.borrow() == ShutdownPhase::Serve {
-            self.phase.send_replace(ShutdownPhase::Unready);
+            advance(self.phase, ShutdownPhase::Unready);
             sleep(self.config().drain_delay).await;
         }
-        self.phase.send_replace(ShutdownPhase::Drain);
+        // After the deadline of a hand-over, everything is aborted already.
+        if *self.phase.borrow() == ShutdownPhase::Abort {
+            return wait_for_abort(joined).await;
+        }
+        advance(self.phase, ShutdownPhase::Drain);
         if timeout(self.config().drain_deadline, joined.as_mut()).await.is_err() {
             self.abort(joined).await;
         }
@@ -53,10 +57,10 @@ impl Drain<'_> {
         signals: &mut ShutdownSignals,
     ) -> bool {
         self.shared.streams.iter().for_each(|streams| streams.note_handed_over());
-        self.phase.send_replace(ShutdownPhase::HandOver);
+        advance(self.phase, ShutdownPhase::HandOver);
         let ended = async {
             sleep(CLOSE_AFTER).await;
-            self.phase.send_replace(ShutdownPhase::Drain);
+            advance(self.phase, ShutdownPhase::Drain);
             if timeout(self.config().handover_deadline, joined.as_mut()).await.is_err() {
                 self.abort(joined.as_mut()).await;
             }
@@ -69,9 +73,44 @@ impl Drain<'_> {
 
     async fn abort(&self, joined: Pin<&mut impl Future<Output = ()>>) {
         tracing::warn!("drain deadline exceeded; aborting the requests in flight");
-        self.phase.send_replace(ShutdownPhase::Abort);
-        if timeout(ABORT_TIMEOUT, joined).await.is_err() {
-            tracing::warn!("a worker did not end in time; leaving it behind");
-        }
+        advance(self.phase, ShutdownPhase::Abort);
+        wait_for_abort(joined).await;
+    }
+}
+
+/// Enters a phase, unless it is over already.
+fn advance(phase: &watch::Sender<ShutdownPhase>, next: ShutdownPhase) {
+    phase.send_if_modified(|current| {
+        let is_later = next > *current;
+        *current = next.max(*current);
+        is_later
+    });
+}
+
+async fn wait_for_abort(joined: Pin<&mut impl Future<Output = ()>>) {
+    if timeout(ABORT_TIMEOUT, joined).await.is_err() {
+        tracing::warn!("a worker did not end in time; leaving it behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_never_left_for_an_earlier_one() {
+        use ShutdownPhase::{Abort, Drain, HandOver, Serve, Unready};
+        let check = |current: ShutdownPhase, next: ShutdownPhase, expected: ShutdownPhase| {
+            let (phase, phases) = watch::channel(current);
+            advance(&phase, next);
+            assert_eq!(*phases.borrow(), expected, "{current:?} to {next:?}");
+            assert_eq!(phases.has_changed().ok(), Some(current != expected), "{current:?} to {next:?}");
+        };
+        check(Serve, HandOver, HandOver);
+        check(Serve, Unready, Unready);
+        check(HandOver, Drain, Drain);
+        check(Drain, Drain, Drain);
+        check(Abort, Drain, Abort);
+        check(Drain, HandOver, Drain);
     }
 }

@@ -22,13 +22,14 @@ use super::drain::Drain;
 use super::error::AppError;
 use super::handover::{HandoverSwitch, ServiceManager};
 use super::keyring::{
-    create_key_at_first_start, end_grace_periods, is_first_start, open_keyring, watch_keys,
+    create_key_at_first_start, end_grace_periods, find_keys, is_first_start, open_keyring, watch_keys,
 };
 use super::shutdown_signals::{ShutdownSignals, install_handover, install_hangup};
-use super::startup_info::StartupInfo;
+use super::startup_info::{StartupInfo, StartupKeys};
 use crate::admin::{AdminJobRunner, AdminJobs};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{CatalogInbox, CatalogTask};
+use crate::journal;
 use crate::journal::usage::UsageSpool;
 use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
 use crate::topology::{Topology, TopologyBuilder};
@@ -65,7 +66,32 @@ struct Deliveries {
     /// Changed when the workers have ended and nothing more is counted or traced.
     workers_ended: watch::Sender<ShutdownPhase>,
     usage: JoinHandle<()>,
+    /// The folder of the usage journal, if there is one.
+    usage_folder: Option<PathBuf>,
     telemetry: TelemetryDelivery,
+}
+
+impl Deliveries {
+    fn start(
+        workers_ended: watch::Sender<ShutdownPhase>,
+        (delivery, usage_folder): (UsageDelivery, Option<PathBuf>),
+        telemetry: TelemetryDelivery,
+    ) -> Self {
+        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
+        Self { workers_ended, usage, usage_folder, telemetry }
+    }
+
+    /// Lets a gateway start beside this one, which has handed over, until the process ends: the successor may end before.
+    fn note_handed_over(&self) {
+        let Some(folder) = &self.usage_folder else { return };
+        match journal::mark_handed_over(folder) {
+            // Never closed: without the mark, the folder would be in use until the process has ended.
+            Ok(mark) => std::mem::forget(mark),
+            Err(error) => {
+                tracing::warn!(%error, "cannot mark the usage journal; if the successor ends, it cannot be restarted before this process has ended");
+            }
+        }
+    }
 }
 
 /// What a gateway starts from.
@@ -105,17 +131,17 @@ impl App {
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (parts, senders, catalog_inbox) = CommonParts::new(&config, &auth, &topology);
-        let (counters, outbox) = usage::open_journal(&config, &door, is_successor)?.unzip();
+        let (counters, spool, usage_folder) = usage::open_journal(&config, &door, is_successor).await?;
         let (admin_jobs, runner) = AdminJobs::new();
         let admin = parts.control_plane((&config, &live), &state, admin_jobs, &roots);
         let changes = admin.topology_changes();
         let shared = parts.into_shared_state((&config, &door, &live), counters, admin)?;
         let workers_ended = watch::Sender::new(ShutdownPhase::Serve);
-        let delivery = prepare_delivery((&config, &door), outbox, &shared, &workers_ended).await;
+        let delivery = prepare_delivery((&config, &door), spool, &shared, &workers_ended).await;
         let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
+        let keys = keys_of_successor(is_successor, (&config, &store, &auth)).await?;
         let workers = server::start(&shared, &door, sockets)?;
-        // After everything that can fail: a key that is created and never shown is lost.
-        let keys = create_key_at_first_start(&config, &store, &auth).await?;
+        let keys = create_key_at_first_start(keys, &config, &store, &auth).await?;
         spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| shared.catalog.prefetch(endpoint));
@@ -124,8 +150,7 @@ impl App {
         spawn_store_sync(&shared, seen.clone(), senders.keys);
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage = spawn_local(usage::deliver(delivery, workers_ended.subscribe()));
-        let deliveries = Deliveries { workers_ended, usage, telemetry };
+        let deliveries = Deliveries::start(workers_ended, (delivery, usage_folder), telemetry);
         Ok(Self { info, workers, phase: senders.phase, config_sync, deliveries, shared, signals, handover })
     }
 
@@ -148,6 +173,7 @@ impl App {
         let mut joined = pin!(self.workers.join());
         let mut has_ended = false;
         if end == ServingEnd::HandedOver {
+            self.deliveries.note_handed_over();
             has_ended = drain.after_handover(joined.as_mut(), &mut signals).await;
         } else {
             self.handover.note_stopping();
@@ -178,6 +204,18 @@ enum ServingEnd {
     Failed,
     /// A successor accepts connections.
     HandedOver,
+}
+
+/// Which keys a successor finds; `None` for any other gateway. A successor finds them before it accepts connections, and
+/// creates none: after that nothing may fail or wait, because its predecessor would end it together with its connections.
+async fn keys_of_successor(
+    is_successor: bool,
+    (config, store, auth): (&Config, &Store, &Authenticator),
+) -> Result<Option<StartupKeys>, AppError> {
+    if !is_successor {
+        return Ok(None);
+    }
+    Ok(Some(find_keys(config, store, auth).await?.unwrap_or(StartupKeys::NoneActive)))
 }
 
 /// Keeps tool pins and keys in step with the store. `changes` is shared by all who follow the store: each watch of it reads

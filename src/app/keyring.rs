@@ -181,27 +181,45 @@ pub fn is_first_start(config: &Config) -> bool {
     config.database.is_none() && !config.data_dir.join(DATABASE).exists()
 }
 
-/// Creates a key if the installation never had one. Keys that are all inactive are left so.
+/// Finds out whether there are keys; `None` if the installation never had one.
+pub async fn find_keys(
+    config: &Config,
+    store: &Store,
+    authenticator: &Authenticator,
+) -> Result<Option<StartupKeys>, AppError> {
+    // A keyring from a snapshot means that a key existed before.
+    let from_store = authenticator.health().key_source == KeySource::Store;
+    if config.auth_mode == AuthMode::Open {
+        return Ok(Some(StartupKeys::NotRequired));
+    }
+    if !from_store {
+        return Ok(Some(StartupKeys::Active));
+    }
+    let rows = store.keys().await?.rows;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let now = unix_seconds();
+    let is_active =
+        |row: &KeyRow| row.status == KeyStatus::Active && row.expires_at.is_none_or(|end| end > now);
+    let is_any_active = rows.iter().any(is_active);
+    Ok(Some(if is_any_active { StartupKeys::Active } else { StartupKeys::NoneActive }))
+}
+
+/// Creates a key if the installation never had one, unless it is `known` which keys there are. Keys that are all inactive are
+/// left so. To be called after everything that can fail: a key that is created and never shown is lost.
 pub async fn create_key_at_first_start(
+    known: Option<StartupKeys>,
     config: &Config,
     store: &Store,
     authenticator: &Authenticator,
 ) -> Result<StartupKeys, AppError> {
-    // A keyring from a snapshot means that a key existed before.
-    let from_store = authenticator.health().key_source == KeySource::Store;
-    if config.auth_mode == AuthMode::Open {
-        return Ok(StartupKeys::NotRequired);
-    }
-    if !from_store {
-        return Ok(StartupKeys::Active);
-    }
-    let rows = store.keys().await?.rows;
-    if !rows.is_empty() {
-        let now = unix_seconds();
-        let is_active =
-            |row: &KeyRow| row.status == KeyStatus::Active && row.expires_at.is_none_or(|end| end > now);
-        let is_any_active = rows.iter().any(is_active);
-        return Ok(if is_any_active { StartupKeys::Active } else { StartupKeys::NoneActive });
+    let known = match known {
+        Some(known) => Some(known),
+        None => find_keys(config, store, authenticator).await?,
+    };
+    if let Some(known) = known {
+        return Ok(known);
     }
     let request = KeyRequest {
         name: "first".into(),

@@ -32,6 +32,7 @@ pub use file_limit::shortage;
 pub use first_key::FirstKey;
 pub use gateway::{App, Launch};
 pub use greeting::print_greeting;
+pub use handover::Inheritance;
 pub use run::{connect, serve_network, serve_one_client};
 pub use startup_info::{StartupInfo, StartupKeys};
 pub use stdio::for_one_client;

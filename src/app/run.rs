@@ -21,15 +21,16 @@ use super::startup_info::StartupInfo;
 use super::stdio;
 use crate::server::ListenTarget;
 
-/// Serves clients on the network until a signal arrives or a successor takes over. `started` is called once the gateway
-/// accepts connections.
+/// Serves clients on the network until a signal arrives or a successor takes over. `inheritance`: what was passed to this
+/// process. `started` is called once the gateway accepts connections.
 pub fn serve_network(
     config: Config,
     load_config: ConfigLoader,
+    inheritance: Option<Inheritance>,
     started: fn(&StartupInfo),
 ) -> Result<(), AppError> {
     let manager = ServiceManager::find(&ProcessEnv);
-    let (sockets, predecessor) = match Inheritance::receive(&ProcessEnv)? {
+    let (sockets, predecessor) = match inheritance {
         Some(Inheritance { sockets, predecessor }) => (Some(sockets), predecessor),
         None => (None, None),
     };
@@ -49,12 +50,17 @@ pub fn serve_network(
         manager: manager.clone(),
     };
     block_on(async {
-        let app = App::start(launch).await?;
-        started(&app.info);
+        let start = Box::pin(App::start(launch));
+        let app = match &predecessor {
+            Some(predecessor) => predecessor.race(start).await??,
+            None => start.await?,
+        };
+        // At once: clients that are connected by now would be lost with a successor that is not told of.
         match predecessor {
             Some(predecessor) => predecessor.send_accepts()?,
             None => manager.ready(),
         }
+        started(&app.info);
         app.run(pending()).await
     })
 }

@@ -33,6 +33,22 @@ pub(super) const TABLE: &str = "table";
 
 const LOCK: &str = "lock";
 
+/// Locked by a process that has handed over, as long as it uses the folder. A lock, and not only a file: it ends with the
+/// process, also at a kill.
+const HANDED_OVER: &str = "handed-over";
+
+/// Who uses a folder.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FolderUse {
+    Unused,
+    /// A process that has handed over, and completes what it has.
+    HandedOver,
+    InUse {
+        /// The process, if the kernel says so.
+        process: Option<u32>,
+    },
+}
+
 /// Counting never gets there, so a file with a greater number is not ours.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
@@ -133,20 +149,42 @@ impl Folder {
     }
 }
 
-/// Fails with `Locked` if a process uses the folder. One that does not exist is not used.
-pub fn check_unused(path: &Path) -> Result<(), JournalError> {
-    let lock = match OpenOptions::new().read(true).write(true).open(path.join(LOCK)) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(JournalError::io(path, &error)),
+/// Finds out who uses a folder. One that does not exist is not used.
+pub fn find_use(path: &Path) -> Result<FolderUse, JournalError> {
+    let Some(lock) = open_if_locked(&path.join(LOCK)).map_err(|error| JournalError::io(path, &error))? else {
+        return Ok(FolderUse::Unused);
     };
-    match lock.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            Err(JournalError::Locked { path: path.to_owned(), process: lock_holder(&lock) })
-        }
-        Err(TryLockError::Error(error)) => Err(JournalError::io(path, &error)),
+    let marked = open_if_locked(&path.join(HANDED_OVER)).map_err(|error| JournalError::io(path, &error))?;
+    Ok(match marked {
+        Some(_) => FolderUse::HandedOver,
+        None => FolderUse::InUse { process: lock_holder(&lock) },
+    })
+}
+
+/// The file, if a process has locked it for itself.
+fn open_if_locked(path: &Path) -> io::Result<Option<File>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Shared, so that two processes that look at once do not see each other.
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(file)),
+        Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Tells other processes that this one, which uses the folder, has handed over: until it ends.
+pub fn mark_handed_over(path: &Path) -> Result<File, JournalError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let opened = options.open(path.join(HANDED_OVER));
+    let mark = opened.map_err(|error| JournalError::io(path, &error))?;
+    // Waits at most for a process that looks at it.
+    mark.lock().map_err(|error| JournalError::io(path, &error))?;
+    Ok(mark)
 }
 
 /// The process that holds the lock of a file, if the kernel says so (`proc_locks(5)`). It does not in another PID namespace.

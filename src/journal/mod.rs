@@ -36,7 +36,7 @@ mod segment;
 pub(crate) mod tests;
 
 pub use error::JournalError;
-pub use folder::check_unused;
+pub use folder::{FolderUse, find_use, mark_handed_over};
 pub use log::{Config, Journal, Records, TOTAL_BYTES};
 pub use record::{Record, RecordKind, Sequence};
 pub use recovery::{Damage, DamageKind, Recovery};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -196,6 +197,134 @@ fn a_successor_that_does_not_start_changes_nothing() {
     load.wait_calls(100);
     let report = load.stop();
     assert_eq!(report.failures, [""; 0], "{report:?}");
+}
+
+/// Lets later processes of this gateway wait for a database that is not there.
+fn stall_starts(gateway: &Gateway) {
+    fs::write(gateway.path().join(".env"), "DATABASE_URL=postgres://user:secret@127.0.0.1:1/none\n").unwrap();
+}
+
+/// SIGUSR2, and waits until a successor waits for that database: its process.
+fn start_stalled(gateway: &Gateway) -> u32 {
+    const STARTING: &str = "starting a successor process=";
+    stall_starts(gateway);
+    gateway.signal("-USR2");
+    gateway.wait_log("waiting for the database", 0);
+    let log = gateway.log();
+    log.rsplit_once(STARTING).unwrap().1.lines().next().unwrap().parse().unwrap()
+}
+
+fn kill(process: u32) {
+    assert!(Command::new("kill").args(["-KILL", &process.to_string()]).status().unwrap().success());
+}
+
+/// What the end of the predecessor makes of a successor that is still starting.
+#[test]
+fn a_successor_that_is_starting_ends_with_its_predecessor() {
+    for signal in ["-TERM", "-KILL"] {
+        let mut gateway = Setup::new().start();
+        let successor = start_stalled(&gateway);
+        assert!(!has_ended(successor));
+        gateway.signal(signal);
+        assert_eq!(gateway.ended().success(), signal == "-TERM");
+        until("the end of the successor", || has_ended(successor));
+        // Nobody holds the sockets.
+        assert!(listening(gateway.address).is_empty(), "{signal}");
+        let says_why = gateway.log().contains("the predecessor has ended");
+        assert!(says_why || signal == "-TERM", "{}", gateway.log());
+        // The data directory is free.
+        fs::remove_file(gateway.path().join(".env")).unwrap();
+        let again = gateway.start_again();
+        assert_eq!(Client::once(again.address, &Request::new("GET", "/health")).status, 200);
+    }
+}
+
+#[test]
+fn one_successor_starts_at_a_time() {
+    let gateway = Setup::new().start();
+    let successor = start_stalled(&gateway);
+    gateway.signal("-USR2");
+    gateway.wait_log("SIGUSR2 is refused: a successor is starting already", 0);
+    assert!(!has_ended(successor));
+    assert_eq!(gateway.log().matches("starting a successor process=").count(), 1);
+    kill(successor);
+    gateway.wait_log("no hand-over; this process serves on", 0);
+    assert!(gateway.log().contains("the successor ended (signal: 9"), "{}", gateway.log());
+    fs::remove_file(gateway.path().join(".env")).unwrap();
+    gateway.hand_over();
+    assert_eq!(Client::once(gateway.address, &Request::new("GET", "/health")).status, 200);
+}
+
+/// The one that it replaced does not accept any more, so a supervisor starts another.
+#[test]
+fn a_successor_that_dies_is_replaced_while_its_predecessor_drains() {
+    let (peer, gate) = (Peer::script([]), Gate::default());
+    let late = vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("1", "late")))];
+    peer.push([late]);
+    let gateway = Setup::new().server("a", peer.address).start();
+    let mut call = Client::connect(gateway.address);
+    call.send(&modern_call(SINGLE, "echo", "{}").bytes());
+    peer.wait_calls(1);
+    gateway.hand_over();
+    kill(gateway.pid());
+    until("the end of the successor", || has_ended(gateway.pid()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+    let log = fs::File::create(gateway.path().join("log-of-another")).unwrap();
+    let args = ["--port", "0", "--data-dir", "data", "--no-auth"];
+    clear_environment(&mut command).args(args).current_dir(gateway.path()).stdin(Stdio::null());
+    let mut another = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    // Its output ends with it.
+    let mut greeting = BufReader::new(another.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let is_serving = greeting.any(|line| line.contains(" listens on "));
+    let log = fs::read_to_string(gateway.path().join("log-of-another")).unwrap();
+    assert!(is_serving, "{log}");
+    assert!(!has_ended(gateway.pids()[0]), "a call is in flight");
+    gate.open();
+    assert!(call.response().text().contains("late"));
+    another.kill().unwrap();
+    another.wait().unwrap();
+}
+
+#[test]
+fn a_program_that_was_removed_is_named() {
+    // It is started under a name that goes away.
+    let wrapper = ["/bin/bash", "-c", "exec -a ./program \"$0\" \"$@\""];
+    let setup = Setup::new().link("program", env!("CARGO_BIN_EXE_metamcp")).wrapped(&wrapper);
+    let gateway = setup.start();
+    fs::remove_file(gateway.path().join("program")).unwrap();
+    gateway.signal("-USR2");
+    gateway.wait_log("no hand-over; this process serves on", 0);
+    let log = gateway.log();
+    assert!(log.contains("program that this process was started from is not there any more"), "{log}");
+}
+
+/// A response to what a server asked during a call that the predecessor has.
+#[test]
+fn a_response_that_reaches_nobody_is_refused() {
+    let (peer, gate) = (Peer::script([]), Gate::default());
+    let asked = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"who?"}}"#;
+    peer.push([vec![
+        Step::Send(events()),
+        Step::Send(chunk(&format!("data: {asked}\n\n"))),
+        Step::Wait(gate.clone()),
+        Step::Send(chunk(&format!("data: {}\n\n", result("1", "thanks")))),
+        Step::Send(chunk("")),
+    ]]);
+    let gateway = Setup::new().server("a", peer.address).start();
+    let session = open_session(&gateway, "/mcp", None);
+    let mut call = Client::connect(gateway.address);
+    call.send(&crate::support::legacy_call("/mcp", &session, "1", "a__echo", "{}").bytes());
+    assert_eq!(call.head().status, 200);
+    let id = call.event().unwrap()["id"].to_string();
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"action":"accept","content":{{}}}}}}"#);
+    let response = crate::support::legacy_call("/mcp", &session, "0", "", "").body(body);
+    gateway.hand_over();
+    let refused = Client::once(gateway.address, &response);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("another process of the gateway"), "{}", refused.text());
+    assert_eq!(peer.calls().len(), 1);
+    gate.open();
+    assert_eq!(call.event().unwrap()["result"]["content"][0]["text"], "thanks");
 }
 
 #[test]

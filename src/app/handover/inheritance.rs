@@ -1,5 +1,6 @@
 //! What a process was given at its start: listening sockets of systemd, or those of the process that it replaces.
 
+use std::future::Future;
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -68,6 +69,21 @@ impl Inheritance {
 }
 
 impl Predecessor {
+    /// Completes `start`, the start of this process, unless the predecessor ends before: what this process holds of the
+    /// listening sockets would else outlive a gateway that was stopped.
+    ///
+    /// # Errors
+    /// The predecessor has ended.
+    pub async fn race<T>(&self, start: impl Future<Output = T>) -> Result<T, PassingError> {
+        let mut messages = passing::messages(self.0.try_clone()?)?;
+        tokio::select! {
+            // Who has started tells the predecessor, and is told then whether it is there.
+            biased;
+            started = start => Ok(started),
+            () = passing::predecessor_ended(&mut messages) => Err(PassingError::PredecessorEnded),
+        }
+    }
+
     /// Tells it that this process accepts connections.
     pub fn send_accepts(self) -> Result<(), PassingError> {
         passing::send_accepts(&self.0)

@@ -4,7 +4,8 @@
 //! socket over a socket pair (`passing`). No socket is bound again, so no connection is lost from a kernel queue. The
 //! predecessor stops accepting when the successor says that it accepts (`predecessor`), and completes what it has.
 //!
-//! Invariant: until then the predecessor serves unchanged, whatever becomes of the successor.
+//! Invariants: until then the predecessor serves, whatever becomes of the successor; a successor that may not take over yet does
+//! not outlive its predecessor. What a failed successor changed in the database, a migration for instance, stays.
 //!
 //! Does not know: what is served.
 

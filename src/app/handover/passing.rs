@@ -6,8 +6,9 @@ use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use tokio::io::AsyncReadExt as _;
@@ -31,6 +32,14 @@ pub enum PassingError {
     Io(#[from] io::Error),
     #[error("cannot take over: standard input is not a hand-over of this program; unset METAMCP_HANDOVER")]
     Malformed,
+    #[error(
+        "cannot take over: cannot read the hand-over from standard input: {0}; if no gateway started this one, unset METAMCP_HANDOVER"
+    )]
+    Receive(#[source] io::Error),
+    #[error(
+        "cannot take over: not all listening sockets were received; raise the limit of open files (ulimit -n)"
+    )]
+    Truncated,
     #[error("cannot take over: the predecessor has ended")]
     PredecessorEnded,
 }
@@ -80,7 +89,7 @@ pub fn receive(from: &OwnedFd) -> Result<(Description, Vec<TcpListener>, OwnedFd
     let mut sockets = Vec::with_capacity(description.sockets);
     while sockets.len() < description.sockets {
         let (_, some) = receive_message(from)?;
-        if some.is_empty() {
+        if some.is_empty() || sockets.len() + some.len() > description.sockets {
             return Err(PassingError::Malformed);
         }
         sockets.extend(some.into_iter().map(TcpListener::from));
@@ -88,13 +97,19 @@ pub fn receive(from: &OwnedFd) -> Result<(Description, Vec<TcpListener>, OwnedFd
     Ok((description, sockets, stdin))
 }
 
+/// Waits for the end of the predecessor, which sends nothing more. Cancel safe.
+pub async fn predecessor_ended(from: &mut UnixStream) {
+    let mut ignored = [0; MESSAGE_BYTES_MAX];
+    while from.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+}
+
 /// Tells the predecessor that the successor accepts connections.
 pub fn send_accepts(to: &OwnedFd) -> Result<(), PassingError> {
     send_message(to, ACCEPTS, &[]).map_err(|_| PassingError::PredecessorEnded)
 }
 
-/// The predecessor's end, to read the answer from.
-pub fn answers(end: OwnedFd) -> io::Result<UnixStream> {
+/// An end of the pair, to wait for what the other end sends or for its close.
+pub fn messages(end: OwnedFd) -> io::Result<UnixStream> {
     let end = std::os::unix::net::UnixStream::from(end);
     end.set_nonblocking(true)?;
     UnixStream::from_std(end)
@@ -135,14 +150,31 @@ fn send_message(to: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> i
 }
 
 fn receive_message(from: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), PassingError> {
+    receive_into(from, &mut [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))])
+}
+
+/// Receives a message whose descriptors fit into `space`.
+fn receive_into(
+    from: &OwnedFd,
+    space: &mut [MaybeUninit<u8>],
+) -> Result<(Vec<u8>, Vec<OwnedFd>), PassingError> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut control = RecvAncillaryBuffer::new(space);
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
-    let received = received.map_err(|_| PassingError::Malformed)?;
+    let received = retry_on_intr(|| recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
+    let received = received.map_err(|error| match error {
+        Errno::CONNRESET => PassingError::PredecessorEnded,
+        error => PassingError::Receive(error.into()),
+    })?;
     if received.bytes == 0 {
         return Err(PassingError::PredecessorEnded);
+    }
+    // The kernel drops descriptors for which this process may open no more files.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(PassingError::Truncated);
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(PassingError::Malformed);
     }
     bytes.truncate(received.bytes);
     let mut descriptors = Vec::new();
@@ -176,7 +208,7 @@ mod tests {
             assert_eq!(found, addresses);
             send_accepts(&theirs).unwrap();
             drop(theirs);
-            let mut ours = answers(ours).unwrap();
+            let mut ours = messages(ours).unwrap();
             assert!(receive_accepts(&mut ours).await);
             assert!(!receive_accepts(&mut ours).await);
         };
@@ -187,17 +219,35 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let check = |text: &str| {
+        let check = |text: &str, stdins: usize, sockets: usize, expected: &str| {
             let (ours, theirs) = open_pair().unwrap();
-            send_message(&ours, text.as_bytes(), &[]).unwrap();
+            let descriptors = |count| vec![ours.as_fd(); count];
+            send_message(&ours, text.as_bytes(), &descriptors(stdins)).unwrap();
+            if sockets > 0 {
+                send_message(&ours, b"sockets", &descriptors(sockets)).unwrap();
+            }
             drop(ours);
-            receive(&theirs).unwrap_err();
+            let error = receive(&theirs).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
         };
-        check("x");
-        check(DESCRIPTION);
-        check("metamcp-handover sockets=0");
-        check("metamcp-handover sockets=1");
-        check("metamcp-handover sockets=99999999");
+        let (malformed, ended) = ("is not a hand-over", "the predecessor has ended");
+        check("x", 1, 1, malformed);
+        check(DESCRIPTION, 1, 1, malformed);
+        check("metamcp-handover sockets=0", 1, 1, malformed);
+        check("metamcp-handover sockets=99999999", 1, 1, malformed);
+        check("metamcp-handover sockets=1", 0, 1, malformed);
+        check("metamcp-handover sockets=1", 1, 2, malformed);
+        check("metamcp-handover sockets=2", 1, 1, ended);
+        let long = format!("metamcp-handover sockets=1 x={}", "x".repeat(MESSAGE_BYTES_MAX));
+        check(&long, 1, 1, malformed);
+        // What was lost on the way is not called something else.
+        let (ours, theirs) = open_pair().unwrap();
+        send_message(&ours, b"sockets", &[ours.as_fd(); 8]).unwrap();
+        let mut small = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        assert!(matches!(receive_into(&theirs, &mut small), Err(PassingError::Truncated)));
+        let not_a_socket = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let error = receive(&not_a_socket).unwrap_err();
+        assert!(matches!(error, PassingError::Receive(_)), "{error}");
         let (ours, theirs) = open_pair().unwrap();
         drop(ours);
         receive(&theirs).unwrap_err();

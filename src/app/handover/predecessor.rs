@@ -25,15 +25,17 @@ use crate::server::ListeningSockets;
 pub struct HandoverSwitch {
     requests: Signal,
     manager: ServiceManager,
-    program: Option<PathBuf>,
+    program: PathBuf,
     args: Vec<OsString>,
 }
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
 enum HandoverError {
-    #[error("the program that this process was started from is not there any more")]
-    NoProgram,
+    #[error(
+        "the program {} that this process was started from is not there any more; install it there and send SIGUSR2 again", .0.display()
+    )]
+    NoProgram(PathBuf),
     #[error("cannot start the successor: {0}")]
     Start(#[from] io::Error),
     #[error("the successor ended ({0}); its own log lines say why")]
@@ -53,6 +55,7 @@ impl HandoverSwitch {
         let cwd = std::env::current_dir().unwrap_or_default();
         let program = program::find(started_as.as_deref(), &ProcessEnv as &dyn Env, &cwd);
         let program = program.or_else(|| std::env::current_exe().ok());
+        let program = program.unwrap_or_else(|| PathBuf::from(OWN_PROGRAM));
         Self { requests, manager, program, args: args.collect() }
     }
 
@@ -63,6 +66,8 @@ impl HandoverSwitch {
 
     /// Waits for SIGUSR2 and starts a successor, until one accepts connections from `sockets`. Without sockets, requests are
     /// refused.
+    ///
+    /// Cancel safe: dropping it ends a successor that is still starting.
     pub async fn hand_over(&mut self, sockets: Option<&ListeningSockets>) {
         // A closed signal would be ready forever.
         while self.requests.recv().await.is_some() {
@@ -70,7 +75,10 @@ impl HandoverSwitch {
                 tracing::warn!("SIGUSR2 is ignored: this gateway serves the one client that started it");
                 continue;
             };
-            tracing::info!("starting a successor");
+            if let Some(reason) = refusal_as(std::process::id()) {
+                tracing::error!("{reason}");
+                continue;
+            }
             self.manager.reloading();
             match self.start_successor(sockets).await {
                 Ok(successor) => {
@@ -97,24 +105,37 @@ impl HandoverSwitch {
             has_disabled_huge_pages: child::has_disabled_huge_pages(),
         };
         passing::send(&ours, description, &descriptors, io::stdin().as_fd())?;
-        let program = self.program.as_deref().ok_or(HandoverError::NoProgram)?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.program);
         command.args(&self.args).env(MARK, "1");
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
             command.env_remove(name);
         }
-        let mut successor = command.stdin(Stdio::from(theirs)).spawn()?;
+        let spawned = command.stdin(Stdio::from(theirs)).spawn();
+        let successor = StartingSuccessor(Some(spawned.map_err(|error| self.start_error(error))?));
         // It holds the successor's end, whose close is to be noticed.
         drop(command);
-        let answered = self.wait_for_answer(passing::answers(ours)?).await;
-        match answered {
-            Ok(true) => successor.id().ok_or_else(|| io::Error::other("it has ended").into()),
-            Ok(false) => Err(HandoverError::Ended(end(&mut successor).await?)),
-            Err(error) => {
-                end(&mut successor).await?;
+        let process = successor.id();
+        tracing::info!(process, "starting a successor");
+        let answered = self.wait_for_answer(passing::messages(ours)?).await;
+        match (answered, process) {
+            (Ok(true), Some(process)) => {
+                successor.keep();
+                Ok(process)
+            }
+            (Ok(_), _) => Err(HandoverError::Ended(successor.end().await?)),
+            (Err(error), _) => {
+                successor.end().await?;
                 Err(error)
             }
         }
+    }
+
+    /// Why the program cannot be started.
+    fn start_error(&self, error: io::Error) -> HandoverError {
+        if error.kind() == io::ErrorKind::NotFound && !self.program.exists() {
+            return HandoverError::NoProgram(self.program.clone());
+        }
+        HandoverError::Start(error)
     }
 
     /// Whether the successor accepts connections. Refuses further requests meanwhile.
@@ -131,15 +152,70 @@ impl HandoverSwitch {
     }
 }
 
-/// Ends a successor that cannot take over, and waits for it.
-async fn end(successor: &mut Child) -> io::Result<ExitStatus> {
-    // One that has closed its end is about to exit; its status says more than that of a kill.
-    if let Ok(status) = timeout(EXIT_TIMEOUT, successor.wait()).await {
-        return status;
+/// Why a process with this id cannot hand over; `None` if it can.
+fn refusal_as(process: u32) -> Option<&'static str> {
+    // The kernel kills all processes of a PID namespace when its first process ends (`pid_namespaces(7)`).
+    (process == 1).then_some(
+        "SIGUSR2 is refused: this process is process 1 of its container, and the kernel would end the successor together with it; start a new container and stop this one (a rolling restart by the orchestrator)",
+    )
+}
+
+/// A successor that may not take over yet. Killed when dropped: it has the listening sockets, and would keep connections in
+/// their queues that nobody accepts.
+struct StartingSuccessor(Option<Child>);
+
+impl StartingSuccessor {
+    fn id(&self) -> Option<u32> {
+        self.0.as_ref()?.id()
     }
-    successor.kill().await?;
-    successor.wait().await
+
+    /// Lets it go on after this process.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+
+    /// Ends one that cannot take over, and waits for it.
+    async fn end(mut self) -> io::Result<ExitStatus> {
+        let Some(successor) = &mut self.0 else { return Err(io::Error::other("it was let go")) };
+        // One that has closed its end is about to exit; its status says more than that of a kill.
+        if let Ok(status) = timeout(EXIT_TIMEOUT, successor.wait()).await {
+            return status;
+        }
+        successor.kill().await?;
+        successor.wait().await
+    }
+}
+
+impl Drop for StartingSuccessor {
+    fn drop(&mut self) {
+        // It has ended if this fails.
+        if let Some(successor) = &mut self.0 {
+            let _ = successor.start_kill();
+        }
+    }
 }
 
 /// For a successor to exit by itself.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The program of this process, if its path cannot be found.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_1_is_told_what_to_do_instead() {
+        let check = |process: u32, expected: Option<&str>| {
+            let reason = refusal_as(process);
+            let is_expected = match (reason, expected) {
+                (Some(reason), Some(expected)) => reason.contains(expected),
+                (reason, expected) => reason == expected,
+            };
+            assert!(is_expected, "{process}: {reason:?}");
+        };
+        check(1, Some("a rolling restart by the orchestrator"));
+        check(2, None);
+    }
+}

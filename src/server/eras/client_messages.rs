@@ -100,8 +100,17 @@ pub async fn client_response(
     call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Reply, Fault> {
-    if !forward_by_prefix(worker, &call, &session, call.envelope.id).await? {
-        return Err(Fault::client(FaultKind::InvalidRequest, "this response answers no request of a server"));
+    let refusal = match forward_by_prefix(worker, &call, &session, call.envelope.id).await? {
+        Recipient::Unknown => Some("this response answers no request of a server"),
+        // After a hand-over or a restart. The call that the server asked during waits in the other process, if it still
+        // runs: that it goes on would be a lie.
+        Recipient::WithoutSession => Some(
+            "this response cannot be delivered, because another process of the gateway forwarded the server's request; cancel the call that it belongs to, and make it again if it may run twice",
+        ),
+        Recipient::WithSession => None,
+    };
+    if let Some(text) = refusal {
+        return Err(Fault::client(FaultKind::InvalidRequest, text));
     }
     // Accepted even if the server no longer waits for it, as the transport requires of a well-formed message
     // (MCP 2025-11-25, Streamable HTTP, "202 Accepted with no body"). Clients end their session on a
@@ -110,7 +119,18 @@ pub async fn client_response(
     Ok(reply::accepted())
 }
 
-/// Forwards a message to the server that a prefixed id names. Returns false if it names none. While a call is
+/// The server that a message of a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Recipient {
+    /// There is none.
+    Unknown,
+    /// It has no session in this process, so it was not sent the message.
+    WithoutSession,
+    /// It was sent the message, as far as it took it.
+    WithSession,
+}
+
+/// Forwards a message to the server that a prefixed id names. While a call is
 /// in flight at a changed or removed server, that version may have sent the request, so it gets the message
 /// too; the version that does not know the id ignores it.
 ///
@@ -121,8 +141,8 @@ async fn forward_by_prefix(
     call: &Call,
     session: &Arc<Session>,
     id: Option<IdSpan>,
-) -> Result<bool, Fault> {
-    let (mut is_known, mut busy) = (false, Ok(()));
+) -> Result<Recipient, Fault> {
+    let (mut recipient, mut busy) = (Recipient::Unknown, Ok(()));
     let mut former = session.former_versions();
     former.retain(|former| former.endpoint.id != session.endpoint.id);
     for session in former.iter().chain([session]) {
@@ -139,11 +159,13 @@ async fn forward_by_prefix(
                 edits.extend(ids.related(call));
                 edits.sort_by_key(|(span, _)| span.start);
             }
-            busy = busy.and(forward(worker, call, session, place, &edits).await);
-            is_known = true;
+            match forward(worker, call, session, place, &edits).await {
+                Ok(found) => recipient = recipient.max(found),
+                Err(fault) => busy = busy.and(Err(fault)),
+            }
         }
     }
-    busy.map(|()| is_known)
+    busy.map(|()| recipient)
 }
 
 /// The server that a prefixed id names, and the edit that restores the server's own id.
@@ -164,8 +186,8 @@ async fn forward(
     session: &Session,
     place: usize,
     edits: &[(Span, Bytes)],
-) -> Result<(), Fault> {
-    let Some(ready) = session.upstream_slot(place).current() else { return Ok(()) };
+) -> Result<Recipient, Fault> {
+    let Some(ready) = session.upstream_slot(place).current() else { return Ok(Recipient::WithoutSession) };
     let server = &session.endpoint.servers[place];
     let sending = async {
         let pool = worker.topology.pool(server)?;
@@ -179,5 +201,5 @@ async fn forward(
             tracing::warn!(server = %server.name, "a message without an answer was not taken in time");
         }
     }
-    Ok(())
+    Ok(Recipient::WithSession)
 }

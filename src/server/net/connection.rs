@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::connection_transfer::{ConnectionTransfer, DetachedStream};
 use super::fast_lane::{self, FastLaneExit};
-use super::handover::{ConnectionHandover, DetachedStream};
 use super::hyper_connection::{self, HyperExit};
 use crate::runtime::await_socket_polls;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
@@ -49,7 +49,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot) {
     let activity = ConnectionActivity::new();
     activity.certificate.set(certificate);
     let link =
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false };
+        ConnectionTransfer { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false };
     run_connection(worker, activity, link, place, None).await;
 }
 
@@ -61,7 +61,7 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     let Some(socket) = Socket::from_std(socket) else { return };
     // Without a certificate: connections over TLS are not parked.
     let link =
-        ConnectionHandover { socket, unprocessed: BytesMut::new(), protocol: speaks, is_pipelined: false };
+        ConnectionTransfer { socket, unprocessed: BytesMut::new(), protocol: speaks, is_pipelined: false };
     run_connection(worker, ConnectionActivity::new(), link, place, writing).await;
 }
 
@@ -79,7 +79,7 @@ async fn shake_hands(
 async fn run_connection(
     worker: Rc<Worker>,
     activity: Rc<ConnectionActivity>,
-    mut link: ConnectionHandover,
+    mut link: ConnectionTransfer,
     place: ConnectionSlot,
     stream: Option<ResponseWriter>,
 ) {

@@ -14,7 +14,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::handover::{ConnectionHandover, DetachedStream};
+use super::connection_transfer::{ConnectionTransfer, DetachedStream};
 use crate::runtime::yield_once;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
 use crate::server::http1::codec::{ParseOutcome, read_request};
@@ -53,7 +53,7 @@ const PARTIAL_REQUEST_TIMEOUT: Duration = Duration::from_millis(50);
 pub async fn serve(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
-    link: &mut ConnectionHandover,
+    link: &mut ConnectionTransfer,
     stream: Option<Box<DetachedStream>>,
 ) -> FastLaneExit {
     let mut lane = FastLane { worker, activity, link };
@@ -87,7 +87,7 @@ pub async fn serve(
 struct FastLane<'a> {
     worker: &'a Rc<Worker>,
     activity: &'a Rc<ConnectionActivity>,
-    link: &'a mut ConnectionHandover,
+    link: &'a mut ConnectionTransfer,
 }
 
 /// Why no request is served next.

@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use tokio::task_local;
 use tokio::time::{sleep, timeout};
 
-use super::handover::{ConnectionHandover, DetachedStream};
+use super::connection_transfer::{ConnectionTransfer, DetachedStream};
 use super::rewind::RewoundSocket;
 use super::strict_feed::StrictFeed;
 use crate::runtime::{await_socket_polls, yield_once};
@@ -66,16 +66,16 @@ pub enum HyperExit {
     /// The connection has ended.
     Gone,
     /// No request is in flight.
-    Rest(ConnectionHandover),
+    Rest(ConnectionTransfer),
     /// An event stream that has not been written to yet.
-    Stream(ConnectionHandover, Box<DetachedStream>),
+    Stream(ConnectionTransfer, Box<DetachedStream>),
 }
 
 /// Serves a connection with hyper as long as necessary.
 pub async fn serve(
     worker: &Rc<Worker>,
     activity: &Rc<ConnectionActivity>,
-    link: ConnectionHandover,
+    link: ConnectionTransfer,
 ) -> HyperExit {
     let mut phase = worker.shared.phase.clone();
     let settings = worker.settings();
@@ -107,8 +107,8 @@ async fn draining(phase: &mut watch::Receiver<ShutdownPhase>, connections: &Conn
 /// Reads enough bytes to detect the protocol. `None` if they do not arrive.
 async fn open(
     config: &HttpConfig,
-    mut link: ConnectionHandover,
-) -> Option<(ConnectionHandover, HttpVersion)> {
+    mut link: ConnectionTransfer,
+) -> Option<(ConnectionTransfer, HttpVersion)> {
     let first = &mut link.unprocessed;
     match &mut link.socket {
         _ if !first.is_empty() => {}
@@ -200,7 +200,7 @@ async fn serve_http1(
     let mut ahead = BytesMut::from(parts.read_buf);
     ahead.unsplit(first);
     let protocol = Some(HttpVersion::Http1);
-    let link = ConnectionHandover { socket, unprocessed: ahead, protocol, is_pipelined };
+    let link = ConnectionTransfer { socket, unprocessed: ahead, protocol, is_pipelined };
     match exit.take() {
         None => HyperExit::Rest(link),
         Some(detached) => HyperExit::Stream(link, detached),

@@ -88,11 +88,14 @@ pub fn start(
     let mut threads = Vec::with_capacity(listeners.len());
     let (started, outcomes) = mpsc::channel();
     let (failing, has_failed) = watch::channel(false);
+    // No worker accepts before all have started: if one cannot, the connections of the others would be lost.
+    let (accepting, may_accept) = watch::channel(false);
     for (number, listeners) in listeners.into_iter().enumerate() {
         let seed = WorkerSeed {
             shared: Arc::clone(shared),
             listeners,
             connections: Arc::clone(&connections),
+            may_accept: may_accept.clone(),
             number,
         };
         let thread = thread::Builder::new().name(format!("worker-{number}"));
@@ -105,6 +108,7 @@ pub fn start(
         let gone = || Err(io::Error::other("a worker ended while it started"));
         outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
+    accepting.send_replace(true);
     Ok(Workers { url, sockets, threads, has_failed })
 }
 
@@ -173,6 +177,8 @@ struct WorkerSeed {
     shared: Arc<SharedState>,
     listeners: Vec<ListeningSocket>,
     connections: Arc<CachePadded<AtomicUsize>>,
+    /// Set when all workers have started. Closed before that if one could not.
+    may_accept: watch::Receiver<bool>,
     number: usize,
 }
 
@@ -192,7 +198,7 @@ impl WorkerSeed {
         end
     }
 
-    async fn accept(self, started: mpsc::Sender<io::Result<()>>) -> WorkerEnd {
+    async fn accept(mut self, started: mpsc::Sender<io::Result<()>>) -> WorkerEnd {
         let mut intake = match Acceptor::new(self.listeners) {
             Ok(intake) => Some(intake),
             Err(error) => return fail_to_start(&started, error),
@@ -202,6 +208,9 @@ impl WorkerSeed {
             Err(error) => return fail_to_start(&started, error),
         };
         drop(started.send(Ok(())));
+        if self.may_accept.wait_for(|may_accept| *may_accept).await.is_err() {
+            return WorkerEnd::Ordered;
+        }
         let mut housekeeping = spawn_local(Rc::clone(&worker).housekeep());
         let (mut phase, mut handed_over) = (self.shared.phase.clone(), self.shared.phase.clone());
         let places = ConnectionSlots::new(self.connections);

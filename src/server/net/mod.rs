@@ -2,7 +2,7 @@
 //!
 //! The top floor of the server. A connection is read by the fast lane or by hyper, and is parked while it is idle.
 //!
-//! Invariants: no byte that was read is lost when one reader hands a connection over to another, and a connection
+//! Invariants: no byte that was read is lost when one reader passes a connection to another, and a connection
 //! changes hands only between two requests or before the first byte of a response.
 //!
 //! Does not know: MCP, or how a request is answered.
@@ -11,7 +11,7 @@ pub mod accept;
 pub mod connection;
 pub mod fast_lane;
 pub mod hyper_connection;
-pub mod handover;
+pub mod connection_transfer;
 pub mod listen_error;
 pub mod listener;
 pub mod listening_sockets;

@@ -117,6 +117,13 @@ impl Setup {
         self
     }
 
+    /// Started by this program, which gets the path of the gateway's program and its arguments.
+    #[must_use]
+    pub fn wrapped(mut self, wrapper: &[&'static str]) -> Self {
+        self.launch.wrapper = wrapper.to_vec();
+        self
+    }
+
     /// Everybody is asked for a key.
     #[must_use]
     pub fn keys(mut self) -> Self {

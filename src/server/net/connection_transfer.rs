@@ -1,4 +1,4 @@
-//! A connection as one reader hands it over to the next.
+//! A connection as one reader passes it to the next.
 
 use bytes::BytesMut;
 
@@ -7,7 +7,7 @@ use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::ResponseWriter;
 
 /// A connection between two readers.
-pub struct ConnectionHandover {
+pub struct ConnectionTransfer {
     pub socket: Socket,
     /// Bytes that were read and not processed.
     pub unprocessed: BytesMut,
