@@ -185,8 +185,8 @@ fn changed_files_are_loaded() {
     fs::write(path.join("metamcp.toml"), format!("{good}\nserver.nonsense = 1")).unwrap();
     gateway.wait_log("configuration not reloaded", 0);
     assert!(names(&gateway, "demo") && names(&gateway, "more"));
-    // A file that vanishes, and one that is replaced.
-    fs::remove_file(path.join("mcp.json")).unwrap();
+    // A server that is taken out, and a file that is replaced.
+    fs::write(path.join("mcp.json"), r#"{"mcpServers":{}}"#).unwrap();
     fs::write(path.join("next"), good.replace("[servers.demo]", "[servers.other]")).unwrap();
     fs::rename(path.join("next"), path.join("metamcp.toml")).unwrap();
     until("the replaced file", || names(&gateway, "other") && !names(&gateway, "more"));
@@ -197,6 +197,37 @@ fn changed_files_are_loaded() {
     fs::write(path.join("metamcp.toml"), good.replace("[servers.demo]", "[servers.late]")).unwrap();
     gateway.reload(&base(), DONE);
     assert!(!gateway.log().contains("late"), "{}", gateway.log());
+}
+
+/// What was read before does not vanish from the configuration with its file, which may be on its way back.
+#[test]
+fn a_vanished_file_changes_nothing() {
+    const VANISHED: &str = "a configuration file has vanished";
+    let (server, more) = (demo(), demo());
+    let json = |name: &str| format!(r#"{{"mcpServers":{{"{name}":{{"url":"http://{more}/mcp"}}}}}}"#);
+    let base = Setup::new().server("demo", server).with("[server]\nwatch = true");
+    let gateway = base.file("mcp.json", &json("more")).file(".env", "RUST_LOG=info").start();
+    let path = gateway.path();
+    let serves = |name: &str| {
+        let listed = Client::once(gateway.address, &modern(PATH, "tools/list", "")).text();
+        listed.contains(&format!("{name}__echo"))
+    };
+    for (count, name) in ["metamcp.toml", "mcp.json", ".env"].into_iter().enumerate() {
+        let aside = path.join("aside");
+        fs::rename(path.join(name), &aside).unwrap();
+        gateway.wait_log("configuration not reloaded", 2 * count);
+        gateway.signal("-HUP");
+        gateway.wait_log("configuration not reloaded", 2 * count + 1);
+        assert!(gateway.log().contains(&path.join(name).display().to_string()), "{}", gateway.log());
+        assert!(serves("demo") && serves("more"), "{name}: {}", gateway.log());
+        assert_eq!(gateway.log().matches(DONE).count(), count, "{}", gateway.log());
+        // The watch goes on.
+        fs::rename(&aside, path.join(name)).unwrap();
+        gateway.wait_log(DONE, count);
+    }
+    assert_eq!(gateway.log().matches(VANISHED).count(), 6, "{}", gateway.log());
+    fs::write(path.join("mcp.json"), json("other")).unwrap();
+    until("the watch goes on", || serves("other") && !serves("more"));
 }
 
 /// Many reloads that change everything that can change, while clients call: nothing fails.

@@ -16,6 +16,8 @@ const FILES: &str = "[server.tls]\ncert = \"tls/cert.pem\"\nkey = \"tls/key.pem\
 
 const REFUSED: &str = "TLS files not reloaded";
 
+const RELOADED: &str = "configuration reloaded";
+
 fn start(peer: &Peer, leaf: &Leaf) -> Gateway {
     let setup = Setup::new().server("a", peer.address).with(FILES);
     setup.file("v1/cert.pem", &leaf.certificate).file("v1/key.pem", &leaf.key).link("tls", "v1").start()
@@ -133,4 +135,35 @@ fn unusable_files_keep_the_last_certificate() {
         until("the next one is served", || run(client.shown_certificate()) == second.der());
         assert_eq!(gateway.log().matches(REFUSED).count(), 1, "{}", gateway.log());
     }
+}
+
+/// A reload with files that cannot be used changes nothing else either, at any time until they can be.
+#[test]
+fn a_reload_with_unusable_files_changes_nothing() {
+    let authority = Authority::new("test");
+    let [first, second] = [(); 2].map(|()| authority.server("localhost"));
+    let peer = Peer::script([]);
+    let gateway = start(&peer, &first);
+    let client = TlsClient::new(gateway.address, &authority, None);
+    let changed = Setup::new()
+        .server("a", peer.address)
+        .server("b", peer.address)
+        .with(&format!("{}\n[server]\nbody_bytes_max = \"1KiB\"", FILES.replace("tls/", "other/")));
+    let long = modern_call(SINGLE, "echo", &format!(r#"{{"text":"{}"}}"#, "x".repeat(3000)));
+    let status = |request| run(client.ask("http/1.1", request)).unwrap().0;
+    let new_server = modern_call("/servers/b/mcp", "echo", "{}");
+    for _ in 0..2 {
+        gateway.reload(&changed, "configuration not reloaded");
+        assert_eq!((status(&long), status(&new_server)), (200, 404));
+        assert_eq!(run(client.shown_certificate()), first.der());
+    }
+    assert!(!gateway.log().contains(RELOADED), "{}", gateway.log());
+    // The files that are in use are still followed.
+    let third = authority.server("localhost");
+    write(&gateway.path().join("v1"), &third);
+    until("the files in use are read again", || run(client.shown_certificate()) == third.der());
+    write(&gateway.path().join("other"), &second);
+    gateway.reload(&changed, RELOADED);
+    until("all of it is taken over", || (status(&long), status(&new_server)) == (413, 200));
+    assert_eq!(run(client.shown_certificate()), second.der());
 }
