@@ -45,9 +45,9 @@ pub(super) fn read_entry_kind(fields: &JsonObject, path: &[&str]) -> Result<Entr
 
 /// The error of an entry that is neither a program nor reached over HTTP. A member with nearly the right name is named.
 fn neither_command_nor_url(fields: &JsonObject) -> String {
-    let unknown = fields.keys().filter(|name| !MEMBERS.contains(&name.as_str()));
+    let mut unknown = fields.keys().filter(|name| !MEMBERS.contains(&name.as_str()));
     let near = |name: &String| nearest(name, ["command", "url"]).map(|near| (name.clone(), near));
-    let hint = unknown.filter_map(near).next().map_or(String::new(), |(name, near)| {
+    let hint = unknown.find_map(near).map_or(String::new(), |(name, near)| {
         format!("; did you mean {} instead of {}?", quote(near), quote(&name))
     });
     format!("has neither command nor url; write \"command\": \"npx\" or \"url\": \"http://...\"{hint}")
