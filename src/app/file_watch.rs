@@ -38,9 +38,10 @@ struct FileVersion {
 impl FileWatch {
     /// Remembers the files as they are. Create the watch before reading the files, so that no change is missed. Files
     /// may be missing.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        let reported = read_versions(&paths);
-        Self { paths: paths.into(), reported, candidate: None }
+    pub async fn new(paths: Vec<PathBuf>) -> Self {
+        let paths: Arc<[PathBuf]> = paths.into();
+        let reported = find_versions(&paths).await.unwrap_or_default();
+        Self { paths, reported, candidate: None }
     }
 
     /// Completes when a file has changed, appeared or vanished since `new` or since the last completion, and two
@@ -49,9 +50,7 @@ impl FileWatch {
     pub async fn changed(&mut self) {
         loop {
             sleep(POLL).await;
-            let paths = Arc::clone(&self.paths);
-            // A network file system may take long to answer. An error means that the runtime shuts down.
-            let Ok(found) = run_blocking(move || read_versions(&paths)).await else { continue };
+            let Some(found) = find_versions(&self.paths).await else { continue };
             if found == self.reported {
                 self.candidate = None;
             } else if self.candidate.as_ref() == Some(&found) {
@@ -63,6 +62,12 @@ impl FileWatch {
             }
         }
     }
+}
+
+/// Looks on a blocking thread, because a network file system may take long to answer. `None` if the runtime shuts down.
+async fn find_versions(paths: &Arc<[PathBuf]>) -> Option<Vec<Option<FileVersion>>> {
+    let paths = Arc::clone(paths);
+    run_blocking(move || read_versions(&paths)).await.ok()
 }
 
 fn read_versions(paths: &[PathBuf]) -> Vec<Option<FileVersion>> {
@@ -101,7 +106,7 @@ mod tests {
         }
         symlink("v1", folder.join("watched")).unwrap();
         let paths = ["watched/a", "watched/missing"].map(|name| folder.join(name)).to_vec();
-        let mut watch = FileWatch::new(paths);
+        let mut watch = FileWatch::new(paths).await;
         change(folder.path());
         assert_eq!(timeout(WAIT, watch.changed()).await.is_ok(), expected);
         assert!(timeout(WAIT, watch.changed()).await.is_err(), "it is reported once");
@@ -130,7 +135,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_that_is_being_written_is_not_reported() {
         let folder = Folder::create();
-        let mut watch = FileWatch::new(vec![folder.join("a")]);
+        let mut watch = FileWatch::new(vec![folder.join("a")]).await;
         for length in 1..10 {
             fs::write(folder.join("a"), "a".repeat(length)).unwrap();
             // Cancelled after each poll: what it found is kept.

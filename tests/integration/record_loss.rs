@@ -7,14 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value;
 use prost::Message as _;
 
 use crate::records::{FILE, counter, records, stop};
-use crate::support::{Client, Gateway, PATIENCE, Peer, Setup, is_long, modern_call};
+use crate::support::{Client, Gateway, Peer, Setup, is_long, modern_call, until};
 
 const CLIENTS: usize = 4;
 
@@ -55,14 +54,6 @@ fn check(mut tools: Vec<String>, calls: u64, dropped: u64) {
     assert!(repeated.is_empty(), "recorded twice: {repeated:?}");
     assert_eq!(count + dropped, calls, "{count} recorded, {dropped} dropped");
     println!("{calls} calls: {count} recorded once, {dropped} counted as dropped");
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::park_timeout(Duration::from_millis(10));
-    }
 }
 
 #[test]

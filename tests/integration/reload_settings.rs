@@ -1,18 +1,23 @@
 //! Settings that change while the gateway runs, by SIGHUP or because a file was changed.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::handover::demo;
+use crate::handover::{demo, has_ended};
+use crate::records::counter;
 use crate::support::{
     Client, Gateway, Load, LoadPlan, Peer, Request, Setup, Step, legacy, modern, modern_call, open_session,
     until,
 };
+use metamcp_store::store::{Grants, Role};
 
 const DONE: &str = "configuration reloaded";
 const PATH: &str = "/mcp";
+
+/// Between two looks at watched files.
+const WATCH_POLL: Duration = Duration::from_secs(1);
 
 fn setup(lines: &str) -> Setup {
     Setup::new().server("demo", demo()).with(lines)
@@ -120,12 +125,86 @@ fn timeouts_change_for_open_connections() {
     // A session that is too old is unknown.
     let ping = || status_of(legacy(PATH, &session, "1", "ping", ""))(&gateway);
     assert_eq!(ping(), 200);
-    gateway.reload(&base.with("[session]\nlifetime = \"1m\""), DONE);
-    assert_eq!(ping(), 200);
+    gateway.reload(&base.with("[session]\nlifetime = \"1s\"\nidle_timeout = \"1s\""), DONE);
+    until("the session has outlived the new lifetime", || ping() == 404);
 }
 
 #[test]
-fn lists_and_eras_change() {
+fn the_bridge_changes() {
+    let peer = Peer::script([]);
+    let base = || Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let gateway = base().start();
+    let is_discovered = || {
+        let answer = Client::once(gateway.address, &modern("/servers/a/mcp", "server/discover", ""));
+        answer.json()["result"]["supportedVersions"].is_array()
+    };
+    assert!(!is_discovered());
+    gateway.reload(&base().with("[bridge]\ndiscover = true"), DONE);
+    until("server/discover is answered", is_discovered);
+    gateway.reload(&base(), DONE);
+    until("server/discover is rejected", || !is_discovered());
+}
+
+#[test]
+fn the_memory_limit_changes() {
+    let is_least = |gateway: &Gateway| counter(gateway, "metamcp_memory_max_bytes") == 4 << 20;
+    check("[limits]\nmemory_max = \"4MiB\"", is_least, (false, true));
+}
+
+#[test]
+fn programs_of_stored_servers_change() {
+    let base = setup("").keys();
+    let gateway = base.start();
+    let (_, key) = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() });
+    let body = r#"{"name":"p","kind":"stdio","command":"/bin/cat"}"#;
+    let create = Request::post("/api/v1/mcp/servers", body).with("Authorization", format!("Bearer {key}"));
+    let status = || status_of(create.clone())(&gateway);
+    until("the key is known, and the program refused", || status() == 422);
+    gateway.reload(&base.clone().with("[admin]\nstdio_commands = [\"/bin/cat\"]"), DONE);
+    assert_eq!(status(), 201);
+}
+
+#[test]
+fn the_time_of_a_verification_changes() {
+    let base = setup("[telemetry]\nmetrics = \"open\"").keys();
+    let gateway = base.start();
+    let runs = || counter(&gateway, "metamcp_key_hash_runs_total");
+    gateway.reload(&base.clone().with("[auth]\nverified_for = \"0s\""), DONE);
+    let (_, fresh) = gateway.keys().create("fresh");
+    let ask = || status_of(call().with("Authorization", format!("Bearer {fresh}")))(&gateway);
+    until("the new key is known", || ask() == 200);
+    let so_far = runs();
+    until("it is verified again and again", || ask() == 200 && runs() > so_far + 2);
+}
+
+#[test]
+fn deadlines_of_a_drain_change() {
+    let peer = Peer::script([vec![Step::Hold], vec![Step::Hold]]);
+    let base = || Setup::new().server("a", peer.address);
+    let long = "[server]\ndrain_deadline = \"10m\"\nhandover_deadline = \"10m\"";
+    let gateway = base().with(long).start();
+    gateway.reload(&base().with(&long.replace("10m", "1s")), DONE);
+    let hold = |so_far: usize| {
+        let mut client = Client::connect(gateway.address);
+        client.send(&modern_call("/servers/a/mcp", "echo", "{}").bytes());
+        peer.wait_calls(so_far + 1);
+        client
+    };
+    let held = hold(0);
+    gateway.hand_over();
+    assert!({ held }.is_closed());
+    until("the end of the first process", || has_ended(gateway.pids()[0]));
+    // The successor has read the new deadline at its start.
+    gateway.reload(&base().with(long), DONE);
+    gateway.reload(&base().with(&long.replace("10m", "1s")), DONE);
+    let held = hold(1);
+    gateway.terminate();
+    assert!({ held }.is_closed());
+    until("the end of the successor", || has_ended(gateway.pid()));
+}
+
+#[test]
+fn lists_change() {
     let pages = |gateway: &Gateway| {
         let listed = Client::once(gateway.address, &modern(PATH, "tools/list", "")).json();
         listed["result"]["nextCursor"] != Value::Null
@@ -185,8 +264,8 @@ fn changed_files_are_loaded() {
     fs::write(path.join("metamcp.toml"), format!("{good}\nserver.nonsense = 1")).unwrap();
     gateway.wait_log("configuration not reloaded", 0);
     assert!(names(&gateway, "demo") && names(&gateway, "more"));
-    // A file that vanishes, and one that is replaced.
-    fs::remove_file(path.join("mcp.json")).unwrap();
+    // A server that is taken out, and a file that is replaced.
+    fs::write(path.join("mcp.json"), r#"{"mcpServers":{}}"#).unwrap();
     fs::write(path.join("next"), good.replace("[servers.demo]", "[servers.other]")).unwrap();
     fs::rename(path.join("next"), path.join("metamcp.toml")).unwrap();
     until("the replaced file", || names(&gateway, "other") && !names(&gateway, "more"));
@@ -194,9 +273,47 @@ fn changed_files_are_loaded() {
     assert_eq!(gateway.log().matches("configuration not reloaded").count(), 1, "{}", gateway.log());
     fs::write(path.join("metamcp.toml"), good.replace("watch = true", "watch = false")).unwrap();
     until("the end of the watch", || names(&gateway, "demo"));
+    let reloads = gateway.log().matches(DONE).count();
     fs::write(path.join("metamcp.toml"), good.replace("[servers.demo]", "[servers.late]")).unwrap();
-    gateway.reload(&base(), DONE);
-    assert!(!gateway.log().contains("late"), "{}", gateway.log());
+    let written = Instant::now();
+    until("a watch would have looked twice", || {
+        assert!(names(&gateway, "demo"), "{}", gateway.log());
+        written.elapsed() > 3 * WATCH_POLL
+    });
+    assert_eq!(gateway.log().matches(DONE).count(), reloads, "{}", gateway.log());
+    gateway.signal("-HUP");
+    until("the file is loaded", || names(&gateway, "late"));
+}
+
+/// What was read before does not vanish from the configuration with its file, which may be on its way back.
+#[test]
+fn a_vanished_file_changes_nothing() {
+    const VANISHED: &str = "a configuration file has vanished";
+    let (server, more) = (demo(), demo());
+    let json = |name: &str| format!(r#"{{"mcpServers":{{"{name}":{{"url":"http://{more}/mcp"}}}}}}"#);
+    let base = Setup::new().server("demo", server).with("[server]\nwatch = true");
+    let gateway = base.file("mcp.json", &json("more")).file(".env", "RUST_LOG=info").start();
+    let path = gateway.path();
+    let serves = |name: &str| {
+        let listed = Client::once(gateway.address, &modern(PATH, "tools/list", "")).text();
+        listed.contains(&format!("{name}__echo"))
+    };
+    for (count, name) in ["metamcp.toml", "mcp.json", ".env"].into_iter().enumerate() {
+        let aside = path.join("aside");
+        fs::rename(path.join(name), &aside).unwrap();
+        gateway.wait_log("configuration not reloaded", 2 * count);
+        gateway.signal("-HUP");
+        gateway.wait_log("configuration not reloaded", 2 * count + 1);
+        assert!(gateway.log().contains(&path.join(name).display().to_string()), "{}", gateway.log());
+        assert!(serves("demo") && serves("more"), "{name}: {}", gateway.log());
+        assert_eq!(gateway.log().matches(DONE).count(), count, "{}", gateway.log());
+        // The watch goes on.
+        fs::rename(&aside, path.join(name)).unwrap();
+        gateway.wait_log(DONE, count);
+    }
+    assert_eq!(gateway.log().matches(VANISHED).count(), 6, "{}", gateway.log());
+    fs::write(path.join("mcp.json"), json("other")).unwrap();
+    until("the watch goes on", || serves("other") && !serves("more"));
 }
 
 /// Many reloads that change everything that can change, while clients call: nothing fails.

@@ -80,6 +80,7 @@ fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) 
         toml: file("metamcp.toml", toml),
         mcp_json: file("mcp.json", mcp_json),
         candidates: Vec::new(),
+        missing: Vec::new(),
         loaded_at: std::time::SystemTime::UNIX_EPOCH,
     };
     let told = match resolve::resolve(&raw, report) {

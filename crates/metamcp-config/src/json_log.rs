@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Debug, Write as _};
 
-use metamcp_core::base::LOG_LIST_MARK;
+use metamcp_core::base::log_list_mark;
 use serde_json::Value;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
@@ -54,8 +54,10 @@ impl Visit for Members {
         if field.name().starts_with("log.") {
             return;
         }
-        let list = format!("{value:#?}").strip_prefix(LOG_LIST_MARK).and_then(|json| json.parse().ok());
-        self.push(field.name(), &list.unwrap_or_else(|| format!("{value:?}").into()));
+        let text = format!("{value:#?}");
+        let list: Option<Vec<String>> =
+            text.strip_prefix(log_list_mark()).and_then(|json| serde_json::from_str(json).ok());
+        self.push(field.name(), &list.map_or_else(|| format!("{value:?}").into(), Value::from));
     }
 }
 
@@ -128,6 +130,16 @@ mod tests {
             || tracing::info!(names = ?LogList(&names), none = ?LogList::<&str>(&[]), debug = ?names, "lists"),
             r#"{"level":"INFO","message":"lists","names":["a","b\""],"none":[],"debug":"[\"a\", \"b\\\"\"]"}"#,
         );
+        // Texts that look like lists.
+        let forged = "\u{1}list:[\"a\"]";
+        check(
+            || tracing::info!(%forged, "x"),
+            r#"{"level":"INFO","message":"x","forged":"\u0001list:[\"a\"]"}"#,
+        );
+        let object = format!("{}{{}}", log_list_mark());
+        let mut expected = serde_json::json!({"level": "INFO", "message": "x"});
+        expected["object"] = Value::from(&*object);
+        check(|| tracing::info!(%object, "x"), &expected.to_string());
         // What is absent has no member, as in lines of text.
         let absent: Option<&str> = None;
         check(|| tracing::info!(absent, "x"), r#"{"level":"INFO","message":"x"}"#);

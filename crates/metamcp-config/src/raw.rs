@@ -29,6 +29,8 @@ pub(super) struct Raw<'a> {
     pub mcp_json: Option<TextFile>,
     /// Where the files are looked for, also those that do not exist.
     pub candidates: Vec<PathBuf>,
+    /// Where they were looked for in vain.
+    pub missing: Vec<PathBuf>,
     /// When the files began to be read.
     pub loaded_at: SystemTime,
 }
@@ -45,6 +47,8 @@ pub(super) struct Variables<'a> {
     process: &'a dyn Env,
     /// The variables of `.env` with their lines.
     file: BTreeMap<String, (String, SourceLocation)>,
+    /// The path of `.env`, if it was read.
+    pub path: Option<PathBuf>,
 }
 
 /// A variable is not valid UTF-8.
@@ -88,11 +92,17 @@ impl<'a> Raw<'a> {
             Some(path) => vec![cwd.join(path)],
             None => vec![cwd.join(name), data_dir.join(name)],
         };
-        let mut candidates =
-            [candidates(flags.config.as_deref(), TOML), candidates(flags.mcp_json.as_deref(), MCP_JSON)]
-                .concat();
-        candidates.push(cwd.join(ENV_FILE));
-        Self { flags, variables, data_dir, toml, mcp_json, candidates, loaded_at }
+        let places = [
+            (candidates(flags.config.as_deref(), TOML), toml.as_ref().map(|file| &file.path)),
+            (candidates(flags.mcp_json.as_deref(), MCP_JSON), mcp_json.as_ref().map(|file| &file.path)),
+            (vec![cwd.join(ENV_FILE)], variables.path.as_ref()),
+        ];
+        let missing = places
+            .iter()
+            .flat_map(|(paths, found)| paths.iter().take_while(|path| Some(*path) != *found).cloned());
+        let missing = missing.collect();
+        let candidates = places.into_iter().flat_map(|(paths, _)| paths).collect();
+        Self { flags, variables, data_dir, toml, mcp_json, candidates, missing, loaded_at }
     }
 }
 
@@ -100,7 +110,7 @@ impl<'a> Variables<'a> {
     /// Reads the environment only.
     #[cfg(test)]
     pub fn process(process: &'a dyn Env) -> Self {
-        Self { process, file: BTreeMap::new() }
+        Self { process, file: BTreeMap::new(), path: None }
     }
 
     /// Reads `.env` of the directory as well, if it exists. The environment of the process is not changed.
@@ -110,8 +120,9 @@ impl<'a> Variables<'a> {
     pub fn read(process: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
         let path = cwd.join(ENV_FILE);
         let source = path.display().to_string();
-        let text =
-            read_text(&path, &SourceLocation::file(ENV_FILE, None, ""), report).text().unwrap_or_default();
+        let found = read_text(&path, &SourceLocation::file(ENV_FILE, None, ""), report).text();
+        let is_found = found.is_some();
+        let text = found.unwrap_or_default();
         let mut file = BTreeMap::new();
         for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {
@@ -133,7 +144,7 @@ impl<'a> Variables<'a> {
                 }
             }
         }
-        Self { process, file }
+        Self { process, file, path: is_found.then_some(path) }
     }
 
     /// Returns a variable that the configuration refers to by name. It may be empty.

@@ -55,6 +55,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let Base { database, encryption_key, jwt_secret, .. } = base;
     let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
     let notices = report.finish()?;
+    let files = raw.toml.iter().chain(&raw.mcp_json);
     Ok(Config {
         data_dir: raw.data_dir.clone(),
         server,
@@ -76,8 +77,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         traces,
         records,
         database,
-        sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
+        sources: files.map(|file| &file.path).chain(&raw.variables.path).cloned().collect(),
         candidates: raw.candidates.clone(),
+        missing: raw.missing.clone(),
         loaded_at: raw.loaded_at,
         notices,
     })

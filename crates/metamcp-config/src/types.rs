@@ -70,6 +70,8 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
     /// The files that are read if they exist, in the order in which they are looked for.
     pub candidates: Vec<PathBuf>,
+    /// Those of `candidates` that were looked for and do not exist.
+    pub missing: Vec<PathBuf>,
     /// When the files began to be read.
     pub loaded_at: SystemTime,
     /// Entries that were skipped or renamed, to be logged at startup.

@@ -27,7 +27,7 @@ const KEYS: [&str; 4] = ["ca", "client_cert", "client_key", "server_name"];
 impl Draft {
     /// Reads a table. What it does not say is taken from `shared`.
     pub fn read(section: &Section<'_>, shared: &Self, report: &Diagnostics) -> Self {
-        let own_key = KEYS.into_iter().filter(|key| section.has(key)).collect::<Vec<_>>().into_iter().next();
+        let own_key = KEYS.into_iter().find(|key| section.has(key));
         let authorities = section.text("ca").and_then(|written| authorities(section, &written, report));
         let client = client(section, report);
         let server_name = section.text("server_name").and_then(|written| server_name(&written, report));

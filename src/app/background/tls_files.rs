@@ -1,48 +1,88 @@
 //! Reads the files of TLS again when they change. Connections keep what they have; the next handshake uses what was read.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::interval;
 
 use crate::app::file_watch::FileWatch;
 use crate::runtime::run_blocking;
-use crate::server::{ReloadOutcome, SharedState};
+use crate::server::{ReloadOutcome, ServerTls, SharedState};
 use metamcp_config::sections::TlsFiles;
+use metamcp_core::base::unix_seconds;
+use metamcp_store::auth::format_time;
+
+/// Between two reminders that a revocation list is overdue.
+const REMINDER: Duration = Duration::from_hours(24);
 
 /// Follows the files, also to the paths of a reloaded configuration. Never ends with TLS, and at once without.
 pub async fn follow(shared: Arc<SharedState>) {
     let Some(tls) = &shared.tls else { return };
     let mut files = tls.files();
+    // The first one is due at once.
+    let mut reminders = interval(REMINDER);
     loop {
         let paths = files.borrow_and_update().paths().map(Into::into).collect();
-        let mut watch = FileWatch::new(paths);
+        let mut watch = FileWatch::new(paths).await;
         // Also what changed after the files were last read and before this watch began.
         read(&shared, None).await;
-        tokio::select! {
-            () = watch.changed() => {}
-            // Never an error: `shared` has the sender.
-            _ = files.changed() => {}
+        loop {
+            tokio::select! {
+                () = watch.changed() => break,
+                // Never an error: `shared` has the sender.
+                _ = files.changed() => break,
+                _ = reminders.tick() => warn_of_overdue_revocations(tls),
+            }
         }
     }
 }
 
-/// Uses the files of a reloaded configuration from now on. TLS is turned on or off by a restart alone.
-pub async fn reload(shared: &Arc<SharedState>, files: Option<&TlsFiles>) {
-    if let Some(files) = files {
-        read(shared, Some(files.clone())).await;
+/// A list past its next update still applies, and misses what was revoked since.
+fn warn_of_overdue_revocations(tls: &ServerTls) {
+    if let Some(lists) = tls.current().overdue_revocations(unix_seconds()) {
+        tracing::warn!(
+            file = %lists.file.display(),
+            next_update = format_time(lists.next_update_s),
+            "a revocation list is past its next update: certificates revoked since are accepted; replace it by a newer one"
+        );
     }
 }
 
-/// Reads the files, or others from now on. What cannot be used is logged and changes nothing.
-async fn read(shared: &Arc<SharedState>, others: Option<TlsFiles>) {
-    let shared = Arc::clone(shared);
-    let reloaded = run_blocking(move || shared.tls.as_ref().map(|tls| tls.reload(others.as_ref()))).await;
+/// Uses the files of a reloaded configuration from now on; returns whether they can be used. TLS is turned on or off by a
+/// restart alone.
+pub async fn reload(shared: &Arc<SharedState>, files: Option<&TlsFiles>) -> bool {
+    match files {
+        Some(files) => read(shared, Some(files.clone())).await,
+        None => true,
+    }
+}
+
+/// Reads the files, or others from now on; returns whether they can be used. What cannot be used is logged and changes
+/// nothing.
+async fn read(shared: &Arc<SharedState>, others: Option<TlsFiles>) -> bool {
+    let is_reload = others.is_some();
+    let blocking = Arc::clone(shared);
+    let reloaded = run_blocking(move || blocking.tls.as_ref().map(|tls| tls.reload(others.as_ref()))).await;
     match reloaded {
-        Ok(Some(Ok(ReloadOutcome::Replace))) => {
-            tracing::info!("TLS files reloaded; new connections use them, open ones keep theirs");
+        Ok(Some(Ok(outcome @ (ReloadOutcome::Replace | ReloadOutcome::ReplaceClients)))) => {
+            if outcome == ReloadOutcome::Replace {
+                tracing::info!("TLS files reloaded; new connections use them, open ones keep theirs");
+            } else {
+                tracing::info!(
+                    "TLS files reloaded; new connections use them, open ones with a client certificate end"
+                );
+            }
+            shared.tls.iter().for_each(warn_of_overdue_revocations);
+            true
         }
         Ok(Some(Err(error))) => {
-            tracing::error!(%error, "TLS files not reloaded; the last ones stay in use: correct the file, which is then read again");
+            let correction = if is_reload { "then reload again" } else { "which is then read again" };
+            tracing::error!(%error, "TLS files not reloaded; the last ones stay in use: correct the file, {correction}");
+            false
         }
-        // Unchanged, or the gateway stops. A panic is reported by its thread.
-        Ok(Some(Ok(ReloadOutcome::Keep)) | None) | Err(_) => {}
+        // Unchanged, or served without TLS.
+        Ok(Some(Ok(ReloadOutcome::Keep)) | None) => true,
+        // The gateway stops. A panic is reported by its thread.
+        Err(_) => false,
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use crate::app::file_watch::FileWatch;
+use crate::runtime::run_blocking;
 use metamcp_config::Config;
 
 /// The files of the configuration. Runs in a `LocalSet`.
@@ -23,15 +24,20 @@ const TICK_MAX: Duration = Duration::from_millis(20);
 impl ConfigFiles {
     /// Watches the files of this configuration. What changed since it was loaded counts as a change.
     pub fn new(config: &Config) -> Self {
-        let paths = Self::watched(config);
-        let mut watch = FileWatch::new(paths.clone());
-        let (sender, mut changes) = watch::channel(0);
-        if paths.iter().any(|path| has_changed_since(path, config.loaded_at)) {
-            changes.mark_changed();
-        }
-        // A task, because the pause between two looks would begin anew with every other event of the caller's loop.
+        let (paths, sources, loaded_at) = (Self::watched(config), config.sources.clone(), config.loaded_at);
+        let (sender, changes) = watch::channel(0);
+        // A task, because the pause between two looks would begin anew with every other event of the caller's loop, and a look
+        // at a network file system may take long.
         if !paths.is_empty() {
+            let watched = paths.clone();
             spawn_local(async move {
+                let mut watch = FileWatch::new(watched.clone()).await;
+                let has_changed = move || {
+                    watched.iter().any(|path| has_changed_since(path, loaded_at, sources.contains(path)))
+                };
+                if run_blocking(has_changed).await.unwrap_or(false) {
+                    sender.send_modify(|version| *version += 1);
+                }
                 loop {
                     tokio::select! {
                         () = watch.changed() => sender.send_modify(|version| *version += 1),
@@ -62,9 +68,9 @@ impl ConfigFiles {
     }
 }
 
-/// Whether a file was written or replaced at that time or later. One that does not exist was not.
-fn has_changed_since(path: &Path, time: SystemTime) -> bool {
-    let Ok(metadata) = path.metadata() else { return false };
+/// Whether a file was written or replaced at that time or later, or has vanished since it was read.
+fn has_changed_since(path: &Path, time: SystemTime, was_read: bool) -> bool {
+    let Ok(metadata) = path.metadata() else { return was_read };
     let changed_s = u64::try_from(metadata.ctime()).unwrap_or(0);
     let changed_ns = u64::try_from(metadata.ctime_nsec()).unwrap_or(0);
     let changed = UNIX_EPOCH + Duration::from_secs(changed_s) + Duration::from_nanos(changed_ns);

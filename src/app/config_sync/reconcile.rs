@@ -2,6 +2,7 @@
 //! through this gateway's administration, and after a change by another writer of the store.
 
 use std::io::{IsTerminal as _, stdin};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use super::config_files::ConfigFiles;
 use super::live_config::LiveConfig;
 use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
 use super::publish::Publisher;
-use super::reload::{ConfigLoader, reload};
+use super::reload::{ConfigLoader, NOT_RELOADED, reload};
 use super::stored_config::StoredConfigSource;
 use crate::admin::StoreStatus;
 use crate::app::background::tls_files;
 use crate::app::handover::ServiceManager;
+use crate::server::SharedState;
 use crate::topology::Topology;
 use arc_swap::ArcSwap;
 use metamcp_config::Config;
@@ -29,6 +31,8 @@ use metamcp_store::store::WatchState;
 /// The configuration that is served, and the two parts it was merged from.
 pub struct ServingState {
     files: FileConfig,
+    /// The paths that `files` was read from.
+    sources: Vec<PathBuf>,
     /// `None` until the store was read once.
     stored: Option<StoredConfig>,
     sealer: Arc<Sealer>,
@@ -67,7 +71,8 @@ impl ServingState {
     ) -> Self {
         let files = FileConfig::from(config);
         let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving.load() });
-        Self { files, stored, sealer, serving, merged, store_status: watch::Sender::default() }
+        let sources = config.sources.clone();
+        Self { files, sources, stored, sealer, serving, merged, store_status: watch::Sender::default() }
     }
 
     pub fn merged(&self) -> &MergedConfig {
@@ -109,11 +114,11 @@ impl ServingState {
         changes: u64,
     ) -> Option<Config> {
         triggers.manager.reloading();
-        let loaded = reload(&triggers.load_config, &triggers.running);
+        let loaded = self.load(triggers, publisher.shared()).await;
         if let Some(config) = &loaded {
             triggers.live.apply(publisher.shared(), config, &triggers.running);
-            tls_files::reload(publisher.shared(), config.server.tls.as_ref()).await;
             self.files = FileConfig::from(config);
+            self.sources.clone_from(&config.sources);
             self.merge_again();
             let topology = self.publish(publisher).await;
             self.publish_standing(&topology, changes);
@@ -121,6 +126,16 @@ impl ServingState {
         }
         triggers.manager.ready();
         loaded
+    }
+
+    /// Loads everything that can fail, and takes over what of it is TLS.
+    async fn load(&self, triggers: &ReloadTriggers, shared: &Arc<SharedState>) -> Option<Config> {
+        let config = reload(&triggers.load_config, &triggers.running, &self.sources)?;
+        if tls_files::reload(shared, config.server.tls.as_ref()).await {
+            return Some(config);
+        }
+        tracing::error!("{NOT_RELOADED}");
+        None
     }
 
     async fn publish(&self, publisher: &mut Publisher) -> Arc<Topology> {

@@ -1,5 +1,7 @@
 //! Loads the configuration again while the gateway runs.
 
+use std::path::PathBuf;
+
 use metamcp_config::{Config, ConfigErrors};
 use metamcp_core::base::LogList;
 
@@ -9,10 +11,15 @@ pub type ConfigLoader = Box<dyn Fn() -> Result<Config, ConfigErrors>>;
 /// Mistakes that are logged for one load; a file with more of them is not a configuration.
 const MISTAKES_LOGGED_MAX: usize = 100;
 
-/// Loads the configuration and logs its notices; `None` if it has a mistake. `running` is the configuration that the
-/// gateway was started with: [`restart_settings`] stay in force until a restart.
-pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
+/// What a reload logs when it has changed nothing.
+pub const NOT_RELOADED: &str = "configuration not reloaded; the last one stays in force";
+
+/// Loads the configuration and logs its notices; `None` if it has a mistake, or if a file has vanished that the last one was
+/// read from (`last_sources`). `running` is the configuration that the gateway was started with: [`restart_settings`] stay in
+/// force until a restart.
+pub fn reload(load_config: &ConfigLoader, running: &Config, last_sources: &[PathBuf]) -> Option<Config> {
     match load_config() {
+        Ok(config) if has_vanished(&config, last_sources) => None,
         Ok(config) => {
             for notice in &config.notices {
                 tracing::warn!("{notice}");
@@ -28,10 +35,24 @@ pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
                 tracing::error!("{mistake}");
             }
             let count = mistakes.len();
-            tracing::error!(mistakes = count, "configuration not reloaded; the last one stays in force");
+            tracing::error!(mistakes = count, "{NOT_RELOADED}");
             None
         }
     }
+}
+
+/// Whether a file of the last configuration does not exist any more, which is logged. It may be on its way back, as during
+/// an `mv` or while a volume is not mounted; without it, its servers and limits would be gone, and so would the watch.
+fn has_vanished(loaded: &Config, last_sources: &[PathBuf]) -> bool {
+    let vanished: Vec<_> = last_sources.iter().filter(|path| loaded.missing.contains(path)).collect();
+    for path in &vanished {
+        let file = path.display();
+        tracing::error!(%file, "a configuration file has vanished: put it back, or restart to run without it");
+    }
+    if !vanished.is_empty() {
+        tracing::error!(mistakes = vanished.len(), "{NOT_RELOADED}");
+    }
+    !vanished.is_empty()
 }
 
 /// The space for resumable streams is reserved at startup. `None` if there is none, which is a setting of its own.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::cached_credential::CachedCredential;
+use crate::server::tls::ClientGeneration;
 use crate::telemetry::metrics::ConnectionCounts;
 use metamcp_config::sections::HttpConfig;
 use metamcp_store::auth::ClientCertificate;
@@ -45,6 +46,10 @@ pub struct ConnectionActivity {
     pub credential: RefCell<Option<CachedCredential>>,
     /// What the client's certificate stands for. Set once, after the handshake.
     pub certificate: Cell<Option<ClientCertificate>>,
+    /// The generation of the settings that accepted a certificate of the client. `None` if it has none.
+    pub accepted_by: Cell<Option<ClientGeneration>>,
+    /// When these settings were first seen to be replaced.
+    replaced_at: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -71,6 +76,10 @@ pub enum ConnectionOrder {
 /// idle timeout.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a connection of HTTP/1.1 whose client certificate must be verified again waits for a request, whose response ends
+/// it. One that is closed while its client sends would fail that request, as after a hand-over.
+const CLOSE_AFTER: Duration = Duration::from_secs(5);
+
 /// A table with less capacity is not shrunk.
 const ROOM_MIN: usize = 64;
 
@@ -91,6 +100,8 @@ impl ConnectionActivity {
             host: RefCell::default(),
             credential: RefCell::new(None),
             certificate: Cell::new(None),
+            accepted_by: Cell::new(None),
+            replaced_at: Cell::new(None),
             waker: RefCell::new(None),
         })
     }
@@ -194,6 +205,27 @@ impl ConnectionActivity {
         }
     }
 
+    /// Whether the next response is the last one of the connection, and says so.
+    pub fn is_closing(&self) -> bool {
+        self.replaced_at.get().is_some() || self.order.get() != ConnectionOrder::Continue
+    }
+
+    /// Ends a connection whose client certificate was accepted by settings that are replaced, so that the next handshake
+    /// decides by the new ones. Requests in flight have as long as after a hand-over. Called once per tick.
+    fn end_if_outdated(&self, now: Instant, config: &HttpConfig, current: ClientGeneration) {
+        if self.accepted_by.get().is_none_or(|accepted_by| accepted_by == current) {
+            return;
+        }
+        let replaced_at = self.replaced_at.get().unwrap_or(now);
+        self.replaced_at.set(Some(replaced_at));
+        let since = now.saturating_duration_since(replaced_at);
+        if since >= CLOSE_AFTER + config.handover_deadline {
+            self.tighten_order(ConnectionOrder::Close);
+        } else if since >= CLOSE_AFTER || self.protocol.get() == HttpVersion::Http2 {
+            self.tighten_order(ConnectionOrder::Drain);
+        }
+    }
+
     /// Whether the connection may be parked: nothing has happened for a while, and at most a silent stream is
     /// in flight. The task is woken when this becomes true. Always false for a connection that is to close,
     /// which its task does.
@@ -279,11 +311,13 @@ impl ConnectionRegistry {
         ConnectionRegistration { connections: self, number }
     }
 
-    /// Closes connections that exceeded a timeout. Called once per tick.
-    pub fn sweep(&self, config: &HttpConfig) {
+    /// Closes connections that exceeded a timeout, and drains those whose client certificate was accepted by settings other
+    /// than the current ones. Called once per tick.
+    pub fn sweep(&self, config: &HttpConfig, current: ClientGeneration) {
         let now = Instant::now();
         for activity in self.live.borrow().values() {
             activity.update_can_park(now);
+            activity.end_if_outdated(now, config, current);
             if activity.is_overdue(now, config) {
                 activity.tighten_order(ConnectionOrder::Close);
             }
@@ -408,15 +442,45 @@ mod tests {
         check_can_park(&activity, clock, &[false]);
     }
 
+    /// The order of each second after the settings that accepted a client's certificate were replaced: when it changes, and to
+    /// what.
+    #[track_caller]
+    fn check_outdated(protocol: HttpVersion, accepted_by: Option<u64>, expected: &[(u64, ConnectionOrder)]) {
+        let activity = ConnectionActivity::new();
+        activity.set_protocol(protocol);
+        activity.accepted_by.set(accepted_by.map(ClientGeneration));
+        let config = HttpConfig { handover_deadline: Duration::from_secs(20), ..config() };
+        let (begin, mut changes) = (Instant::now(), Vec::new());
+        for second in 0..60 {
+            let before = activity.order.get();
+            activity.end_if_outdated(begin + Duration::from_secs(second), &config, ClientGeneration(2));
+            if activity.order.get() != before {
+                changes.push((second, activity.order.get()));
+            }
+            assert_eq!(activity.is_closing(), !expected.is_empty(), "in second {second}");
+        }
+        assert_eq!(changes, expected, "{protocol:?} {accepted_by:?}");
+    }
+
+    #[test]
+    fn a_connection_ends_with_the_settings_that_accepted_its_certificate() {
+        use ConnectionOrder::{Close, Drain};
+        check_outdated(HttpVersion::Http1, None, &[]);
+        check_outdated(HttpVersion::Http1, Some(2), &[]);
+        check_outdated(HttpVersion::Http1, Some(1), &[(5, Drain), (25, Close)]);
+        check_outdated(HttpVersion::Http2, None, &[]);
+        check_outdated(HttpVersion::Http2, Some(1), &[(0, Drain), (25, Close)]);
+    }
+
     #[test]
     fn a_shrunken_registry_frees_memory() {
         let connections = ConnectionRegistry::default();
         let activity = ConnectionActivity::new();
         let many: Vec<_> = (0..1000).map(|_| connections.register(&activity)).collect();
-        connections.sweep(&config());
+        connections.sweep(&config(), ClientGeneration::default());
         assert_eq!(connections.open(), 1000);
         drop(many);
-        connections.sweep(&config());
+        connections.sweep(&config(), ClientGeneration::default());
         assert!(connections.live.borrow().capacity() <= ROOM_MIN, "{}", connections.live.borrow().capacity());
     }
 }

@@ -27,27 +27,29 @@ use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::connection_slots::ConnectionSlot;
 use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::ResponseWriter;
-use crate::server::tls::TlsSettings;
+use crate::server::tls::{TlsSettings, VerifiedClient};
 use crate::server::worker::Worker;
 use crate::server::worker::parking::{ParkedConnection, ParkedStream, WokenConnection};
 use metamcp_core::base::ShutdownPhase;
-use metamcp_store::auth::ClientCertificate;
 
 /// A TLS handshake takes two round trips. A client that takes longer than this has stalled.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a new connection.
 pub async fn serve(worker: Rc<Worker>, socket: Socket, place: ConnectionSlot) {
-    let (socket, certificate) = match (&worker.shared.tls, socket) {
+    let (socket, client) = match (&worker.shared.tls, socket) {
         // Boxed: a handshake takes ten times the memory of the connection afterwards.
         (Some(tls), Socket::Tcp(tcp)) => match Box::pin(shake_hands(tls.current(), tcp)).await {
-            Some((stream, certificate)) => (Socket::Tls(stream), certificate),
+            Some((stream, client)) => (Socket::Tls(stream), client),
             None => return,
         },
         (_, plain) => (plain, None),
     };
     let activity = ConnectionActivity::new();
-    activity.certificate.set(certificate);
+    if let Some(client) = client {
+        activity.certificate.set(client.certificate);
+        activity.accepted_by.set(Some(client.accepted_by));
+    }
     let link =
         ConnectionTransfer { socket, unprocessed: BytesMut::new(), protocol: None, is_pipelined: false };
     run_connection(worker, activity, link, place, None).await;
@@ -65,14 +67,14 @@ pub async fn serve_again(worker: Rc<Worker>, mut woken: WokenConnection) {
     run_connection(worker, ConnectionActivity::new(), link, place, writing).await;
 }
 
-/// Returns the stream, and what the certificate of the client stands for.
+/// Returns the stream, and the client if it has shown a certificate.
 async fn shake_hands(
     tls: Arc<TlsSettings>,
     tcp: TcpStream,
-) -> Option<(Box<TlsStream<TcpStream>>, Option<ClientCertificate>)> {
+) -> Option<(Box<TlsStream<TcpStream>>, Option<VerifiedClient>)> {
     let stream = timeout(TLS_TIMEOUT, tls.acceptor.accept(tcp)).await.ok()?.ok()?;
-    let certificate = tls.identify_client(stream.get_ref().1.peer_certificates());
-    Some((Box::new(stream), certificate))
+    let client = tls.identify_client(stream.get_ref().1.peer_certificates());
+    Some((Box::new(stream), client))
 }
 
 /// Serves a connection until it ends or is parked.

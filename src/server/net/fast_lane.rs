@@ -23,6 +23,7 @@ use crate::server::path::handler;
 use crate::server::reply::response_writer::ResponseWriter;
 use crate::server::worker::Worker;
 use crate::server::worker::revocable_calls::CredentialEnded;
+use metamcp_core::base::ShutdownPhase;
 use metamcp_http::io::with_scratch;
 
 /// For the last events of a stream whose credential has ended. A client that reads takes them at once.
@@ -233,7 +234,8 @@ impl FastLane<'_> {
         };
         let Some(reply) = reply else { return RequestOutcome::Gone };
         yield_once().await;
-        let mut writing = ResponseWriter::new(reply, &self.worker.clock.date(), self.worker.clock.phase());
+        let is_last = self.worker.clock.phase() > ShutdownPhase::Serve || self.activity.is_closing();
+        let mut writing = ResponseWriter::new(reply, &self.worker.clock.date(), is_last);
         if writing.is_stream() {
             return RequestOutcome::Stream(writing);
         }

@@ -290,16 +290,17 @@ fn service(
             let is_http1 = request.version() < Version::HTTP_2;
             let may_leave = is_kept_alive(&request) && (request.body().is_end_stream() || is_read(&request));
             let reply = handle(&worker, &activity, request).await;
+            let is_last = worker.clock.phase() > ShutdownPhase::Serve || activity.is_closing();
             if may_leave && reply.body.is_stream() {
                 exit.offer(DetachedStream {
-                    writing: ResponseWriter::new(reply, &worker.clock.date(), worker.clock.phase()),
+                    writing: ResponseWriter::new(reply, &worker.clock.date(), is_last),
                     active,
                 });
                 // The future is dropped together with hyper's connection.
                 return pending().await;
             }
             let mut response = reply.into_http();
-            if is_http1 && worker.clock.phase() > ShutdownPhase::Serve {
+            if is_http1 && is_last {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             yield_once().await;

@@ -14,7 +14,7 @@ use super::reply::Reply;
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::date::Date;
 use crate::server::http1::socket::ResponseSink;
-use metamcp_core::base::{ShutdownPhase, write_decimal};
+use metamcp_core::base::write_decimal;
 use metamcp_store::auth::Identity;
 
 /// A response that is being written.
@@ -63,8 +63,8 @@ const MORE_BYTES_MIN: u64 = 16 << 10;
 const HEAD_BYTES_USUAL: usize = 256;
 
 impl ResponseWriter {
-    /// Starts writing a response.
-    pub fn new(reply: Reply, date: &Date, phase: ShutdownPhase) -> Self {
+    /// Starts writing a response. `is_last`: whether the connection ends with it.
+    pub fn new(reply: Reply, date: &Date, is_last: bool) -> Self {
         let Reply { status, content_type, headers, body } = reply;
         let length = body.size_hint().exact();
         let here = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(GATHERED_BYTES_MAX);
@@ -88,7 +88,7 @@ impl ResponseWriter {
             out.put_slice(b"\r\n");
         }
         let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
-        if !closes && phase > ShutdownPhase::Serve {
+        if !closes && is_last {
             closes = true;
             out.put_slice(b"connection: close\r\n");
         }

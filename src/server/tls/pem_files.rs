@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -12,6 +12,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
 use zeroize::Zeroizing;
 
 use super::error::TlsError;
@@ -38,6 +40,25 @@ struct ClientFiles {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FilesDigest([u8; 32]);
 
+/// The revocation lists of one file.
+#[derive(Debug, Clone)]
+pub struct RevocationLists {
+    pub file: PathBuf,
+    /// The earliest time at which a newer list was announced, in Unix seconds.
+    pub next_update_s: u64,
+}
+
+impl FilesDigest {
+    fn new<'a>(contents: impl IntoIterator<Item = &'a Zeroizing<Vec<u8>>>) -> Self {
+        let mut digest = Sha256::new();
+        for content in contents {
+            digest.update(content.len().to_le_bytes());
+            digest.update(content);
+        }
+        Self(digest.finalize().into())
+    }
+}
+
 impl<'a> PemFiles<'a> {
     pub fn read(files: &'a TlsFiles) -> Result<Self, TlsError> {
         let of_clients = |clients: &ClientCertificates| {
@@ -47,15 +68,15 @@ impl<'a> PemFiles<'a> {
         Ok(Self { files, cert: read(&files.cert)?, key: read(&files.key)?, clients })
     }
 
+    /// Of the own certificate.
     pub fn digest(&self) -> FilesDigest {
-        let mut digest = Sha256::new();
-        let clients =
-            self.clients.iter().flat_map(|clients| [Some(&clients.ca), clients.crl.as_ref()]).flatten();
-        for content in [&self.cert, &self.key].into_iter().chain(clients) {
-            digest.update(content.len().to_le_bytes());
-            digest.update(content);
-        }
-        FilesDigest(digest.finalize().into())
+        FilesDigest::new([&self.cert, &self.key])
+    }
+
+    /// Of what decides about certificates of clients.
+    pub fn clients_digest(&self) -> FilesDigest {
+        let clients = self.clients.iter().flat_map(|clients| [Some(&clients.ca), clients.crl.as_ref()]);
+        FilesDigest::new(clients.flatten())
     }
 
     /// The certificate chain, leaf first.
@@ -70,6 +91,19 @@ impl<'a> PemFiles<'a> {
     ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
         let clients = self.files.clients.as_ref().zip(self.clients.as_ref());
         clients.map(|(files, contents)| client_verifier(files, contents, provider)).transpose()
+    }
+
+    /// The revocation lists. `None` if there are none, or if none of them says when the next one comes.
+    pub fn revocation_lists(&self) -> Option<RevocationLists> {
+        let file = self.files.clients.as_ref()?.crl.as_ref()?;
+        let lists = CertificateRevocationListDer::pem_slice_iter(self.clients.as_ref()?.crl.as_ref()?);
+        // What cannot be read is refused where the verifier is built.
+        let next_updates = lists.filter_map(|list| {
+            let list = list.ok()?;
+            let (_, parsed) = CertificateRevocationList::from_der(&list).ok()?;
+            u64::try_from(parsed.next_update()?.timestamp()).ok()
+        });
+        Some(RevocationLists { file: file.clone(), next_update_s: next_updates.min()? })
     }
 
     /// The key of the certificate.

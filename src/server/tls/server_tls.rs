@@ -10,14 +10,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::client_rules::apply_rules;
 use super::error::TlsError;
-use super::pem_files::{FilesDigest, PemFiles};
+use super::pem_files::{FilesDigest, PemFiles, RevocationLists};
 use metamcp_config::sections::TlsFiles;
 use metamcp_store::auth::ClientCertificate;
 
 /// TLS towards clients, shared by all workers.
 pub struct ServerTls {
     current: ArcSwap<TlsSettings>,
-    /// The files to use, as last told. Those of `current` differ while these cannot be used.
+    /// The files of `current`.
     files: watch::Sender<TlsFiles>,
     /// Held during a reload, so that an older one does not overwrite a newer one.
     reloading: Mutex<()>,
@@ -28,12 +28,29 @@ pub struct TlsSettings {
     pub acceptor: TlsAcceptor,
     files: TlsFiles,
     digest: FilesDigest,
+    clients_digest: FilesDigest,
+    client_generation: ClientGeneration,
+    revocation_lists: Option<RevocationLists>,
+}
+
+/// Counts the changes of what decides about certificates of clients: authorities, revocations and rules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientGeneration(pub u64);
+
+/// A client with a certificate that TLS has verified.
+#[derive(Debug)]
+pub struct VerifiedClient {
+    /// What the certificate stands for. `None` if no rule matches it.
+    pub certificate: Option<ClientCertificate>,
+    pub accepted_by: ClientGeneration,
 }
 
 /// What a reload has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReloadOutcome {
     Replace,
+    /// As `Replace`, and what decides about certificates of clients has changed.
+    ReplaceClients,
     /// The files have the same contents as before.
     Keep,
 }
@@ -41,7 +58,7 @@ pub enum ReloadOutcome {
 impl ServerTls {
     /// Reads the files. Blocks for the disk.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let settings = TlsSettings::new(&PemFiles::read(files)?, files)?;
+        let settings = TlsSettings::new(&PemFiles::read(files)?, files, ClientGeneration::default())?;
         let files = watch::Sender::new(files.clone());
         Ok(Self { current: ArcSwap::from_pointee(settings), files, reloading: Mutex::new(()) })
     }
@@ -56,31 +73,36 @@ impl ServerTls {
         self.files.subscribe()
     }
 
-    /// Reads the files, or others from now on, and uses them for the handshakes that follow. After an error, these use what
-    /// they used before. Blocks for the disk.
+    /// Reads the files, or others from now on, and uses them for the handshakes that follow. An error changes nothing. Blocks
+    /// for the disk.
     pub fn reload(&self, others: Option<&TlsFiles>) -> Result<ReloadOutcome, TlsError> {
         // The lock guards no value that a panic could leave incomplete.
         let _lock = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(others) = others {
-            self.files.send_if_modified(|files| {
-                let differs = files != others;
-                files.clone_from(others);
-                differs
-            });
-        }
-        let files = self.files.borrow().clone();
+        let files = others.cloned().unwrap_or_else(|| self.files.borrow().clone());
         let contents = PemFiles::read(&files)?;
         let current = self.current.load();
-        if current.files == files && current.digest == contents.digest() {
+        let keeps_clients = current.keeps_clients(&contents, &files);
+        if current.files == files && current.digest == contents.digest() && keeps_clients {
             return Ok(ReloadOutcome::Keep);
         }
-        self.current.store(Arc::new(TlsSettings::new(&contents, &files)?));
-        Ok(ReloadOutcome::Replace)
+        let ClientGeneration(generation) = current.client_generation;
+        let generation = ClientGeneration(generation + u64::from(!keeps_clients));
+        self.current.store(Arc::new(TlsSettings::new(&contents, &files, generation)?));
+        self.files.send_if_modified(|watched| {
+            let differs = *watched != files;
+            watched.clone_from(&files);
+            differs
+        });
+        Ok(if keeps_clients { ReloadOutcome::Replace } else { ReloadOutcome::ReplaceClients })
     }
 }
 
 impl TlsSettings {
-    fn new(contents: &PemFiles<'_>, files: &TlsFiles) -> Result<Self, TlsError> {
+    fn new(
+        contents: &PemFiles<'_>,
+        files: &TlsFiles,
+        client_generation: ClientGeneration,
+    ) -> Result<Self, TlsError> {
         let (chain, key) = (contents.chain()?, contents.key()?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = contents.client_verifier(&provider)?;
@@ -102,13 +124,35 @@ impl TlsSettings {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        let digest = contents.digest();
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), files: files.clone(), digest })
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            files: files.clone(),
+            digest: contents.digest(),
+            clients_digest: contents.clients_digest(),
+            client_generation,
+            revocation_lists: contents.revocation_lists(),
+        })
     }
 
-    /// What the certificate of a client stands for, after its handshake. `None` if it has none, or no rule matches it.
-    pub fn identify_client(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<ClientCertificate> {
+    /// Whether these files accept the same certificates of clients, for the same keys.
+    fn keeps_clients(&self, contents: &PemFiles<'_>, files: &TlsFiles) -> bool {
+        let rules = |files: &TlsFiles| files.clients.as_ref().map(|clients| clients.rules.clone());
+        self.clients_digest == contents.clients_digest() && rules(&self.files) == rules(files)
+    }
+
+    /// The client after its handshake. `None` without a certificate.
+    pub fn identify_client(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<VerifiedClient> {
         let (clients, certificate) = (self.files.clients.as_ref()?, chain?.first()?);
-        apply_rules(&clients.rules, certificate)
+        let certificate = apply_rules(&clients.rules, certificate);
+        Some(VerifiedClient { certificate, accepted_by: self.client_generation })
+    }
+
+    pub fn client_generation(&self) -> ClientGeneration {
+        self.client_generation
+    }
+
+    /// The revocation lists, if newer ones should be there at that time. They still apply.
+    pub fn overdue_revocations(&self, now_s: u64) -> Option<&RevocationLists> {
+        self.revocation_lists.as_ref().filter(|lists| lists.next_update_s < now_s)
     }
 }

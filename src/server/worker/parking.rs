@@ -332,7 +332,6 @@ mod tests {
     use crate::server::http1::date;
     use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
     use crate::server::reply::reply;
-    use metamcp_core::base::ShutdownPhase;
 
     /// Counts how often it wakes.
     #[derive(Default)]
@@ -415,7 +414,7 @@ mod tests {
             socket.set_nonblocking(true).expect("it can be");
             let stream = has_stream.then(|| {
                 let reply = reply::events(ResponseBody::source(Box::new(BrokenSource(Rc::clone(&panics)))));
-                let mut writing = ResponseWriter::new(reply, &date::now(), ShutdownPhase::Serve);
+                let mut writing = ResponseWriter::new(reply, &date::now(), false);
                 let mut context = Context::from_waker(Waker::noop());
                 assert!(
                     writing.poll(&mut UnwatchedSocket(&socket), &parking.activity, &mut context).is_pending()

@@ -9,7 +9,7 @@ use crate::catalog::Catalog;
 use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
 use crate::server::http1::control_plane::ControlService;
-use crate::server::tls::ServerTls;
+use crate::server::tls::{ClientGeneration, ServerTls};
 use crate::session::{ResumableStreams, SessionTable};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
@@ -45,4 +45,11 @@ pub struct SharedState {
     pub phase: watch::Receiver<ShutdownPhase>,
     /// Changes whenever a key changes.
     pub keys: watch::Receiver<u64>,
+}
+
+impl SharedState {
+    /// Of the current settings for client certificates.
+    pub fn client_generation(&self) -> ClientGeneration {
+        self.tls.as_ref().map(|tls| tls.current().client_generation()).unwrap_or_default()
+    }
 }

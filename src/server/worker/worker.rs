@@ -130,7 +130,7 @@ impl Worker {
                 self.stream_wakeups.tick();
             }
             let config = &self.settings().config;
-            self.connections.sweep(config);
+            self.connections.sweep(config, self.shared.client_generation());
             self.revocable_calls.sweep(|owner| self.shared.auth.is_still_valid(owner));
             self.sweep_bodies();
             self.parking.sweep(config.idle_timeout);

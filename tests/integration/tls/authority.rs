@@ -53,6 +53,11 @@ impl Authority {
 
     /// A list of what it has revoked, in PEM: the certificate with this serial number.
     pub fn revoke(&self, serial: u64) -> String {
+        self.revoke_until(serial, 2100)
+    }
+
+    /// The same, with the next update at the begin of that year.
+    pub fn revoke_until(&self, serial: u64, next_year: i32) -> String {
         let now = rcgen::date_time_ymd(2024, 1, 1);
         let revoked = rcgen::RevokedCertParams {
             serial_number: serial.into(),
@@ -62,7 +67,7 @@ impl Authority {
         };
         let list = rcgen::CertificateRevocationListParams {
             this_update: now,
-            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            next_update: rcgen::date_time_ymd(next_year, 1, 1),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: vec![revoked],

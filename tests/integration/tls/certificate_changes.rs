@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use rcgen::CertificateParams;
 
 use super::authority::{Authority, Leaf, TlsClient, run, text};
 use crate::support::{Gate, Gateway, Peer, Setup, Step, chunk, events, modern_call, result, until};
@@ -15,6 +17,8 @@ const SINGLE: &str = "/servers/a/mcp";
 const FILES: &str = "[server.tls]\ncert = \"tls/cert.pem\"\nkey = \"tls/key.pem\"";
 
 const REFUSED: &str = "TLS files not reloaded";
+
+const RELOADED: &str = "configuration reloaded";
 
 fn start(peer: &Peer, leaf: &Leaf) -> Gateway {
     let setup = Setup::new().server("a", peer.address).with(FILES);
@@ -133,4 +137,189 @@ fn unusable_files_keep_the_last_certificate() {
         until("the next one is served", || run(client.shown_certificate()) == second.der());
         assert_eq!(gateway.log().matches(REFUSED).count(), 1, "{}", gateway.log());
     }
+}
+
+/// A reload with files that cannot be used changes nothing else either, at any time until they can be.
+#[test]
+fn a_reload_with_unusable_files_changes_nothing() {
+    let authority = Authority::new("test");
+    let [first, second] = [(); 2].map(|()| authority.server("localhost"));
+    let peer = Peer::script([]);
+    let gateway = start(&peer, &first);
+    let client = TlsClient::new(gateway.address, &authority, None);
+    let changed = Setup::new()
+        .server("a", peer.address)
+        .server("b", peer.address)
+        .with(&format!("{}\n[server]\nbody_bytes_max = \"1KiB\"", FILES.replace("tls/", "other/")));
+    let long = modern_call(SINGLE, "echo", &format!(r#"{{"text":"{}"}}"#, "x".repeat(3000)));
+    let status = |request| run(client.ask("http/1.1", request)).unwrap().0;
+    let new_server = modern_call("/servers/b/mcp", "echo", "{}");
+    // Readable, so that only TLS finds out.
+    write(&gateway.path().join("other"), &Leaf { certificate: "garbage".into(), ..second.clone() });
+    for _ in 0..2 {
+        gateway.reload(&changed, "configuration not reloaded");
+        assert_eq!((status(&long), status(&new_server)), (200, 404));
+        assert_eq!(run(client.shown_certificate()), first.der());
+    }
+    let log = gateway.log();
+    assert!(!log.contains(RELOADED) && log.contains("it has no certificate in PEM"), "{log}");
+    // The files that are in use are still followed.
+    let third = authority.server("localhost");
+    write(&gateway.path().join("v1"), &third);
+    until("the files in use are read again", || run(client.shown_certificate()) == third.der());
+    write(&gateway.path().join("other"), &second);
+    gateway.reload(&changed, RELOADED);
+    until("all of it is taken over", || (status(&long), status(&new_server)) == (413, 200));
+    assert_eq!(run(client.shown_certificate()), second.der());
+}
+
+/// Settings that ask clients for a certificate, and go on without one.
+const CLIENTS: &str = "\nclient_ca = \"ca.pem\"\nclient_crl = \"crl.pem\"\nclient_auth = \"optional\"";
+
+/// The serial number of the client's certificate.
+const SERIAL: u64 = 7;
+
+struct Clients {
+    authority: Authority,
+    gateway: Gateway,
+    peer: Peer,
+    setup: Setup,
+    own: Leaf,
+}
+
+impl Clients {
+    fn new() -> Self {
+        let (authority, peer) = (Authority::new("clients"), Peer::script([]));
+        let server = authority.server("localhost");
+        let setup = Setup::new()
+            .server("a", peer.address)
+            .file("v1/cert.pem", &server.certificate)
+            .file("v1/key.pem", &server.key)
+            .link("tls", "v1")
+            .file("ca.pem", &authority.pem)
+            .file("crl.pem", &authority.revoke(SERIAL + 1))
+            .with(&format!("{FILES}{CLIENTS}"));
+        let mut params = CertificateParams::new(["one.example".to_owned()]).unwrap();
+        params.serial_number = Some(SERIAL.into());
+        let (gateway, own) = (setup.start(), authority.issue(&params));
+        Self { authority, gateway, peer, setup, own }
+    }
+
+    fn client(&self, own: Option<&Leaf>) -> TlsClient {
+        TlsClient::new(self.gateway.address, &self.authority, own)
+    }
+
+    /// A connection with the certificate ends after `change`: its next response says so over HTTP/1.1, and a response in
+    /// flight completes. One without a certificate goes on. The next handshake gets this status, or is refused.
+    fn check(&self, protocol: &str, change: impl FnOnce() + Send, next: Option<u16>) {
+        let (call, gate) = (modern_call(SINGLE, "echo", "{}"), Gate::default());
+        let with_own = self.client(Some(&self.own));
+        self.peer.push([vec![
+            Step::Send(events()),
+            Step::Send(chunk(EVENT)),
+            Step::Wait(gate.clone()),
+            Step::Send(chunk(&format!("data: {}\n\n", result("1", "after")))),
+            Step::Send(chunk("")),
+        ]]);
+        run(async {
+            let (_streaming, mut stream) = with_own.open(protocol, &call).await.unwrap();
+            assert!(stream.frame().await.unwrap().is_ok(), "the event before");
+            let (mut certified, first) = with_own.open(protocol, &call).await.unwrap();
+            let (mut plain, other) = self.client(None).open(protocol, &call).await.unwrap();
+            assert_eq!((text(first).await.0, text(other).await.0), (200, 200));
+            thread::scope(|scope| scope.spawn(change).join().unwrap());
+            let mut is_last = false;
+            while let Some(response) = certified.ask_again(&call).await {
+                assert!(!is_last, "a response after the last one");
+                is_last = response.headers().contains_key("connection");
+                assert_eq!(text(response).await.0, 200);
+                tokio::time::sleep(POLL).await;
+            }
+            assert_eq!(is_last, protocol == "http/1.1", "{protocol}");
+            let answer = plain.ask_again(&call).await.expect("the connection without a certificate goes on");
+            assert_eq!(text(answer).await.0, 200);
+            gate.open();
+            let (status, rest) = text(stream).await;
+            assert!(status == 200 && rest.contains("after"), "{rest}");
+            assert_eq!(with_own.ask(protocol, &call).await.map(|(status, _)| status), next);
+        });
+    }
+}
+
+const PROTOCOLS: [&str; 2] = ["http/1.1", "h2"];
+
+/// What decides about certificates of clients applies to open connections too.
+#[test]
+fn a_certificate_that_is_revoked_ends_its_connections() {
+    for protocol in PROTOCOLS {
+        let clients = Clients::new();
+        let list = clients.authority.revoke(SERIAL);
+        let file = clients.gateway.path().join("crl.pem");
+        clients.check(protocol, || fs::write(file, list).unwrap(), None);
+    }
+}
+
+#[test]
+fn another_authority_ends_connections() {
+    for protocol in PROTOCOLS {
+        let clients = Clients::new();
+        let file = clients.gateway.path().join("ca.pem");
+        clients.check(protocol, || fs::write(file, &Authority::new("other").pem).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_rule_ends_connections() {
+    for protocol in PROTOCOLS {
+        let clients = Clients::new();
+        let rule = "[[server.tls.clients]]\ndns = \"*.example\"\ndeny = true";
+        let changed = clients.setup.clone().with(rule);
+        clients.check(protocol, || clients.gateway.reload(&changed, RELOADED), Some(403));
+    }
+}
+
+/// Another certificate of the gateway says nothing about those of clients.
+#[test]
+fn a_new_certificate_keeps_connections_with_client_certificates() {
+    let clients = Clients::new();
+    let call = modern_call(SINGLE, "echo", "{}");
+    run(async {
+        let client = clients.client(Some(&clients.own));
+        let (mut sender, first) = client.open("http/1.1", &call).await.unwrap();
+        assert_eq!(text(first).await.0, 200);
+        let next = clients.authority.server("localhost");
+        write(&clients.gateway.path().join("v1"), &next);
+        while client.shown_certificate().await != next.der() {
+            tokio::time::sleep(POLL).await;
+        }
+        // Longer than the time between two looks at open connections.
+        for _ in 0..40 {
+            let response = sender.ask_again(&call).await.expect("the connection goes on");
+            assert!(!response.headers().contains_key("connection"));
+            assert_eq!(text(response).await.0, 200);
+            tokio::time::sleep(POLL).await;
+        }
+    });
+}
+
+#[test]
+fn an_overdue_revocation_list_is_said() {
+    const OVERDUE: &str = "a revocation list is past its next update";
+    let clients = Clients::new();
+    let call = modern_call(SINGLE, "echo", "{}");
+    let path = clients.gateway.path().join("crl.pem");
+    assert!(!clients.gateway.log().contains(OVERDUE), "{}", clients.gateway.log());
+    fs::write(&path, clients.authority.revoke_until(SERIAL + 1, 2025)).unwrap();
+    clients.gateway.wait_log(OVERDUE, 0);
+    let log = clients.gateway.log();
+    let line = log.lines().find(|line| line.contains(OVERDUE)).unwrap();
+    assert!(line.contains("crl.pem") && line.contains("2025-01-01T00:00:00Z"), "{line}");
+    // It still applies.
+    assert_eq!(run(clients.client(Some(&clients.own)).ask("h2", &call)).map(|(status, _)| status), Some(200));
+    fs::write(&path, clients.authority.revoke_until(SERIAL, 2025)).unwrap();
+    clients.gateway.wait_log(OVERDUE, 1);
+    assert!(run(clients.client(Some(&clients.own)).ask("h2", &call)).is_none());
+    // Also at the start.
+    let again = clients.gateway.restart();
+    again.wait_log(OVERDUE, 2);
 }

@@ -30,7 +30,7 @@ pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use hex::write_hex;
 pub use key_id::{KEY_ID_BYTES, KeyId, is_base62};
 pub use log_limit::LogLimit;
-pub use log_list::{LOG_LIST_MARK, LogList};
+pub use log_list::{LogList, log_list_mark};
 pub use memory::{
     ChargedBuffer, MEMORY, MemoryAccount, MemoryCharge, MemoryShortage, OutOfMemory, ReclaimMemory,
     STEP_BYTES as CHARGED_BYTES_MIN, charge_bytes,

@@ -244,13 +244,13 @@ impl Authenticator {
         self.keys.set_store_outage(outage);
     }
 
-    /// argon2 runs since the start.
     /// Applies other times to what is issued and verified from now on.
     pub fn set_timing(&self, token_lifetime: Duration, verified_for: Duration) {
         self.keys.set_token_lifetime(token_lifetime);
         self.hasher.set_verified_for(verified_for);
     }
 
+    /// argon2 runs since the start.
     pub fn hash_runs(&self) -> u64 {
         self.hasher.runs()
     }
