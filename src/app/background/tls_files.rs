@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::interval;
+use tokio::time::{Instant, interval_at};
 
 use crate::app::file_watch::FileWatch;
 use crate::runtime::run_blocking;
@@ -19,8 +19,9 @@ const REMINDER: Duration = Duration::from_hours(24);
 pub async fn follow(shared: Arc<SharedState>) {
     let Some(tls) = &shared.tls else { return };
     let mut files = tls.files();
-    // The first one is due at once.
-    let mut reminders = interval(REMINDER);
+    // For the lists of the start. Others are looked at when they are read.
+    warn_of_overdue_revocations(tls);
+    let mut reminders = interval_at(Instant::now() + REMINDER, REMINDER);
     loop {
         let paths = files.borrow_and_update().paths().map(Into::into).collect();
         let mut watch = FileWatch::new(paths).await;
