@@ -558,8 +558,6 @@ mod tests {
         check(&[0, 1], &[0], None);
         check(&[0, 1], &[0, 1], Some("usage-3"));
         check(&[1], &[1], Some("usage"));
-        // A mark without a user was left behind.
-        check(&[], &[0], Some("usage"));
     }
 
     #[test]

@@ -219,9 +219,11 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
+        // Not an end of the pair: in flight, it would keep the pair open.
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let check = |text: &str, stdins: usize, sockets: usize, expected: &str| {
             let (ours, theirs) = open_pair().unwrap();
-            let descriptors = |count| vec![ours.as_fd(); count];
+            let descriptors = |count| vec![file.as_fd(); count];
             send_message(&ours, text.as_bytes(), &descriptors(stdins)).unwrap();
             if sockets > 0 {
                 send_message(&ours, b"sockets", &descriptors(sockets)).unwrap();
@@ -242,11 +244,10 @@ mod tests {
         check(&long, 1, 1, malformed);
         // What was lost on the way is not called something else.
         let (ours, theirs) = open_pair().unwrap();
-        send_message(&ours, b"sockets", &[ours.as_fd(); 8]).unwrap();
+        send_message(&ours, b"sockets", &[file.as_fd(); 8]).unwrap();
         let mut small = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         assert!(matches!(receive_into(&theirs, &mut small), Err(PassingError::Truncated)));
-        let not_a_socket = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let error = receive(&not_a_socket).unwrap_err();
+        let error = receive(&file).unwrap_err();
         assert!(matches!(error, PassingError::Receive(_)), "{error}");
         let (ours, theirs) = open_pair().unwrap();
         drop(ours);

@@ -122,7 +122,7 @@ pub async fn client_response(
 /// The server that a message of a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Recipient {
-    /// There is none.
+    /// No server of the endpoint has this id.
     Unknown,
     /// It has no session in this process, so it was not sent the message.
     WithoutSession,
