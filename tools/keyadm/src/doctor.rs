@@ -176,11 +176,8 @@ fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Se
         Ok(_) => {}
         Err(failure) => found.error("secrets", failure.to_string()),
     }
-    let text = match installation.secret("ENCRYPTION_KEY") {
-        Ok(Some(text)) => text,
-        // Reported above, or by `check_missing_secret`.
-        Ok(None) | Err(_) => return None,
-    };
+    // Else it was reported above, or is by `check_missing_secret`.
+    let Ok(Some(text)) = installation.secret("ENCRYPTION_KEY") else { return None };
     let sealer = parse_encryption_key(&text)
         .map_err(Failure::from)
         .and_then(|keys| Ok((Sealer::new(&keys)?, keys.len())));
@@ -204,7 +201,7 @@ fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Se
     }
 }
 
-/// Without ENCRYPTION_KEY, checks that the database has nothing that is sealed with it.
+/// Without `ENCRYPTION_KEY`, checks that the database has nothing that is sealed with it.
 async fn check_missing_secret(installation: &Installation, store: Option<&Store>, found: &mut Findings) {
     let (Ok(None), Ok(data_dir)) = (installation.secret("ENCRYPTION_KEY"), installation.data_dir()) else {
         return;
