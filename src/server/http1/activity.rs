@@ -44,7 +44,7 @@ pub struct ConnectionActivity {
     pub host: RefCell<Vec<u8>>,
     /// The credential of the last request.
     pub credential: RefCell<Option<CachedCredential>>,
-    /// What the client's certificate stands for. Set once, after the handshake.
+    /// What the client's certificate stands for. Set after the handshake, and when it must be verified again.
     pub certificate: Cell<Option<ClientCertificate>>,
     /// The generation of the settings that accepted a certificate of the client. `None` if it has none.
     pub accepted_by: Cell<Option<ClientGeneration>>,
@@ -76,8 +76,8 @@ pub enum ConnectionOrder {
 /// idle timeout.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a connection of HTTP/1.1 whose client certificate must be verified again waits for a request, whose response ends
-/// it. One that is closed while its client sends would fail that request, as after a hand-over.
+/// How long a connection whose client certificate must be verified again serves new requests. One of HTTP/1.1 ends with the
+/// response to the next one. One that is closed while its client sends would fail that request, as after a hand-over.
 const CLOSE_AFTER: Duration = Duration::from_secs(5);
 
 /// A table with less capacity is not shrunk.
@@ -219,6 +219,10 @@ impl ConnectionActivity {
         let replaced_at = self.replaced_at.get().unwrap_or(now);
         self.replaced_at.set(Some(replaced_at));
         let since = now.saturating_duration_since(replaced_at);
+        if since >= CLOSE_AFTER {
+            // A client that does not acknowledge the GOAWAY could begin streams until the deadline.
+            self.certificate.set(Some(ClientCertificate::Outdated));
+        }
         if since >= CLOSE_AFTER + config.handover_deadline {
             self.tighten_order(ConnectionOrder::Close);
         } else if since >= CLOSE_AFTER || self.protocol.get() == HttpVersion::Http2 {
@@ -458,6 +462,8 @@ mod tests {
                 changes.push((second, activity.order.get()));
             }
             assert_eq!(activity.is_closing(), !expected.is_empty(), "in second {second}");
+            let is_refused = activity.certificate.get() == Some(ClientCertificate::Outdated);
+            assert_eq!(is_refused, !expected.is_empty() && second >= 5, "in second {second}");
         }
         assert_eq!(changes, expected, "{protocol:?} {accepted_by:?}");
     }

@@ -14,4 +14,6 @@ pub enum ClientCertificate {
     },
     /// Every request is refused.
     Deny,
+    /// Every request is refused until the client connects again: the settings that accepted the certificate are replaced.
+    Outdated,
 }
