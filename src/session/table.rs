@@ -12,7 +12,7 @@ use super::state::{DetachedUpstreamSession, Session};
 use crate::route::{Endpoint, RouteTable};
 use arc_swap::{ArcSwap, Guard};
 use metamcp_config::sections::SessionConfig;
-use metamcp_core::base::RecentInterner;
+use metamcp_core::base::{KeyId, RecentInterner};
 use metamcp_store::auth::{Identity, Sealer};
 
 /// The in-memory state of all sessions. Workers cache the sessions they use, so the table is consulted when a session is
@@ -226,18 +226,32 @@ impl SessionTable {
     /// Drops the state of expired and long unused sessions, and returns them, so that their upstream sessions can be
     /// terminated. The id of an unused session stays valid, unless ended ids of its age are dropped.
     pub fn sweep(&self, now_s: u64) -> Vec<Arc<Session>> {
-        let mut dropped = Vec::new();
         let (lifetime_s, idle_s) = (self.config().lifetime.as_secs(), self.config().idle_timeout.as_secs());
         for shard in &self.shards {
+            lock(shard).ended.retain(|_, until_s| *until_s > now_s);
+        }
+        self.drop_if(|session| {
+            let is_expired = session.claims.created_s.saturating_add(lifetime_s) <= now_s;
+            let is_unused = session.last_used_s().saturating_add(idle_s) <= now_s;
+            // One reference is the table's. Open event streams and workers hold others.
+            let is_referenced = Arc::strong_count(session) > 1;
+            is_expired || (is_unused && !is_referenced && session.is_idle())
+        })
+    }
+
+    /// Drops the state of sessions whose key may not be used any more, and returns them, so that their upstream sessions can
+    /// be terminated. Their ids stay valid for the case that the key is activated again.
+    pub fn drop_of_ended_keys(&self, is_active: impl Fn(KeyId) -> bool) -> Vec<Arc<Session>> {
+        self.drop_if(|session| !is_active(session.claims.key_id))
+    }
+
+    fn drop_if(&self, is_over: impl Fn(&Arc<Session>) -> bool) -> Vec<Arc<Session>> {
+        let mut dropped = Vec::new();
+        for shard in &self.shards {
             let mut shard = lock(shard);
-            shard.ended.retain(|_, until_s| *until_s > now_s);
             let before = shard.live.len();
             shard.live.retain(|_, session| {
-                let is_expired = session.claims.created_s.saturating_add(lifetime_s) <= now_s;
-                let is_unused = session.last_used_s().saturating_add(idle_s) <= now_s;
-                // One reference is the table's. Open event streams and workers hold others.
-                let is_referenced = Arc::strong_count(session) > 1;
-                let is_dropped = is_expired || (is_unused && !is_referenced && session.is_idle());
+                let is_dropped = is_over(session);
                 if is_dropped {
                     session.end();
                     dropped.push(Arc::clone(session));

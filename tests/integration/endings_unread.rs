@@ -167,6 +167,31 @@ fn wait_session_end(peer: &Peer, call: &Seen) {
     });
 }
 
+/// A session that nothing is going on in.
+#[track_caller]
+fn check_idle_session(end: End) {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let house = House::of(Transport::Http1, setup, peer);
+    let [ended, kept] = [house.credential(end), house.admin.clone()].map(|credential| {
+        let session = open_session(&house, SINGLE, &credential);
+        let call = legacy_call(SINGLE, &session, "1", "echo", "{}");
+        assert_eq!(house.client.once(&with_credential(call, &credential)).0, 200, "{end:?}");
+        (credential, house.peer.calls().last().unwrap().clone())
+    });
+    house.end(end, &ended.0);
+    wait_session_end(&house.peer, &ended.1);
+    let kept = kept.1.header("mcp-session-id");
+    let is_end = |seen: &Seen| seen.head.starts_with("DELETE ") && seen.header("mcp-session-id") == kept;
+    assert!(!house.peer.all().iter().any(is_end), "{end:?}: the session of another key ends");
+}
+
+#[test]
+fn an_idle_session_ends_with_its_key() {
+    check_idle_session(End::KeyRevoked);
+    check_idle_session(End::KeyDeleted);
+}
+
 #[track_caller]
 fn check_held(path: &str, end: End) {
     let what = format!("{path} {end:?}");

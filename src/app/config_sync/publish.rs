@@ -12,7 +12,7 @@ use tracing::field::{DebugValue, debug};
 
 use crate::runtime::MemoryPurger;
 use crate::server::SharedState;
-use crate::session::{SessionTable, SessionTerminator};
+use crate::session::SessionTerminator;
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use metamcp_config::sections::EndpointConfig;
 use metamcp_core::base::{LogList, unix_seconds};
@@ -48,7 +48,7 @@ impl Publisher {
     ) -> Self {
         let pools = Rc::new(UpstreamPools::new(builder.current()));
         let terminator = SessionTerminator::new(shared.settings.borrow().config.workers + 1);
-        spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&terminator), Rc::clone(&pools)));
+        spawn_local(sweep(Arc::clone(&shared), Rc::clone(&terminator), Rc::clone(&pools)));
         log_left_out(builder.current());
         Self { builder, topology, shared, terminator, pools }
     }
@@ -125,8 +125,9 @@ fn log_left_out(topology: &Topology) {
     }
 }
 
-/// Ends sessions that have expired or were unused for long, at their servers too.
-async fn sweep(sessions: Arc<SessionTable>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
+/// Ends sessions that have expired, were unused for long, or whose key was revoked, at their servers too.
+async fn sweep(shared: Arc<SharedState>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
+    let (sessions, mut keys) = (&shared.sessions, shared.keys.clone());
     let (mut sweep, mut pool_sweep) = (interval(SESSION_SWEEP), interval(POOL_SWEEP));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pool_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,13 +135,15 @@ async fn sweep(sessions: Arc<SessionTable>, terminator: Rc<SessionTerminator>, p
     loop {
         tokio::select! {
             _ = sweep.tick() => {}
+            Ok(()) = keys.changed() => {}
             _ = pool_sweep.tick() => {
                 pools.sweep();
                 purge.observe([sessions.count(), terminator.pending(), 0]);
                 continue;
             }
         }
-        let ended = sessions.sweep(unix_seconds());
+        let mut ended = sessions.sweep(unix_seconds());
+        ended.extend(sessions.drop_of_ended_keys(|key_id| shared.auth.is_active(key_id)));
         let detached = sessions.take_detached();
         if !detached.is_empty() {
             spawn_local(Rc::clone(&terminator).enqueue_when_idle(detached, Rc::clone(&pools)));

@@ -184,6 +184,11 @@ impl Authenticator {
         self.keys.unusable_keys()
     }
 
+    /// Whether a key is known and active, or keys are not required. Its end of validity is not looked at.
+    pub fn is_active(&self, key_id: KeyId) -> bool {
+        self.mode == AuthMode::Open || self.keys.keyring().is_active(key_id)
+    }
+
     /// The keys that have a quota.
     pub fn keys_with_quotas(&self) -> Vec<KeyId> {
         self.keys.keyring().keys_with_quotas()

@@ -160,6 +160,11 @@ impl Keyring {
         self.entries.get(&key_id)
     }
 
+    /// Whether a key is known and active. Its expiry is not looked at.
+    pub fn is_active(&self, key_id: KeyId) -> bool {
+        self.entries.get(&key_id).is_some_and(|entry| entry.row.status == KeyStatus::Active)
+    }
+
     /// The keys that have a quota.
     pub fn keys_with_quotas(&self) -> Vec<KeyId> {
         let with_quota = self.entries.iter().filter(|(_, entry)| entry.identity.quotas().is_some());
