@@ -40,6 +40,10 @@ use metamcp_http::io::with_scratch;
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What is kept of a response stream while the socket accepts nothing, although its client has opened the window. With all
+/// streams of a connection, 16 MiB, which are not charged to the bound on memory; hyper's default would be 100 MiB.
+const HTTP2_SEND_BUFFER: usize = 64 << 10;
+
 /// Concurrent streams of one HTTP/2 connection: an agent's calls in flight. Beyond it, the client waits.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
@@ -234,6 +238,7 @@ async fn serve_http2(worker: &Rc<Worker>, stream: RewoundSocket, activity: &Rc<C
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX))
         // Detects a peer that disappeared.
         .keep_alive_interval(Some(config.idle_timeout))
