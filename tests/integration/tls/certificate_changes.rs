@@ -126,7 +126,11 @@ fn unusable_files_keep_the_last_certificate() {
         let client = TlsClient::new(gateway.address, &authority, None);
         let path = gateway.path().join("v1").join(file);
         match content {
-            Some(content) => fs::write(&path, content).unwrap(),
+            // At once: right after the start, the gateway looks without waiting for a writer to finish.
+            Some(content) => {
+                fs::write(path.with_extension("draft"), content).unwrap();
+                fs::rename(path.with_extension("draft"), &path).unwrap();
+            }
             None => fs::remove_file(&path).unwrap(),
         }
         until("the file is refused", || gateway.log().contains(REFUSED));
