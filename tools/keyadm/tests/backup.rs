@@ -48,16 +48,3 @@ async fn the_file_alone_has_what_was_written_last() {
     assert!(has_key(&file, &key_id).await);
     drop(in_use);
 }
-
-#[test]
-fn a_file_that_is_not_there_is_a_mistake_of_the_arguments() {
-    let place = Place::new();
-    place.key("laptop");
-    for arguments in [
-        &["servers", "import", "absent.json"][..],
-        &["endpoints", "add", "team", "--file", "absent.json"],
-        &["servers", "add", "a", "--url", "https://example.com/mcp", "--header-file", "absent"],
-    ] {
-        place.run(arguments).check(64, "cannot read absent");
-    }
-}

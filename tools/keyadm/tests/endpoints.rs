@@ -89,7 +89,7 @@ async fn a_wrong_endpoint_changes_nothing() {
         refused(&["edit", "zzz", "--prefix", "never"], 65, "there is no endpoint");
         refused(&["edit", "team", "--rename", "other"], 65, "already an endpoint \"other\"");
         refused(&["edit", "team", "--file", file, "--prefix", "never"], 64, "cannot be used with");
-        refused(&["edit", "team", "--file", file], 69, "cannot read");
+        refused(&["edit", "team", "--file", file], 64, "cannot read");
         let rows = [
             ("{", "not valid JSON: line 1"),
             ("[]", "not a JSON object"),

@@ -52,7 +52,7 @@ async fn a_server_is_added_as_the_rest_api_would() {
         let file = path.to_str().unwrap();
         std::fs::write(&path, "X-A: 1\n\nhunter2\n").unwrap();
         refused(&["b", "--url", "https://b.example/", "--header-file", file], 64, "a header is written as");
-        refused(&["b", "--url", "https://b.example/", "--header-file", "/nowhere"], 69, "cannot read");
+        refused(&["b", "--url", "https://b.example/", "--header-file", "/nowhere"], 64, "cannot read");
         std::fs::write(&path, "Authorization: Bearer hunter2\n\nX-A: 1\r\n").unwrap();
         add(&["f", "--url", "https://f.example/", "--header", "X-B: 2", "--header-file", file, "--json"])
             .json();
@@ -159,7 +159,7 @@ async fn a_file_is_taken_as_far_as_it_is_right() {
 
         std::fs::write(&path, "{\"mcpServers\": 7}").unwrap();
         place.run(&["servers", "import", path.to_str().unwrap()]).check(65, "mcpServers is not an object");
-        place.run(&["servers", "import", "/nowhere/mcp.json"]).check(69, "cannot read");
+        place.run(&["servers", "import", "/nowhere/mcp.json"]).check(64, "cannot read");
     })
     .await;
 }
