@@ -10,6 +10,7 @@ use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::background::open_journal;
 use super::background::quotas::QuotaSync;
 use super::background::telemetry::TelemetryDelivery;
 use super::background::usage::UsageDelivery;
@@ -131,7 +132,7 @@ impl App {
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (parts, senders, catalog_inbox) = CommonParts::new(&config, &auth, &topology);
-        let (counters, spool, usage_folder) = usage::open_journal(&config, &door, is_successor).await?;
+        let (counters, spool, usage_folder) = open_journal(&config, &door, is_successor).await?;
         let (admin_jobs, runner) = AdminJobs::new();
         let admin = parts.control_plane((&config, &live), &state, admin_jobs, &roots);
         let changes = admin.topology_changes();

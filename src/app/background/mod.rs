@@ -10,5 +10,7 @@ pub mod tls_files;
 pub mod tool_pins;
 pub mod trace_export;
 pub mod usage;
+mod usage_journal;
 
 pub use call_records::check_records;
+pub use usage_journal::open_journal;
