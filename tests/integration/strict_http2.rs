@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::{Gateway, MODERN, PATIENCE, Peer, SINGLE, call};
+use crate::support::{Gateway, MODERN, PATIENCE, Peer, SINGLE, Setup, Step, call, until};
 
 /// The types of frames (RFC 9113, section 6).
 const DATA: u8 = 0;
@@ -20,6 +20,9 @@ const END_HEADERS: u8 = 4;
 
 /// The field `:status: 200` as an index into the static table (RFC 7541, appendix A).
 const STATUS_200: u8 = 0x88;
+
+/// The last stream of the first GOAWAY of an orderly end (RFC 9113, section 6.8).
+const LAST_STREAM_MAX: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq)]
@@ -52,6 +55,11 @@ impl Connection {
 
     /// Sends a request and waits for what becomes of it.
     fn ask(&mut self, fields: &[Field<'_>], body: &[u8]) -> Outcome {
+        self.send(fields, body).map_or(Outcome::Ended, |id| self.outcome(id))
+    }
+
+    /// Sends a request, and returns the id of its stream. `None` if the connection has ended.
+    fn send(&mut self, fields: &[Field<'_>], body: &[u8]) -> Option<u32> {
         let id = self.next_id;
         self.next_id += 2;
         // Without Huffman coding and without a table (RFC 7541, section 6.2.2).
@@ -65,10 +73,12 @@ impl Connection {
             }
         }
         let head = frame(HEADERS, END_HEADERS, id, &block);
-        let sent = self.stream.write_all(&[head, frame(DATA, END_STREAM, id, body)].concat());
-        if sent.is_err() {
-            return Outcome::Ended;
-        }
+        self.stream.write_all(&[head, frame(DATA, END_STREAM, id, body)].concat()).ok()?;
+        Some(id)
+    }
+
+    /// Waits for what becomes of the request of a stream. Acknowledges no PING, and so not the first GOAWAY.
+    fn outcome(&mut self, id: u32) -> Outcome {
         loop {
             let Some((kind, flags, of, payload)) = self.read() else { return Outcome::Ended };
             match kind {
@@ -82,7 +92,7 @@ impl Connection {
                     return if status == Some(&STATUS_200) { Outcome::Served } else { Outcome::Refused };
                 }
                 RST_STREAM if of == id => return Outcome::Reset,
-                GOAWAY => return Outcome::Ended,
+                GOAWAY if !payload.starts_with(&LAST_STREAM_MAX) => return Outcome::Ended,
                 _ => {}
             }
         }
@@ -199,4 +209,23 @@ fn an_exact_length_and_trailers_are_no_contradiction() {
     let fields = [&PSEUDO[..], &FIELDS, &[("content-length", &length), ("te", "trailers")]].concat();
     assert_eq!(Connection::open(&gateway).ask(&fields, body.as_bytes()), Outcome::Served);
     assert_eq!(peer.calls().len(), 1);
+}
+
+/// A client that does not acknowledge the first GOAWAY is not told which streams are the last ones.
+#[test]
+fn a_connection_that_is_to_end_serves_no_request_after_a_while() {
+    let peer = Peer::script([vec![Step::Hold]]);
+    let setup = Setup::new().server("a", peer.address).with("[server]\ndrain_deadline = \"10m\"");
+    let gateway = setup.start();
+    let body = call("1", "tools/call", r#""name":"echo","arguments":{},"#);
+    let fields = [&PSEUDO[..], &FIELDS].concat();
+    let mut connection = Connection::open(&gateway);
+    // A call in flight, for which the connection stays open.
+    assert!(connection.send(&fields, body.as_bytes()).is_some());
+    peer.wait_calls(1);
+    gateway.terminate();
+    until("a refusal", || connection.ask(&fields, body.as_bytes()) == Outcome::Refused);
+    let served = peer.calls().len();
+    assert_eq!(connection.ask(&fields, body.as_bytes()), Outcome::Refused);
+    assert_eq!(peer.calls().len(), served);
 }

@@ -34,6 +34,8 @@ pub struct ConnectionActivity {
     /// Counts the times that the client stopped reading, and started again: odd while it does not read.
     blocked: ProgressCounter,
     order: Cell<ConnectionOrder>,
+    /// When the first order to end was given.
+    ending_since: Cell<Option<Instant>>,
     /// Whether nothing has happened for [`PARK_AFTER`].
     is_quiet: Cell<bool>,
     /// Whether the request in flight is an event stream, which may be silent for days.
@@ -44,7 +46,7 @@ pub struct ConnectionActivity {
     pub host: RefCell<Vec<u8>>,
     /// The credential of the last request.
     pub credential: RefCell<Option<CachedCredential>>,
-    /// What the client's certificate stands for. Set after the handshake, and when it must be verified again.
+    /// What the client's certificate stands for. Set once, after the handshake.
     pub certificate: Cell<Option<ClientCertificate>>,
     /// The generation of the settings that accepted a certificate of the client. `None` if it has none.
     pub accepted_by: Cell<Option<ClientGeneration>>,
@@ -76,8 +78,8 @@ pub enum ConnectionOrder {
 /// idle timeout.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a connection whose client certificate must be verified again serves new requests. One of HTTP/1.1 ends with the
-/// response to the next one. One that is closed while its client sends would fail that request, as after a hand-over.
+/// How long a connection that is to end serves new requests: those that are on their way when its client learns of it, as
+/// after a hand-over. One of HTTP/1.1 whose client certificate must be verified again ends with the response to the next one.
 const CLOSE_AFTER: Duration = Duration::from_secs(5);
 
 /// A table with less capacity is not shrunk.
@@ -94,6 +96,7 @@ impl ConnectionActivity {
             progress: ProgressCounter::default(),
             blocked: ProgressCounter::default(),
             order: Cell::new(ConnectionOrder::Continue),
+            ending_since: Cell::new(None),
             is_quiet: Cell::new(false),
             is_streaming: Cell::new(false),
             unwritten: Cell::new(false),
@@ -195,6 +198,7 @@ impl ConnectionActivity {
     pub fn tighten_order(&self, order: ConnectionOrder) {
         if order > self.order.get() {
             self.order.set(order);
+            self.ending_since.set(self.ending_since.get().or_else(|| Some(Instant::now())));
             self.wake();
         }
     }
@@ -210,6 +214,13 @@ impl ConnectionActivity {
         self.replaced_at.get().is_some() || self.order.get() != ConnectionOrder::Continue
     }
 
+    /// Whether new requests are refused: over HTTP/2, some time after an order to end. A client that does not acknowledge the
+    /// first GOAWAY never gets the one that forbids them (RFC 9113, section 6.8), and could begin streams until a deadline.
+    pub fn refuses_requests(&self, now: Instant) -> bool {
+        let since = self.ending_since.get().map(|since| now.saturating_duration_since(since));
+        self.protocol.get() == HttpVersion::Http2 && since.is_some_and(|since| since >= CLOSE_AFTER)
+    }
+
     /// Ends a connection whose client certificate was accepted by settings that are replaced, so that the next handshake
     /// decides by the new ones. Requests in flight have as long as after a hand-over. Called once per tick.
     fn end_if_outdated(&self, now: Instant, config: &HttpConfig, current: ClientGeneration) {
@@ -219,10 +230,6 @@ impl ConnectionActivity {
         let replaced_at = self.replaced_at.get().unwrap_or(now);
         self.replaced_at.set(Some(replaced_at));
         let since = now.saturating_duration_since(replaced_at);
-        if since >= CLOSE_AFTER {
-            // A client that does not acknowledge the GOAWAY could begin streams until the deadline.
-            self.certificate.set(Some(ClientCertificate::Outdated));
-        }
         if since >= CLOSE_AFTER + config.handover_deadline {
             self.tighten_order(ConnectionOrder::Close);
         } else if since >= CLOSE_AFTER || self.protocol.get() == HttpVersion::Http2 {
@@ -322,7 +329,8 @@ impl ConnectionRegistry {
         for activity in self.live.borrow().values() {
             activity.update_can_park(now);
             activity.end_if_outdated(now, config, current);
-            if activity.is_overdue(now, config) {
+            let is_done = activity.refuses_requests(now) && activity.in_flight.get() == 0;
+            if is_done || activity.is_overdue(now, config) {
                 activity.tighten_order(ConnectionOrder::Close);
             }
         }
@@ -462,8 +470,6 @@ mod tests {
                 changes.push((second, activity.order.get()));
             }
             assert_eq!(activity.is_closing(), !expected.is_empty(), "in second {second}");
-            let is_refused = activity.certificate.get() == Some(ClientCertificate::Outdated);
-            assert_eq!(is_refused, !expected.is_empty() && second >= 5, "in second {second}");
         }
         assert_eq!(changes, expected, "{protocol:?} {accepted_by:?}");
     }
@@ -476,6 +482,20 @@ mod tests {
         check_outdated(HttpVersion::Http1, Some(1), &[(5, Drain), (25, Close)]);
         check_outdated(HttpVersion::Http2, None, &[]);
         check_outdated(HttpVersion::Http2, Some(1), &[(0, Drain), (25, Close)]);
+    }
+
+    #[test]
+    fn a_connection_that_is_to_end_refuses_requests_over_http2() {
+        let activity = ConnectionActivity::new();
+        activity.set_protocol(HttpVersion::Http2);
+        let late = Instant::now() + Duration::from_mins(1);
+        assert!(!activity.refuses_requests(late), "not yet ordered to end");
+        let _active = activity.begin_request();
+        activity.tighten_order(ConnectionOrder::Drain);
+        assert!(!activity.refuses_requests(Instant::now()), "a request may be on its way");
+        assert!(activity.refuses_requests(late));
+        activity.set_protocol(HttpVersion::Http1);
+        assert!(!activity.refuses_requests(late), "its next response ends it");
     }
 
     #[test]

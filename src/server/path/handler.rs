@@ -1,6 +1,7 @@
 //! The path of one request, from its head to the head of its response.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -38,6 +39,10 @@ use metamcp_core::protocol::{Era, Revision};
 pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);
+    if activity.is_closing() && activity.refuses_requests(Instant::now()) {
+        let origin = worker.settings().guard.allowed_origin(&fields);
+        return conclude(&worker.metering, Err(connection_ends()), None, origin);
+    }
     let authority = head.uri.authority().cloned();
     if head.method != Method::OPTIONS
         && let Some(endpoint) = worker.topology.endpoint(head.uri.path())
@@ -79,6 +84,15 @@ pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
     let label = request.endpoint.label;
     let answered = forward(worker, activity, request).await;
     conclude(&worker.metering, answered, Some(label), origin)
+}
+
+/// The fault of a request on a connection that was ordered to end.
+#[cold]
+fn connection_ends() -> Fault {
+    Fault::gateway(
+        FaultKind::ShuttingDown,
+        "this connection is ending: open another one; the call did not run",
+    )
 }
 
 fn conclude(

@@ -79,7 +79,6 @@ mod tests {
         let found = match apply_rules(&rules, certificate.der()) {
             Some(ClientCertificate::Key { key_id, .. }) => key_id.as_str()[..1].to_owned(),
             Some(ClientCertificate::Deny) => "deny".to_owned(),
-            Some(ClientCertificate::Outdated) => "outdated".to_owned(),
             None => "none".to_owned(),
         };
         assert_eq!(found, expected, "{:?} {:?}", params.distinguished_name, params.subject_alt_names);

@@ -107,11 +107,10 @@ impl CredentialCache {
         Ok((identity, permit))
     }
 
-    /// Refuses a request on a connection whose certificate is excluded or must be verified again, whatever its credential.
+    /// Refuses a request on a connection whose certificate is excluded, whatever its credential.
     pub fn check_certificate(activity: &ConnectionActivity) -> Result<(), Fault> {
         match activity.certificate.get() {
             Some(ClientCertificate::Deny) => Err(denied(AuthDenial::CertificateExcluded)),
-            Some(ClientCertificate::Outdated) => Err(denied(AuthDenial::CertificateOutdated)),
             Some(ClientCertificate::Key { .. }) | None => Ok(()),
         }
     }

@@ -133,10 +133,8 @@ impl Authenticator {
     /// the certificate stands for, or with the certificate. No await, no lock, no store access: a key that was created a
     /// moment ago is refused until the next refresh.
     pub fn identify_certificate(&self, certificate: ClientCertificate) -> Result<Identity, AuthDenial> {
-        let (key_id, expires_at) = match certificate {
-            ClientCertificate::Key { key_id, expires_at } => (key_id, expires_at),
-            ClientCertificate::Deny => return Err(AuthDenial::CertificateExcluded),
-            ClientCertificate::Outdated => return Err(AuthDenial::CertificateOutdated),
+        let ClientCertificate::Key { key_id, expires_at } = certificate else {
+            return Err(AuthDenial::CertificateExcluded);
         };
         if self.mode == AuthMode::Open {
             return Ok(self.anonymous_identity());

@@ -14,6 +14,4 @@ pub enum ClientCertificate {
     },
     /// Every request is refused.
     Deny,
-    /// Every request is refused until the client connects again: the settings that accepted the certificate are replaced.
-    Outdated,
 }

@@ -29,9 +29,6 @@ pub enum AuthDenial {
     /// The configuration excludes the certificate of the connection.
     #[error("this client certificate is excluded here; ask an administrator, or connect with another")]
     CertificateExcluded,
-    /// The settings that accepted the certificate of the connection are replaced.
-    #[error("the settings for client certificates have changed; connect again")]
-    CertificateOutdated,
     /// No usable key signs tokens, so none are issued. The client can continue with its API key.
     #[error(
         "no token can be issued: no signing key is usable now; use the API key itself, and have an administrator look \
@@ -50,7 +47,6 @@ impl AuthDenial {
             Self::Busy => "busy",
             Self::Certificate => "certificate",
             Self::CertificateExcluded => "certificate_excluded",
-            Self::CertificateOutdated => "certificate_outdated",
             Self::Unsigned => "unsigned",
         }
     }
