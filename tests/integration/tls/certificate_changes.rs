@@ -32,6 +32,17 @@ fn write(folder: &Path, leaf: &Leaf) {
     fs::write(folder.join("key.pem"), &leaf.key).unwrap();
 }
 
+/// The next answer of the server is a stream, which sends an event and ends when `gate` opens.
+fn push_stream(peer: &Peer, gate: &Gate) {
+    peer.push([vec![
+        Step::Send(events()),
+        Step::Send(chunk(EVENT)),
+        Step::Wait(gate.clone()),
+        Step::Send(chunk(&format!("data: {}\n\n", result("1", "after")))),
+        Step::Send(chunk("")),
+    ]]);
+}
+
 /// While a stream and a connection are open, `replace` brings a new certificate: new connections see it, and what is open
 /// goes on.
 fn check(replace: impl Fn(&Gateway, &Leaf)) {
@@ -40,13 +51,7 @@ fn check(replace: impl Fn(&Gateway, &Leaf)) {
     let (peer, gate) = (Peer::script([]), Gate::default());
     let gateway = start(&peer, &first);
     let client = TlsClient::new(gateway.address, &authority, None);
-    peer.push([vec![
-        Step::Send(events()),
-        Step::Send(chunk(EVENT)),
-        Step::Wait(gate.clone()),
-        Step::Send(chunk(&format!("data: {}\n\n", result("1", "after")))),
-        Step::Send(chunk("")),
-    ]]);
+    push_stream(&peer, &gate);
     run(async {
         let call = modern_call(SINGLE, "echo", "{}");
         let (_streaming, mut stream) = client.open("http/1.1", &call).await.unwrap();
@@ -218,13 +223,7 @@ impl Clients {
     fn check(&self, protocol: &str, change: impl FnOnce() + Send, next: Option<u16>) {
         let (call, gate) = (modern_call(SINGLE, "echo", "{}"), Gate::default());
         let with_own = self.client(Some(&self.own));
-        self.peer.push([vec![
-            Step::Send(events()),
-            Step::Send(chunk(EVENT)),
-            Step::Wait(gate.clone()),
-            Step::Send(chunk(&format!("data: {}\n\n", result("1", "after")))),
-            Step::Send(chunk("")),
-        ]]);
+        push_stream(&self.peer, &gate);
         run(async {
             let (_streaming, mut stream) = with_own.open(protocol, &call).await.unwrap();
             assert!(stream.frame().await.unwrap().is_ok(), "the event before");
