@@ -15,6 +15,10 @@ use metamcp_core::base::{MemoryShortage, ReclaimMemory};
 /// that are refused for lack of memory arrive by the thousand.
 const RECLAIM_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connected client may read nothing while others lack the memory that its events take: as long as a writer waits
+/// for memory. A client that does read takes far less.
+pub(super) const READER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a writer has waited for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemoryWait {
@@ -76,13 +80,25 @@ fn discard_largest<'a>(
 }
 
 /// Discards the ended stream that expires first, of those that are wanted. Returns whether there was one.
-fn discard_ended(pool: &ResumableStreams, is_wanted: fn(&ResumableStream) -> bool) -> bool {
+fn discard_ended(pool: &ResumableStreams, is_wanted: impl Fn(&ResumableStream) -> bool) -> bool {
     let ended = pool.take_ended(Instant::now() + pool.config().retention, is_wanted);
     ended.map(|ended| ended.discard()).is_some()
 }
 
-/// Events that nobody reads give way to any message that the gateway must hold: those of clients that have left, and those
-/// that clients have already read. What a client still reads is kept.
+/// The streams that satisfy `is_wanted`, the largest first, the oldest of equally large ones.
+fn largest_first(
+    streams: &[Arc<ResumableStream>],
+    is_wanted: impl Fn(&ResumableStream) -> bool,
+) -> impl Iterator<Item = &Arc<ResumableStream>> {
+    let wanted = streams.iter().filter(|stream| is_wanted(stream));
+    let mut sized: Vec<_> =
+        wanted.map(|stream| (Reverse(stream.retained_blocks()), stream.number, stream)).collect();
+    sized.sort_unstable_by_key(|(blocks, number, _)| (*blocks, *number));
+    sized.into_iter().map(|(.., stream)| stream)
+}
+
+/// Events that nobody reads give way to any message that the gateway must hold: those of clients that have left, those that
+/// clients have already read, and those of clients that stay connected and do not read. What a client still reads is kept.
 impl ReclaimMemory for ResumableStreams {
     fn reclaim(&self, shortage: MemoryShortage) {
         let missing = || self.memory.missing_bytes(shortage);
@@ -97,14 +113,8 @@ impl ReclaimMemory for ResumableStreams {
         // Each iteration discards a stream.
         while missing() > 0 && discard_ended(self, ResumableStream::is_unread) {}
         let live = if missing() > 0 { self.live_streams() } else { Vec::new() };
-        let mut unread: Vec<_> = live
-            .iter()
-            .filter(|stream| stream.is_unread())
-            .map(|stream| (Reverse(stream.retained_blocks()), stream.number, stream))
-            .collect();
         // The largest first, as in `discard_largest`.
-        unread.sort_unstable_by_key(|(blocks, number, _)| (*blocks, *number));
-        for (.., stream) in unread {
+        for stream in largest_first(&live, ResumableStream::is_unread) {
             if missing() == 0 {
                 return;
             }
@@ -115,6 +125,15 @@ impl ReclaimMemory for ResumableStreams {
                 return;
             }
             stream.release_read_blocks();
+        }
+        let now = Instant::now();
+        let is_stalled = |stream: &ResumableStream| stream.stalled_for(now) >= READER_PATIENCE;
+        while missing() > 0 && discard_ended(self, is_stalled) {}
+        for stream in largest_first(&live, is_stalled) {
+            if missing() == 0 {
+                return;
+            }
+            stream.fail_out_of_memory();
         }
         *reclaim_after = (missing() > 0).then(|| Instant::now() + RECLAIM_PAUSE);
     }

@@ -1,6 +1,7 @@
 //! The retained part of one stream, as a sequence of blocks.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -28,6 +29,8 @@ pub(super) struct StreamLog {
     pub is_within_event: bool,
     /// How far the reader has read.
     pub read_to: Cursor,
+    /// Where the reader was when it was last found with something to read, and when it was first found there.
+    pub stalled_at: Option<(Cursor, Instant)>,
     /// When the log expires, once the stream has ended.
     pub expires: Option<Instant>,
 }
@@ -47,6 +50,7 @@ impl StreamLog {
             next_sequence: 1,
             is_within_event: false,
             read_to: Cursor::default(),
+            stalled_at: None,
             expires: None,
         }
     }
@@ -59,6 +63,19 @@ impl StreamLog {
             }
             None => Cursor { block: self.first_block, offset: 0 },
         }
+    }
+
+    /// For how long the reader has been seen not to read although there is something to read. The first look at one finds that
+    /// it has only begun to wait.
+    pub fn stalled_for(&mut self, now: Instant) -> Duration {
+        let read_to = self.read_to;
+        if read_to == self.end() {
+            self.stalled_at = None;
+            return Duration::ZERO;
+        }
+        let seen = self.stalled_at.filter(|(cursor, _)| *cursor == read_to);
+        let (_, since) = *self.stalled_at.insert(seen.unwrap_or((read_to, now)));
+        now.saturating_duration_since(since)
     }
 
     /// The last block in which an event with a sequence up to `sequence` begins, and its index.

@@ -9,9 +9,9 @@
 //!   needed and none is free, the first of these that exists gives way: an ended stream without a reader, the one that
 //!   expires first; the largest live stream whose client left; blocks that clients have already read, the requesting
 //!   stream's own included; an ended stream with a reader; the largest live stream. Of equally large ones, the oldest.
-//! - When the gateway is short of memory, for these events or for other messages, only the first three of these give way. A
-//!   writer that gets no memory then waits for a bounded time, while its client is there; after that the largest live
-//!   stream gives way.
+//! - When the gateway is short of memory, for these events or for other messages, only the first three of these give way, and
+//!   then streams whose connected client has read nothing for a while. A writer that gets no memory waits for a bounded time,
+//!   while its client is there; after that the largest live stream gives way.
 //! - A stream has one reader. A new reader replaces the previous one.
 //! - No event is skipped: a reader gets the next event, or learns that it is lost.
 //! - Lock order: the pool's index, one stream's state, the blocks.

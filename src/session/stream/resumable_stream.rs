@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -113,6 +114,7 @@ impl ResumableStream {
         let cursor = self.find(&state, sequence)?;
         state.generation = state.generation.wrapping_add(1);
         state.set_read_to(cursor);
+        state.log.iter_mut().for_each(|log| log.stalled_at = None);
         (state.unread_since, state.has_comment) = (None, false);
         let generation = state.generation;
         let (previous_reader, writer) = (state.take_reader_waker(), state.take_writer_waker());
@@ -210,6 +212,14 @@ impl ResumableStream {
 
     pub(super) fn is_unread(&self) -> bool {
         self.state().unread_since.is_some()
+    }
+
+    /// For how long its client has been seen connected and not reading, although there is something to read. To be asked
+    /// again and again while that matters: the time begins with the first call.
+    pub(super) fn stalled_for(&self, now: Instant) -> Duration {
+        let mut state = self.state();
+        let has_reader = state.unread_since.is_none();
+        state.log.as_mut().filter(|_| has_reader).map_or(Duration::ZERO, |log| log.stalled_for(now))
     }
 
     pub(super) fn retained_blocks(&self) -> usize {

@@ -409,6 +409,42 @@ async fn events_that_nobody_reads_give_way_to_other_messages() {
     assert_eq!(large.push(&part("late")).now_or_never(), Some(Err(StreamClosed)));
 }
 
+/// A client that stays connected and does not read cannot keep the memory that others need.
+#[tokio::test(start_paused = true)]
+async fn events_that_a_connected_client_does_not_read_give_way_in_the_end() {
+    let fixture = short_of_memory();
+    let memory = fixture.streams.memory;
+    let data = "x".repeat(20_000);
+    let [(live, mut live_reader), (ended, mut ended_reader), (read_late, mut late_reader)] =
+        [(); 3].map(|()| {
+            let (writer, reader) = fixture.streams.begin(&own_claims(), Some(Bytes::from_static(b"7")));
+            (0..5).for_each(|_| put(&writer, &data));
+            (writer, reader)
+        });
+    let streams = [&live, &ended, &read_late].map(|writer| Arc::clone(writer.stream()));
+    let lost = || streams.each_ref().map(|stream| stream.state().phase == state::StreamPhase::Lost);
+    ended.finish();
+    let held = take_the_rest(memory);
+    let mut needed = Vec::new();
+    let mut need = || {
+        let mut charge = memory.charge();
+        charge.resize(60_000).map(|()| needed.push(charge)).is_ok()
+    };
+    assert!(!need(), "they may be about to read");
+    sleep(eviction::READER_PATIENCE / 2).await;
+    read(&mut late_reader);
+    put(&read_late, &data);
+    sleep(eviction::READER_PATIENCE / 2).await;
+    // What was read, then one after the other, as far as others need it.
+    assert_eq!((need(), lost()), (true, [false; 3]));
+    assert_eq!((need(), lost()), (true, [false, true, false]));
+    while need() {}
+    assert_eq!(lost(), [true, true, false]);
+    let ends = [&mut live_reader, &mut ended_reader, &mut late_reader].map(|reader| read(reader).end);
+    assert_eq!(ends, [Some(ReadOutcome::OutOfMemory), Some(ReadOutcome::Lost), None]);
+    drop(held);
+}
+
 /// What happens while a stream waits for memory that others hold, and how the write ends.
 #[tokio::test(start_paused = true)]
 async fn a_writer_waits_for_memory_for_a_bounded_time() {
