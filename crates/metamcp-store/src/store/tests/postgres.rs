@@ -148,13 +148,12 @@ async fn a_locked_table_times_out_and_a_read_only_server_is_reported() {
     .await;
 }
 
-/// Waits until a session of this database waits for a lock.
+/// Waits until another session waits for the table of usage.
 async fn wait_for_lock(client: &tokio_postgres::Client) {
-    let waiting =
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting = "SELECT 1 FROM pg_locks WHERE relation = 'usage'::regclass AND NOT granted";
     let deadline = Instant::now() + Duration::from_secs(10);
     while client.query(waiting, &[]).await.unwrap().is_empty() {
-        assert!(Instant::now() < deadline, "nobody waits for a lock");
+        assert!(Instant::now() < deadline, "nobody waits for the table");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
