@@ -25,7 +25,7 @@ pub enum JournalError {
         bytes: usize,
         max: usize,
     },
-    #[error("the disk that holds {0} is full; free some space, what was counted so far is kept")]
+    #[error("the disk that holds {0} is full; free some space")]
     DiskFull(PathBuf),
     #[error("cannot use the journal's {path}: {reason}; check its permissions and the disk")]
     Unusable { path: PathBuf, reason: String },

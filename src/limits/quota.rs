@@ -34,62 +34,75 @@ const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
 const _: () = assert!(QUOTA_MAX <= COUNT_MAX);
 
-/// A period that another thread began at most so many days later stays: the clocks that they read differ by a moment. One
-/// that lies further ahead is from a clock that was wrong.
-const AHEAD_DAYS_MAX: u64 = 31;
+/// A period that begins at most so many seconds later stays: another thread read its clock a moment later. One that begins
+/// later than that is from a clock that was ahead and has been corrected. More than any thread waits between reading its clock
+/// and counting, for example for the store; and short, because until then a period that is not there yet can refuse calls.
+const AHEAD_S_MAX: u64 = 60;
 
-/// The day, counted from 1970, on which the period of a time begins.
-fn first_day(period: Period, unix_s: u64) -> u64 {
-    (period.begin(unix_s) / DAY_S).min(u64::from(u16::MAX))
+/// A time, and the day, counted from 1970, on which its period begins.
+#[derive(Clone, Copy)]
+struct PeriodTime {
+    unix_s: u64,
+    day: u64,
+}
+
+impl PeriodTime {
+    fn new(period: Period, unix_s: u64) -> Self {
+        Self { unix_s, day: (period.begin(unix_s) / DAY_S).min(u64::from(u16::MAX)) }
+    }
+
+    /// Whether what was counted in the period that begins on `day` still counts.
+    fn is_within(self, day: u64) -> bool {
+        day == self.day || (day > self.day && day * DAY_S <= self.unix_s.saturating_add(AHEAD_S_MAX))
+    }
 }
 
 impl PeriodCounter {
-    /// The period that counts at a time that lies in the period `day`, and its count.
-    fn unpack(packed: u64, day: u64) -> (u64, u64) {
+    /// The first day of the period that counts at a time, and its count.
+    fn unpack(packed: u64, now: PeriodTime) -> (u64, u64) {
         let (known, count) = (packed >> COUNT_BITS, packed & COUNT_MAX);
-        let stays = known == day || (known > day && known - day <= AHEAD_DAYS_MAX);
-        if stays { (known, count) } else { (day, 0) }
+        if now.is_within(known) { (known, count) } else { (now.day, 0) }
     }
 
     fn pack(day: u64, count: u64) -> u64 {
         day << COUNT_BITS | count.min(COUNT_MAX)
     }
 
-    fn count(&self, day: u64) -> u64 {
-        Self::unpack(self.0.load(Ordering::Relaxed), day).1
+    fn count(&self, now: PeriodTime) -> u64 {
+        Self::unpack(self.0.load(Ordering::Relaxed), now).1
     }
 
     /// Adds, unless the count is `limit` already or more.
-    fn add_below(&self, day: u64, amount: u64, limit: u64) -> bool {
+    fn add_below(&self, now: PeriodTime, amount: u64, limit: u64) -> bool {
         let add = |packed| {
-            let (day, count) = Self::unpack(packed, day);
+            let (day, count) = Self::unpack(packed, now);
             (count < limit).then(|| Self::pack(day, count.saturating_add(amount)))
         };
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
-    fn add(&self, day: u64, amount: u64) {
-        self.add_below(day, amount, u64::MAX);
+    fn add(&self, now: PeriodTime, amount: u64) {
+        self.add_below(now, amount, u64::MAX);
     }
 
     /// Takes back what was added in the same period.
-    fn subtract(&self, day: u64, amount: u64) {
+    fn subtract(&self, now: PeriodTime, amount: u64) {
         let subtract = |packed| {
-            let (known, count) = Self::unpack(packed, day);
-            (known == day).then(|| Self::pack(day, count.saturating_sub(amount)))
+            let (known, count) = Self::unpack(packed, now);
+            (known == now.day).then(|| Self::pack(known, count.saturating_sub(amount)))
         };
         // An error means that the next period has begun, and with it a new count.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
     }
 
-    fn set(&self, day: u64, count: u64) {
-        self.0.store(Self::pack(day, count), Ordering::Relaxed);
+    fn set(&self, now: PeriodTime, count: u64) {
+        self.0.store(Self::pack(now.day, count), Ordering::Relaxed);
     }
 
-    fn raise(&self, day: u64, count: u64) {
+    fn raise(&self, now: PeriodTime, count: u64) {
         let raise = |packed| {
-            let (known, old) = Self::unpack(packed, day);
-            (known == day).then(|| Self::pack(day, old.max(count)))
+            let (known, old) = Self::unpack(packed, now);
+            (known == now.day).then(|| Self::pack(known, old.max(count)))
         };
         // An error means that the next period has begun.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, raise);
@@ -112,50 +125,53 @@ pub enum BaseUpdate {
 }
 
 impl QuotaCounters {
-    /// Counts a call, unless a quota is used up. The longest wait is reported.
+    /// Counts a call, unless a quota is used up. The longest wait is reported: months before days.
     pub(super) fn reserve(&self, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
         use QuotaKind::{BytesPerDay, BytesPerMonth, CallsPerDay, CallsPerMonth};
-        for kind in [BytesPerMonth, BytesPerDay] {
-            let Some(limit) = quotas.limit(kind) else { continue };
-            let day = first_day(kind.period(), unix_s);
-            if self.used(kind, day) >= limit {
-                return Err(QuotaExceeded::new(kind, limit, unix_s));
-            }
-        }
+        self.check_bytes(BytesPerMonth, quotas, unix_s)?;
         self.reserve_call(CallsPerMonth, quotas, unix_s)?;
-        self.reserve_call(CallsPerDay, quotas, unix_s).inspect_err(|_| {
-            self.local.of(CallsPerMonth).subtract(first_day(Period::Month, unix_s), 1);
+        let reserve_day = || {
+            self.check_bytes(BytesPerDay, quotas, unix_s)?;
+            self.reserve_call(CallsPerDay, quotas, unix_s)
+        };
+        reserve_day().inspect_err(|_| {
+            self.local.of(CallsPerMonth).subtract(PeriodTime::new(Period::Month, unix_s), 1);
         })
     }
 
+    /// Fails if the bytes of a quota are used up.
+    fn check_bytes(&self, kind: QuotaKind, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
+        let Some(limit) = quotas.limit(kind) else { return Ok(()) };
+        let now = PeriodTime::new(kind.period(), unix_s);
+        let used = self.base.of(kind).count(now).saturating_add(self.local.of(kind).count(now));
+        if used < limit { Ok(()) } else { Err(QuotaExceeded::new(kind, limit, unix_s)) }
+    }
+
     fn reserve_call(&self, kind: QuotaKind, quotas: &Quotas, unix_s: u64) -> Result<(), QuotaExceeded> {
-        let day = first_day(kind.period(), unix_s);
+        let now = PeriodTime::new(kind.period(), unix_s);
         let limit = quotas.limit(kind).unwrap_or(u64::MAX);
-        let left = limit.saturating_sub(self.base.of(kind).count(day));
-        if self.local.of(kind).add_below(day, 1, left) {
+        let left = limit.saturating_sub(self.base.of(kind).count(now));
+        if self.local.of(kind).add_below(now, 1, left) {
             return Ok(());
         }
         Err(QuotaExceeded::new(kind, limit, unix_s))
-    }
-
-    fn used(&self, kind: QuotaKind, day: u64) -> u64 {
-        self.base.of(kind).count(day).saturating_add(self.local.of(kind).count(day))
     }
 
     /// Adds what usage counts of a call that was reserved at `began_s`. A call that ends in another day or month than it began
     /// in counts in both. `is_in_usage` says that usage counts it under the key; it must do so afterwards.
     pub(super) fn add(&self, began_s: u64, amount: UsedAmount, unix_s: u64, is_in_usage: bool) {
         for kind in QuotaKind::ALL {
-            let (began, day) = (first_day(kind.period(), began_s), first_day(kind.period(), unix_s));
+            let now = PeriodTime::new(kind.period(), unix_s);
+            let began = PeriodTime::new(kind.period(), began_s);
             let (count, is_reserved) = match kind {
-                QuotaKind::CallsPerDay | QuotaKind::CallsPerMonth => (amount.calls, day <= began),
+                QuotaKind::CallsPerDay | QuotaKind::CallsPerMonth => (amount.calls, now.is_within(began.day)),
                 QuotaKind::BytesPerDay | QuotaKind::BytesPerMonth => (amount.bytes, false),
             };
             if !is_reserved {
-                self.local.of(kind).add(day, count);
+                self.local.of(kind).add(now, count);
             }
             if is_in_usage {
-                self.in_usage.of(kind).add(day, count);
+                self.in_usage.of(kind).add(now, count);
             }
         }
         // Whoever sees the counts of usage that follow sees the additions above.
@@ -165,10 +181,10 @@ impl QuotaCounters {
     /// Sets what is not in `local`: what others used, and what this process used before the key had a quota.
     pub fn set_base(&self, totals: &KeyTotals, unix_s: u64, update: BaseUpdate) {
         for kind in QuotaKind::ALL {
-            let (day, count) = (first_day(kind.period(), unix_s), totals.used(kind));
+            let (now, count) = (PeriodTime::new(kind.period(), unix_s), totals.used(kind));
             match update {
-                BaseUpdate::Replace => self.base.of(kind).set(day, count),
-                BaseUpdate::Raise => self.base.of(kind).raise(day, count),
+                BaseUpdate::Replace => self.base.of(kind).set(now, count),
+                BaseUpdate::Raise => self.base.of(kind).raise(now, count),
             }
         }
     }
@@ -181,7 +197,7 @@ impl QuotaCounters {
     }
 
     fn totals(counters: &PeriodCounters, unix_s: u64) -> KeyTotals {
-        let count = |kind: QuotaKind| counters.of(kind).count(first_day(kind.period(), unix_s));
+        let count = |kind: QuotaKind| counters.of(kind).count(PeriodTime::new(kind.period(), unix_s));
         let amount = |calls, bytes| UsedAmount { calls: count(calls), bytes: count(bytes) };
         KeyTotals {
             day: amount(QuotaKind::CallsPerDay, QuotaKind::BytesPerDay),
@@ -251,7 +267,7 @@ mod tests {
                 return exceeded.retry_after_s;
             }
             for kind in [QuotaKind::BytesPerDay, QuotaKind::BytesPerMonth] {
-                counters.local.of(kind).add(first_day(kind.period(), now), 10);
+                counters.local.of(kind).add(PeriodTime::new(kind.period(), now), 10);
             }
             0
         };
@@ -320,14 +336,65 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_far_ahead_blocks_nothing() {
+    fn a_clock_that_was_ahead_blocks_nothing() {
+        let noon = LEAP_EVENING + 2 - DAY_S / 2;
+        // The time, by how much the clock was ahead, and how many calls are then admitted of one a day, and of one a month.
+        let rows = [
+            (noon, 3600, 0, 0),
+            (LEAP_EVENING, 2, 0, 0),
+            // In the last minute of a day, the next day may have begun for others.
+            (LEAP_EVENING - 58, DAY_S, 0, 0),
+            (LEAP_EVENING - 59, DAY_S, 1, 1),
+            (noon - 2 * DAY_S, DAY_S, 1, 0),
+        ];
+        let days = [1, 2, 7, 31, 32, 400].map(|days| (noon, days * DAY_S, 1, 1));
+        for (at, ahead_s, per_day, per_month) in rows.into_iter().chain(days) {
+            let admitted = |quotas| {
+                let counters = QuotaCounters::default();
+                let totals = KeyTotals { day: UsedAmount { calls: 0, bytes: 7 }, ..KeyTotals::default() };
+                counters.set_base(&totals, at + ahead_s, BaseUpdate::Replace);
+                assert!(counters.reserve(&quotas, at + ahead_s).is_ok());
+                (0..2).filter(|_| counters.reserve(&quotas, at).is_ok()).count()
+            };
+            let both = (admitted(quotas(1, 0, 0, 0)), admitted(quotas(0, 1, 0, 0)));
+            assert_eq!(both, (per_day, per_month), "at {at}, {ahead_s} s ahead");
+        }
+    }
+
+    #[test]
+    fn a_thread_whose_clock_is_a_moment_behind_counts_in_the_new_day() {
         let counters = QuotaCounters::default();
         let one = quotas(1, 0, 0, 0);
-        assert!(counters.reserve(&one, LEAP_EVENING + 400 * DAY_S).is_ok());
-        assert!(counters.reserve(&one, LEAP_EVENING).is_ok());
         // The clock of another thread is a second ahead, on the next day.
         assert!(counters.reserve(&one, LEAP_EVENING + 2).is_ok());
         assert!(counters.reserve(&one, LEAP_EVENING + 1).is_err());
+    }
+
+    #[test]
+    fn the_longest_wait_is_reported() {
+        // Quotas that are used up after one call, at two days before the end of February, and which is reported.
+        let before_end = LEAP_EVENING - 2 * DAY_S;
+        let rows = [
+            (quotas(1, 0, 5, 0), before_end, QuotaKind::BytesPerDay, 0),
+            (quotas(1, 1, 0, 0), before_end, QuotaKind::CallsPerMonth, 2 * DAY_S),
+            (quotas(0, 1, 5, 0), before_end, QuotaKind::CallsPerMonth, 2 * DAY_S),
+            (quotas(1, 0, 0, 5), before_end, QuotaKind::BytesPerMonth, 2 * DAY_S),
+            (quotas(1, 1, 5, 5), before_end, QuotaKind::BytesPerMonth, 2 * DAY_S),
+            // On the last day of the month, all end at once.
+            (quotas(0, 1, 5, 0), LEAP_EVENING, QuotaKind::CallsPerMonth, 0),
+        ];
+        for (quotas, at, kind, after_s) in rows {
+            let counters = QuotaCounters::default();
+            counters.reserve(&quotas, at).expect("a call");
+            counters.add(at, UsedAmount { calls: 1, bytes: 10 }, at, true);
+            for _ in 0..3 {
+                let exceeded = counters.reserve(&quotas, at).expect_err("a quota is used up");
+                assert_eq!((exceeded.kind, exceeded.retry_after_s), (kind, after_s + 2), "{quotas:?}");
+                assert_eq!(exceeded.resets_at, at + after_s + 2);
+            }
+            let calls = QuotaCounters::totals(&counters.local, at);
+            assert_eq!((calls.day.calls, calls.month.calls), (1, 1), "a refused call counts in neither");
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use metamcp_core::base::ShutdownPhase;
+use metamcp_core::base::{OutageLine, OutageLog, ShutdownPhase};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -81,7 +81,8 @@ pub async fn export<Q: ExportQueue>(
     post: impl AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>,
     mut phase: watch::Receiver<ShutdownPhase>,
 ) {
-    let mut exporter = Exporter { queue, post, instance: instance_id(), batch: None, is_failing: false };
+    let mut exporter =
+        Exporter { queue, post, instance: instance_id(), batch: None, outage: OutageLog::default() };
     {
         let ended = pin!(phase.wait_for(|phase| *phase == ShutdownPhase::Abort));
         tokio::select! {
@@ -114,8 +115,7 @@ struct Exporter<Q, P> {
     instance: String,
     /// The batch that is being sent. Kept here, so that the flush repeats an attempt that the shutdown interrupted.
     batch: Option<Batch>,
-    /// Whether the last attempt failed. A failure is logged when it begins and when it ends.
-    is_failing: bool,
+    outage: OutageLog,
 }
 
 struct Batch {
@@ -182,7 +182,7 @@ impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>
             let rejected = self.queue.rejected(&response.body).min(items);
             self.queue.add_exported(items - rejected);
             self.queue.add_dropped(rejected);
-            if std::mem::take(&mut self.is_failing) {
+            if self.outage.succeed(Instant::now()).is_some() {
                 tracing::info!("collector accepts {} again", Q::ITEMS);
             }
             return outcome;
@@ -196,18 +196,16 @@ impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>
         outcome
     }
 
-    /// Logs the first of several failures in a row.
     fn log_failure(&mut self, response: Result<CollectorResponse, ExportError>) {
-        if std::mem::replace(&mut self.is_failing, true) {
-            return;
-        }
+        let Some(line) = self.outage.fail(Instant::now()) else { return };
         let why = match response {
             Ok(response) => format!("it responded with HTTP {}", response.status),
             Err(error) => error.to_string(),
         };
+        let still = if line == OutageLine::Begin { "" } else { "still " };
         tracing::warn!(
             why,
-            "collector does not accept {}; dropped ones are counted in {}",
+            "collector {still}does not accept {}; dropped ones are counted in {}",
             Q::ITEMS,
             Q::COUNTER
         );

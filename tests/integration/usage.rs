@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{
-    Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
+    Client, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, legacy, legacy_call, modern,
     modern_call, open_session, result,
 };
 use metamcp_store::store::{UsageBatch, UsageCounts, UsageKey, UsageRow};
@@ -153,18 +153,42 @@ fn a_kill_neither_loses_nor_doubles_usage() {
     assert_eq!(counts(&gateway, "a", "echo").calls, calls);
 }
 
-#[test]
-fn expired_usage_is_deleted_at_start() {
-    let peer = Peer::script([]);
-    let gateway = Gateway::open(&[("a", peer.address)]);
+/// Stores usage of the tool `old`: one call so many days ago, for each.
+fn store_usage(gateway: &Gateway, days_ago: &[u64]) {
     let row = |hour: u64| UsageRow {
         key: UsageKey { hour, key_id: "A".repeat(12), server: "a".into(), tool: "old".into() },
         counts: UsageCounts { calls: 1, ..UsageCounts::default() },
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let rows = vec![row(now - 401 * 86_400), row(now - 399 * 86_400)];
+    let rows = days_ago.iter().map(|days| row(now - days * 86_400)).collect();
     let batch = UsageBatch { source: "s".into(), sequence: 1, at: now, rows };
     gateway.keys().run(async |store| assert!(store.apply_usage(batch).await.is_ok()));
+}
+
+#[test]
+fn expired_usage_is_deleted_at_start() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    store_usage(&gateway, &[401, 399]);
     let gateway = gateway.restart();
     peer.wait_until("the old counter to be gone", |_| counts(&gateway, "a", "old").calls == 1);
+}
+
+#[test]
+fn a_shorter_retention_is_applied_when_it_is_reloaded() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address);
+    let gateway = setup.start();
+    // Near enough to each other that the clock is not in doubt.
+    store_usage(&gateway, &[40, 20, 10]);
+    let reload = |usage: &str| {
+        let lines = format!("[retention]\nusage = \"{usage}\"");
+        gateway.reload(&Setup::new().server("a", peer.address).with(&lines), "configuration reloaded");
+    };
+    reload("30d");
+    peer.wait_until("the oldest counter to be gone", |_| counts(&gateway, "a", "old").calls == 2);
+    reload("400d");
+    reload("15d");
+    peer.wait_until("the next one to be gone", |_| counts(&gateway, "a", "old").calls == 1);
+    assert!(!gateway.log().contains("after a restart"), "{}", gateway.log());
 }

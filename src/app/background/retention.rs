@@ -18,13 +18,17 @@ const FIRST_DELAY: Duration = Duration::from_secs(3);
 /// Between two steps, so that administration and usage delivery can go on meanwhile.
 const STEP_PAUSE: Duration = Duration::from_millis(250);
 
-/// Enforces the retention periods. Never ends.
-pub async fn enforce(store: Store, retention: watch::Receiver<RetentionPolicy>) {
+/// Enforces the retention periods: every hour, and at once when they change. Never ends.
+pub async fn enforce(store: Store, mut retention: watch::Receiver<RetentionPolicy>) {
     let mut poll = interval_at(Instant::now() + FIRST_DELAY, POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        poll.tick().await;
-        let retention = retention.borrow().clone();
+        tokio::select! {
+            _ = poll.tick() => {}
+            // An error means that no reload can follow.
+            Ok(()) = retention.changed() => {}
+        }
+        let retention = retention.borrow_and_update().clone();
         match retire_all(&store, &retention).await {
             Ok(PruneReport { doubted: true, .. }) => tracing::warn!(
                 "retention skipped: nothing was written for longer than the retention period, so either the gateway was \

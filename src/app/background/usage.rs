@@ -6,7 +6,7 @@ use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metamcp_core::base::ShutdownPhase;
+use metamcp_core::base::{OutageLine, OutageLog, ShutdownPhase};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -118,6 +118,8 @@ pub struct UsageDelivery {
     refused: Option<Instant>,
     /// Whether the last write to the journal failed.
     has_write_failed: bool,
+    journal_outage: OutageLog,
+    store_outage: OutageLog,
 }
 
 impl UsageDelivery {
@@ -132,6 +134,8 @@ impl UsageDelivery {
             synced: None,
             refused: None,
             has_write_failed: false,
+            journal_outage: OutageLog::default(),
+            store_outage: OutageLog::default(),
         }
     }
 
@@ -257,16 +261,28 @@ impl UsageDelivery {
                 synced
             })
             .await;
-        // Logged once, not five times a second to a disk that may be full.
-        let has_failed = written.is_err();
+        self.has_write_failed = written.is_err();
+        self.log_write(written);
+    }
+
+    /// Not five lines a second to a disk that may be full, or nearly.
+    fn log_write(&mut self, written: Result<(), JournalError>) {
+        let now = Instant::now().into_std();
         match written {
-            Err(error) if !self.has_write_failed => {
-                tracing::error!(%error, "cannot write usage to the journal; counts stay in memory");
+            Err(error) => match self.journal_outage.fail(now) {
+                Some(OutageLine::Begin) => {
+                    tracing::error!(%error, "cannot write usage to the journal; counts stay in memory");
+                }
+                Some(OutageLine::Continue { failures }) => tracing::error!(
+                    %error, failures, "usage still cannot always be written to the journal; counts stay in memory"
+                ),
+                None => {}
+            },
+            Ok(()) if self.journal_outage.succeed(now).is_some() => {
+                tracing::info!("usage is written to the journal again");
             }
-            Ok(()) if self.has_write_failed => tracing::info!("usage is written to the journal again"),
-            _ => {}
+            Ok(()) => {}
         }
-        self.has_write_failed = has_failed;
     }
 
     /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not
@@ -297,12 +313,23 @@ impl UsageDelivery {
             Err(_elapsed) => Some("it did not answer in time".to_owned()),
         };
         if let Some(error) = failure {
-            if self.refused.replace(Instant::now()).is_none() {
-                tracing::warn!(error, "cannot deliver usage to the store; keeping it in the journal");
+            let now = Instant::now();
+            self.refused = Some(now);
+            match self.store_outage.fail(now.into_std()) {
+                Some(OutageLine::Begin) => {
+                    tracing::warn!(error, "cannot deliver usage to the store; keeping it in the journal");
+                }
+                Some(OutageLine::Continue { failures }) => tracing::warn!(
+                    error,
+                    failures,
+                    "usage still cannot always be delivered to the store; keeping it in the journal"
+                ),
+                None => {}
             }
             return false;
         }
-        if self.refused.take().is_some() {
+        self.refused = None;
+        if self.store_outage.succeed(Instant::now().into_std()).is_some() {
             tracing::info!("usage is delivered to the store again");
         }
         if let Err(error) = self.with_outbox(move |outbox| outbox.acknowledge(sequence)).await {

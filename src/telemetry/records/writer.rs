@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use metamcp_core::base::{OutageLine, OutageLog};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -68,7 +69,7 @@ pub fn start_writer(records: Arc<CallRecords>, sink: Box<dyn RecordSink>) -> io:
         sink,
         signals: Arc::clone(&signals),
         lines: Lines::default(),
-        is_failing: false,
+        outage: OutageLog::default(),
         dropped: DropLog::default(),
     };
     let spawned = thread::Builder::new().name("records".into()).spawn(move || {
@@ -105,8 +106,7 @@ struct Writer {
     signals: Arc<WriterSignals>,
     /// Lines that the target has not taken yet.
     lines: Lines,
-    /// Whether the last write failed. A failure is logged when it begins and when it ends.
-    is_failing: bool,
+    outage: OutageLog,
     dropped: DropLog,
 }
 
@@ -153,15 +153,21 @@ impl Writer {
         self.records.add_written(written as u64);
         match outcome {
             Ok(()) => {
-                if std::mem::take(&mut self.is_failing) {
+                if self.outage.succeed(Instant::now()).is_some() {
                     tracing::info!(target = self.sink.name(), "call records are written again");
                 }
                 Progress::Written
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    let target = self.sink.name();
-                    tracing::error!(%error, target, "cannot write call records; trying again every second");
+                let target = self.sink.name();
+                match self.outage.fail(Instant::now()) {
+                    Some(OutageLine::Begin) => {
+                        tracing::error!(%error, target, "cannot write call records; trying again every second");
+                    }
+                    Some(OutageLine::Continue { failures }) => {
+                        tracing::error!(%error, target, failures, "call records still cannot always be written");
+                    }
+                    None => {}
                 }
                 Progress::Failed
             }
@@ -182,8 +188,9 @@ enum Progress {
 struct DropLog {
     checked: Option<Instant>,
     seen: u64,
-    /// The count before the first of the records that are being dropped.
-    before: Option<u64>,
+    /// The count when records were last logged as no longer dropped.
+    before: u64,
+    outage: OutageLog,
 }
 
 impl DropLog {
@@ -191,19 +198,24 @@ impl DropLog {
         if self.checked.is_some_and(|checked| checked.elapsed() < DROP_CHECK) {
             return;
         }
-        self.checked = Some(Instant::now());
-        let dropped = records.dropped();
-        match self.before {
-            None if dropped > self.seen => {
-                self.before = Some(self.seen);
+        let now = Instant::now();
+        self.checked = Some(now);
+        let total = records.dropped();
+        let dropped = total - self.before;
+        if total == self.seen {
+            if self.outage.succeed(now).is_some() {
+                self.before = total;
+                tracing::warn!(dropped, "call records are no longer dropped");
+            }
+            return;
+        }
+        self.seen = total;
+        match self.outage.fail(now) {
+            Some(OutageLine::Begin) => {
                 tracing::warn!("call records are dropped: the queue is full (records.queue_max)");
             }
-            Some(before) if dropped == self.seen => {
-                self.before = None;
-                tracing::warn!(dropped = dropped - before, "call records are no longer dropped");
-            }
-            _ => {}
+            Some(OutageLine::Continue { .. }) => tracing::warn!(dropped, "call records are still dropped"),
+            None => {}
         }
-        self.seen = dropped;
     }
 }

@@ -13,6 +13,7 @@ mod log_limit;
 mod log_list;
 mod memory;
 mod names;
+mod outage_log;
 mod phase;
 mod printable;
 mod recent_interner;
@@ -36,6 +37,7 @@ pub use memory::{
     STEP_BYTES as CHARGED_BYTES_MIN, charge_bytes,
 };
 pub use names::{EndpointName, InvalidName, ServerName};
+pub use outage_log::{OutageLine, OutageLog};
 pub use phase::ShutdownPhase;
 pub use printable::Printable;
 pub use recent_interner::RecentInterner;

@@ -9,8 +9,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use metamcp_core::base::OutageLog;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -107,12 +108,12 @@ struct WriterState<T> {
     /// A write is in progress, or a retry is scheduled.
     is_writing: bool,
     /// The current failure is logged already.
-    is_failure_logged: bool,
+    outage: OutageLog,
 }
 
 impl<T: Serialize + Send + 'static> SnapshotWriter<T> {
     pub fn new(file: SnapshotFile, sealer: Arc<Sealer>) -> Arc<Self> {
-        let state = WriterState { pending: None, is_writing: false, is_failure_logged: false };
+        let state = WriterState { pending: None, is_writing: false, outage: OutageLog::default() };
         Arc::new(Self { file, sealer, state: Mutex::new(state) })
     }
 
@@ -150,13 +151,14 @@ impl<T: Serialize + Send + 'static> SnapshotWriter<T> {
     fn write_pending(self: &Arc<Self>) {
         while let Some(snapshot) = self.take_pending() {
             let Err(error) = self.file.write(&self.sealer, &snapshot) else {
-                self.lock_state().is_failure_logged = false;
+                // Nobody waits for a snapshot, so its recovery is not worth a line.
+                self.lock_state().outage.succeed(Instant::now());
                 continue;
             };
             let mut state = self.lock_state();
             state.pending.get_or_insert(snapshot);
             // Without a snapshot a later start needs the database: worth a warning, no reason to stop.
-            if !std::mem::replace(&mut state.is_failure_logged, true) {
+            if state.outage.fail(Instant::now()).is_some() {
                 tracing::warn!(%error, "cannot write the snapshot for starts without the database; retrying");
             }
             // The retry ends when the writer is dropped.

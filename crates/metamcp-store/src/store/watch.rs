@@ -8,7 +8,7 @@
 //!
 //! A wake-up may be lost, late, duplicated or out of order: it only makes the next poll come sooner.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::epochs::Epochs;
 use super::error::StoreError;
 use super::handle::{Engine, Store};
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{OutageLine, OutageLog, unix_seconds};
 
 /// The state of the store as last seen by the watcher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,15 +77,16 @@ async fn poll(store: &Store, sender: &watch::Sender<WatchState>, wake: &Notify) 
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut stamp, mut monotonic) = (None, MonotonicEpochs::default());
+    let mut outage = OutageLog::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = wake.notified() => {}
         }
         match read_changes(store, &mut stamp).await {
-            Ok(Some(raw)) => publish(sender, Ok(monotonic.advance(raw))),
-            Ok(None) => publish(sender, Ok(monotonic.published)),
-            Err(error) => publish(sender, Err(&error)),
+            Ok(Some(raw)) => publish(sender, &mut outage, Ok(monotonic.advance(raw))),
+            Ok(None) => publish(sender, &mut outage, Ok(monotonic.published)),
+            Err(error) => publish(sender, &mut outage, Err(&error)),
         }
         // Merges wake-ups that arrive in quick succession.
         sleep(PAUSE).await;
@@ -105,7 +106,8 @@ async fn read_changes(store: &Store, last: &mut Option<(i64, u64)>) -> Result<Op
     Ok(Some(epochs))
 }
 
-fn publish(sender: &watch::Sender<WatchState>, read: Result<Epochs, &StoreError>) {
+fn publish(sender: &watch::Sender<WatchState>, outage: &mut OutageLog, read: Result<Epochs, &StoreError>) {
+    log_outage(outage, read.as_ref().err().copied());
     sender.send_if_modified(|seen| {
         let before = seen.clone();
         seen.asked = true;
@@ -117,18 +119,25 @@ fn publish(sender: &watch::Sender<WatchState>, read: Result<Epochs, &StoreError>
                 seen.away = Some(StoreOutage { since, ..found });
             }
         }
-        match (&before.away, &seen.away) {
-            (None, Some(away)) => tracing::warn!(reason = away.reason, "database unavailable"),
-            (Some(away), None) => {
-                tracing::info!(
-                    seconds = unix_seconds().saturating_sub(away.since),
-                    "database available again"
-                );
-            }
-            _ => {}
-        }
         *seen != before
     });
+}
+
+fn log_outage(outage: &mut OutageLog, error: Option<&StoreError>) {
+    let now = Instant::now();
+    let Some(reason) = error else {
+        if let Some(outage) = outage.succeed(now) {
+            tracing::info!(seconds = outage.as_secs(), "database available again");
+        }
+        return;
+    };
+    match outage.fail(now) {
+        Some(OutageLine::Begin) => tracing::warn!(%reason, "database unavailable"),
+        Some(OutageLine::Continue { failures }) => {
+            tracing::warn!(%reason, failures, "database still unavailable, at least now and then");
+        }
+        None => {}
+    }
 }
 
 /// Makes epochs monotonic: an epoch that goes back counts as a change.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use super::{by, sample};
+use crate::store::postgres::migrate::MIGRATIONS;
 use crate::store::testing::{Notary, server, server_ca, sql, with_database};
 use crate::store::{Store, StoreError};
 use metamcp_config::sections::RetentionPolicy;
@@ -143,6 +144,59 @@ async fn a_locked_table_times_out_and_a_read_only_server_is_reported() {
         store.keys().await.unwrap();
         let refused = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await;
         assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
+    })
+    .await;
+}
+
+/// Waits until another session waits for the table of usage.
+async fn wait_for_lock(client: &tokio_postgres::Client) {
+    let waiting = "SELECT 1 FROM pg_locks WHERE relation = 'usage'::regclass AND NOT granted";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.query(waiting, &[]).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "nobody waits for the table");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn usage_is_totalled_before_a_migration_locks_the_keys() {
+    with_database(async |url| {
+        let before = MIGRATIONS[..4].concat();
+        sql(url, &before).await;
+        sql(
+            url,
+            "CREATE TABLE metamcp_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL);
+             INSERT INTO metamcp_migrations SELECT version, 1 FROM generate_series(1, 4) AS version;
+             INSERT INTO usage SELECT hour, 'AAAAAAAAAAAA', 's', tool, 1, 0, 10, 100, 0
+             FROM (SELECT n, now - now % 86400 - n * 86400 AS hour
+                   FROM generate_series(0, 400) AS n, CAST(extract(epoch FROM now()) AS BIGINT) AS now) AS hours,
+                  (VALUES ('x'), ('y')) AS tools (tool)",
+        )
+        .await;
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        // The migration waits in the middle of what it does with usage.
+        client.batch_execute("BEGIN; LOCK TABLE usage").await.unwrap();
+        let address = url.to_owned();
+        let migration = tokio::spawn(async move { Store::open(&address).await.map(drop) });
+        wait_for_lock(&client).await;
+        sql(url, "SET lock_timeout = '2s'; UPDATE api_keys SET name = name; SELECT * FROM api_keys").await;
+        client.batch_execute("COMMIT").await.unwrap();
+        migration.await.unwrap().unwrap();
+        drop(client);
+        driver.await.unwrap().unwrap();
+        // Each day of this month and of the one before, and these months; each with all that usage has.
+        sql(
+            url,
+            "DO $$ BEGIN
+                ASSERT (SELECT count(*) FROM key_totals WHERE period = 'day') BETWEEN 29 AND 62;
+                ASSERT (SELECT count(*) FROM key_totals WHERE period = 'month') = 2;
+                ASSERT (SELECT bool_and(calls = 2 AND bytes = 220) FROM key_totals WHERE period = 'day');
+                ASSERT (SELECT sum(calls) FROM key_totals WHERE period = 'month')
+                    = (SELECT sum(calls) FROM key_totals WHERE period = 'day');
+            END $$",
+        )
+        .await;
     })
     .await;
 }
