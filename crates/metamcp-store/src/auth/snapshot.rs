@@ -107,7 +107,6 @@ struct WriterState<T> {
     pending: Option<T>,
     /// A write is in progress, or a retry is scheduled.
     is_writing: bool,
-    /// The current failure is logged already.
     outage: OutageLog,
 }
 
