@@ -7,7 +7,8 @@ use metamcp_core::base::EndpointName;
 
 use super::handover::{InheritanceError, PassingError};
 use crate::journal::JournalError;
-use crate::server::{ListenError, TlsError};
+use crate::server::ListenError;
+use metamcp_config::certificates::TlsError;
 use metamcp_connect::ConnectError;
 use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{

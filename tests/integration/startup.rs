@@ -15,14 +15,14 @@ use crate::support::{
 };
 
 /// How a run of the program ended. `code` is `None` if it served, and was killed.
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 /// Runs the program in a directory with these files, to its end. It is killed if it serves instead.
-fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
+pub fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
     let mut setup = Setup::new();
     for (name, text) in files {
         setup = setup.file(name, text);
@@ -42,7 +42,7 @@ fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
 }
 
 /// Names and texts of files, or names and values of variables.
-type Texts<'a> = &'a [(&'a str, &'a str)];
+pub type Texts<'a> = &'a [(&'a str, &'a str)];
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const TLS: &str = "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n";
@@ -59,9 +59,9 @@ fn what_cannot_start_does_not_pass_the_check() {
         [("metamcp.toml", &*with_clients), pair[0], pair[1], ("ca.pem", ca), ("crl.pem", crl)]
     };
     let rows: [(Texts<'_>, Texts<'_>, &str); 11] = [
-        (&clients("garbage", "garbage"), &[], "ca.pem: it has no certificate in PEM"),
+        (&clients("garbage", "garbage"), &[], "ca.pem: has no certificate in PEM"),
         (&clients(CERTIFICATE, "garbage"), &[], "ca.pem: "),
-        (&clients(&certificate, "garbage"), &[], "crl.pem: it has no revocation list in PEM"),
+        (&clients(&certificate, "garbage"), &[], "crl.pem: has no revocation list in PEM"),
         (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
         (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
         (&[], &[("ENCRYPTION_KEY", "hunter2")], "metamcp: ENCRYPTION_KEY version 1 is not 32 bytes"),

@@ -5,6 +5,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use metamcp_config::certificates::PemFiles;
+use metamcp_config::sections::TlsFiles;
 use metamcp_config::{Flags, ProcessEnv};
 use metamcp_store::auth::{FirstStartError, Sealer, parse_encryption_key, parse_jwt_secret};
 use metamcp_store::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
@@ -118,8 +120,29 @@ fn check_config(installation: &Installation, file: Option<PathBuf>, found: &mut 
             for notice in &config.notices {
                 found.warn("config", notice.to_string());
             }
+            if let Some(files) = &config.server.tls {
+                check_tls(files, found);
+            }
         }
         Err(mistakes) => found.error("config", mistakes.to_string()),
+    }
+}
+
+/// Checks the files of `[server.tls]`, as `metamcp check` does.
+fn check_tls(files: &TlsFiles, found: &mut Findings) {
+    let contents = match PemFiles::read(files) {
+        Ok(contents) => contents,
+        Err(error) => return found.error("tls", error.to_string()),
+    };
+    if let Err(error) = contents.check() {
+        return found.error("tls", error.to_string());
+    }
+    let warnings = contents.date_warnings();
+    if warnings.is_empty() {
+        found.ok("tls", format!("{} and its key can be used", files.cert.display()));
+    }
+    for text in warnings {
+        found.warn("tls", text);
     }
 }
 

@@ -41,7 +41,7 @@ mod token_cache;
 mod unseal_failure;
 
 pub use crate::store::KeyRequest;
-pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount, format_time};
+pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount};
 pub use authenticator::{Authenticator, CredentialCheck};
 pub use client_certificate::ClientCertificate;
 pub use config::{Config, EncryptionKey};
@@ -54,6 +54,7 @@ pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
 pub use key_creation::{CreateKeyError, create_key, generate_key, import_key};
+pub use metamcp_config::format_time;
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{
