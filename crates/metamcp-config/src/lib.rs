@@ -51,7 +51,7 @@ pub use load::{load, load_base};
 pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};
 pub use raw::{Env, ProcessEnv};
 pub use rfc3339::format_time;
-pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat};
+pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat, SecretPlaces};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -204,8 +204,11 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let mut command = place.command(&["doctor", "--json"]);
     command.env("ENCRYPTION_KEY", "07".repeat(32)).env("JWT_SECRET", "short");
     let run = Run::of(command);
-    check(&run, 1, "sealed", "wrong", &id);
-    check(&run, 1, "secrets", "wrong", "JWT_SECRET has 5 bytes");
+    check(&run, 1, "secrets", "ok", "(environment: ENCRYPTION_KEY)");
+    check(&run, 1, "sealed", "wrong", "environment: ENCRYPTION_KEY: this encryption key opens nothing");
+    check(&run, 1, "sealed", "wrong", "data/secrets.toml has another one");
+    assert!(!run.out.contains("delete") && !run.out.contains(&id), "{}", run.out);
+    check(&run, 1, "secrets", "wrong", "environment: JWT_SECRET: has 5 bytes");
     assert!(!run.out.contains("0707"), "{}", run.out);
 
     std::fs::write(place.data_dir().join("metamcp.toml"), "[server]\nnonsense = 1\n").unwrap();

@@ -59,8 +59,8 @@ pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{
     EncryptionKeyError, FirstStartError, InstallationSecrets, RotateError, SecretsError, SecretsOrigin,
-    WeakJwtSecret, check_first_start, generate_encryption_key, generate_jwt_secret, parse_encryption_key,
-    parse_jwt_secret, prepare_data_dir,
+    WeakJwtSecret, WrongEncryptionKey, check_first_start, encryption_key_place, generate_encryption_key,
+    generate_jwt_secret, jwt_secret_place, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
 pub use snapshot::{SnapshotError, SnapshotFile, SnapshotWriter};
 pub use token::AccessToken;
