@@ -46,6 +46,9 @@ fn check(mut config: Config) -> ExitCode {
     if let Some(text) = shortage(&config) {
         println!("notice     {text}");
     }
+    for text in app::date_warnings(&config) {
+        println!("notice     {text}");
+    }
     match print_refusals(&app::check(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(code) => code,

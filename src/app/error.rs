@@ -7,11 +7,13 @@ use metamcp_core::base::EndpointName;
 
 use super::handover::{InheritanceError, PassingError};
 use crate::journal::JournalError;
-use crate::server::{ListenError, TlsError};
+use crate::server::ListenError;
+use metamcp_config::certificates::TlsError;
 use metamcp_connect::ConnectError;
 use metamcp_http::InvalidTarget;
 use metamcp_store::auth::{
     AuthError, CreateKeyError, EncryptionKeyError, FirstStartError, SealerError, SecretsError, WeakJwtSecret,
+    WrongEncryptionKey,
 };
 use metamcp_store::store::StoreError;
 
@@ -24,11 +26,13 @@ pub enum AppError {
     /// The secrets in the data directory are missing, and must not be created or cannot be.
     #[error(transparent)]
     FirstStart(#[from] FirstStartError),
+    #[error("{place}: {error}")]
+    EncryptionKey { place: String, error: EncryptionKeyError },
     #[error(transparent)]
-    EncryptionKey(#[from] EncryptionKeyError),
+    WrongEncryptionKey(WrongEncryptionKey),
     /// `JWT_SECRET` is too weak.
-    #[error(transparent)]
-    JwtSecret(#[from] WeakJwtSecret),
+    #[error("{place}: {error}")]
+    JwtSecret { place: String, error: WeakJwtSecret },
     /// The versions of `ENCRYPTION_KEY` conflict.
     #[error(transparent)]
     Sealer(#[from] SealerError),

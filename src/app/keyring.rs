@@ -14,7 +14,8 @@ use metamcp_config::sections::AuthMode;
 use metamcp_core::base::unix_seconds;
 use metamcp_store::auth::{
     self, AuthError, Authenticator, CreateKeyError, EncryptionKey, FirstStartError, InstallationSecrets,
-    KeyRequest, KeySource, Sealer, check_first_start, generate_key, parse_encryption_key, parse_jwt_secret,
+    KeyRequest, KeySource, Sealer, WrongEncryptionKey, check_first_start, encryption_key_place, generate_key,
+    jwt_secret_place, parse_encryption_key, parse_jwt_secret,
 };
 use metamcp_store::store::{Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState};
 use zeroize::Zeroizing;
@@ -60,10 +61,19 @@ pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppErro
         verified_for: timing.verified_for,
     };
     if config.database.is_none() {
-        return Ok(Arc::new(Authenticator::new(auth_config, store).await?));
+        let opened = Authenticator::new(auth_config, store).await;
+        return opened.map(Arc::new).map_err(|error| explain_wrong_key(error, config));
     }
-    let authenticator = read_server_keyring(auth_config, config, &store).await?;
-    Ok(Arc::new(authenticator))
+    let opened = read_server_keyring(auth_config, config, &store).await;
+    opened.map(Arc::new).map_err(|error| explain_wrong_key(error, config))
+}
+
+/// Adds to the error of an encryption key that opens nothing where it comes from.
+fn explain_wrong_key(error: AuthError, config: &Config) -> AppError {
+    let AuthError::WrongEncryptionKey = error else { return error.into() };
+    let place = config.secret_places.encryption_key.as_ref();
+    let used = config.encryption_key.as_ref().map(|text| text.as_str());
+    AppError::WrongEncryptionKey(WrongEncryptionKey::new(place, used, Some(&config.data_dir)))
 }
 
 /// The secrets of the configuration, and those of the data directory in the place of missing ones.
@@ -74,16 +84,25 @@ struct ParsedSecrets {
 }
 
 fn parse_secrets(config: &Config, secrets: Option<&InstallationSecrets>) -> Result<ParsedSecrets, AppError> {
-    let encryption_keys = match (&config.encryption_key, secrets) {
-        (Some(text), _) => parse_encryption_key(text)?,
-        (None, Some(secrets)) => parse_encryption_key(&secrets.encryption_key)?,
-        (None, None) => Vec::new(),
-    };
-    let jwt_secret = match (&config.jwt_secret, secrets) {
-        (Some(secret), _) => Some(secret.clone()),
-        (None, Some(secrets)) => Some(parse_jwt_secret(&secrets.jwt_secret)?),
-        (None, None) => None,
-    };
+    let (data_dir, places) = (Some(config.data_dir.as_path()), &config.secret_places);
+    let encryption_key = config.encryption_key.as_ref().or(secrets.map(|secrets| &secrets.encryption_key));
+    let parsed = encryption_key.map_or(Ok(Vec::new()), |text| parse_encryption_key(text));
+    let encryption_keys = parsed.map_err(|error| AppError::EncryptionKey {
+        place: encryption_key_place(places.encryption_key.as_ref(), data_dir),
+        error,
+    })?;
+    let jwt_secret =
+        match (&config.jwt_secret, secrets) {
+            (Some(secret), _) => Some(secret.clone()),
+            (None, Some(secrets)) => {
+                let parsed = parse_jwt_secret(&secrets.jwt_secret);
+                Some(parsed.map_err(|error| AppError::JwtSecret {
+                    place: jwt_secret_place(None, data_dir),
+                    error,
+                })?)
+            }
+            (None, None) => None,
+        };
     Ok(ParsedSecrets { encryption_keys, jwt_secret })
 }
 
@@ -99,8 +118,11 @@ pub fn check_secrets(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Opens the store, and says which one it is. A database server is not connected to yet.
+/// Opens the store, and logs which one it is, and where secrets come from. A database server is not connected to yet.
 async fn open_store(config: &Config) -> Result<Store, AppError> {
+    for place in config.secret_places.elsewhere() {
+        tracing::info!(%place, "using a secret that is not from the data directory");
+    }
     let Some(database) = &config.database else {
         let path = config.data_dir.join(DATABASE);
         tracing::info!(database = %path.display(), "using the embedded database");

@@ -25,7 +25,7 @@ mod shutdown_signals;
 mod startup_info;
 mod stdio;
 
-pub use check::{check, check_before_start};
+pub use check::{check, check_before_start, date_warnings};
 pub use config_sync::{ConfigLoader, Publisher};
 pub use error::AppError;
 pub use file_limit::shortage;

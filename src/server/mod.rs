@@ -23,5 +23,5 @@ pub use http1::fuzz;
 pub use net::listener::{ListenError, ListenTarget, Workers, start};
 pub use net::listening_sockets::ListeningSockets;
 pub use reply::body::ResponseBody;
-pub use tls::{ReloadOutcome, ServerTls, TlsError};
+pub use tls::{ReloadOutcome, ServerTls};
 pub use worker::{HttpSettings, SharedState, Worker};

@@ -32,7 +32,7 @@ fn closed() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-fn state(gateway: &Gateway, server: &str) -> Value {
+pub fn state(gateway: &Gateway, server: &str) -> Value {
     let ready = Client::once(gateway.address, &Request::new("GET", "/ready")).json();
     let servers = ready["servers"].as_array().unwrap();
     servers.iter().find(|found| found["name"] == server).unwrap().clone()

@@ -15,19 +15,22 @@ use crate::support::{
 };
 
 /// How a run of the program ended. `code` is `None` if it served, and was killed.
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 /// Runs the program in a directory with these files, to its end. It is killed if it serves instead.
-fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
+pub fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
     let mut setup = Setup::new();
     for (name, text) in files {
         setup = setup.file(name, text);
     }
     let place = setup.place();
+    if files.iter().any(|(name, _)| *name == SECRETS) {
+        fs::set_permissions(place.path().join(SECRETS), fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let mut command = start(place.path(), arguments, variables);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&child);
@@ -41,8 +44,10 @@ fn run(files: Texts<'_>, arguments: &[&str], variables: Texts<'_>) -> Run {
     Run { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
 }
 
+const SECRETS: &str = "data/secrets.toml";
+
 /// Names and texts of files, or names and values of variables.
-type Texts<'a> = &'a [(&'a str, &'a str)];
+pub type Texts<'a> = &'a [(&'a str, &'a str)];
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const TLS: &str = "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n";
@@ -51,6 +56,9 @@ const TLS: &str = "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n";
 #[test]
 fn what_cannot_start_does_not_pass_the_check() {
     let key = "x".repeat(40);
+    let secrets = |encryption_key: &str, jwt_secret: &str| {
+        format!("encryption_key = \"{encryption_key}\"\njwt_secret = \"{jwt_secret}\"\n")
+    };
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
     let with_clients = format!("{TLS}client_ca = 'ca.pem'\nclient_crl = 'crl.pem'\n");
@@ -58,19 +66,36 @@ fn what_cannot_start_does_not_pass_the_check() {
         let pair = [("c.pem", &*certificate), ("k.pem", &*private)];
         [("metamcp.toml", &*with_clients), pair[0], pair[1], ("ca.pem", ca), ("crl.pem", crl)]
     };
-    let rows: [(Texts<'_>, Texts<'_>, &str); 11] = [
-        (&clients("garbage", "garbage"), &[], "ca.pem: it has no certificate in PEM"),
+    let rows: [(Texts<'_>, Texts<'_>, &str); 16] = [
+        (&clients("garbage", "garbage"), &[], "ca.pem: has no certificate in PEM"),
         (&clients(CERTIFICATE, "garbage"), &[], "ca.pem: "),
-        (&clients(&certificate, "garbage"), &[], "crl.pem: it has no revocation list in PEM"),
+        (&clients(&certificate, "garbage"), &[], "crl.pem: has no revocation list in PEM"),
         (&[("metamcp.toml", TLS), ("c.pem", "garbage"), ("k.pem", "garbage")], &[], "c.pem"),
         (&[("metamcp.toml", TLS), ("c.pem", CERTIFICATE), ("k.pem", "garbage")], &[], "k.pem"),
-        (&[], &[("ENCRYPTION_KEY", "hunter2")], "metamcp: ENCRYPTION_KEY version 1 is not 32 bytes"),
+        (
+            &[],
+            &[("ENCRYPTION_KEY", "hunter2")],
+            "metamcp: environment: ENCRYPTION_KEY: version 1 is not 32 bytes",
+        ),
         (
             &[],
             &[("ENCRYPTION_KEY", "1:hunter2,1:hunter2"), ("JWT_SECRET", &key)],
-            "metamcp: ENCRYPTION_KEY version 1",
+            "metamcp: environment: ENCRYPTION_KEY: version 1",
         ),
-        (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml"),
+        (&[("data/secrets.toml", "hunter2")], &[], "secrets.toml cannot be parsed at line 1"),
+        (&[("data/secrets.toml", "")], &[], "secrets.toml cannot be parsed at line 1"),
+        (
+            &[("data/secrets.toml", &secrets("hunter2", &key))],
+            &[],
+            "data/secrets.toml: encryption_key: version 1",
+        ),
+        (
+            &[("data/secrets.toml", &secrets(ENCRYPTION_KEY, "hunter2"))],
+            &[],
+            "data/secrets.toml: jwt_secret: has 7",
+        ),
+        (&[(".env", "ENCRYPTION_KEY=hunter2\n")], &[], ".env: ENCRYPTION_KEY: version 1"),
+        (&[(".env", "JWT_SECRET=hunter2\n")], &[], ".env: JWT_SECRET: is shorter than"),
         (&[], &[("DATABASE_URL", "postgres://a@127.0.0.1/b?sslmod=x")], "DATABASE_URL"),
         (&[("metamcp.toml", "[records]\ntarget = 'file'\nfile = 'absent/calls'\n")], &[], "records.file: "),
         (&[("metamcp.toml", "[log]\nfilter = 'warning'\n")], &[], "has no level"),
@@ -116,6 +141,47 @@ fn no_secrets_are_made_beside_keys() {
     }
     fs::rename(path.join("away"), path.join(secrets)).unwrap();
     gateway.start_again();
+}
+
+/// A foreign secret is named with its origin: before it seals anything, and when it opens nothing.
+#[test]
+fn a_wrong_encryption_key_is_named_with_its_origin() {
+    let mut gateway = Setup::new().keys().start();
+    gateway.keys().create("laptop");
+    let path = gateway.path().to_owned();
+    let failed = |variables: Texts<'_>, expected: &[&str]| {
+        let ended = start(&path, &["--log-format", "text"], variables).output().unwrap();
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success(), "{err}");
+        for text in expected {
+            assert!(err.contains(text), "{text} is not in {err}");
+        }
+        assert!(!err.contains("altered") && !err.contains("delete"), "{err}");
+    };
+    gateway.kill();
+    let foreign = [("ENCRYPTION_KEY", ENCRYPTION_KEY)];
+    let other = "data/secrets.toml has another one: remove \"environment: ENCRYPTION_KEY\" to use that";
+    failed(&foreign, &["metamcp: environment: ENCRYPTION_KEY: this encryption key opens nothing", other]);
+    fs::write(path.join(".env"), format!("ENCRYPTION_KEY={ENCRYPTION_KEY}\n")).unwrap();
+    failed(
+        &[],
+        &[".env: ENCRYPTION_KEY: this encryption key opens nothing", "place=", ".env: ENCRYPTION_KEY\n"],
+    );
+    let checked = start(&path, &["check"], &[]).output().unwrap();
+    let out = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        out.lines().any(|line| line.starts_with("secret ") && line.ends_with(".env: ENCRYPTION_KEY")),
+        "{out}"
+    );
+    fs::remove_file(path.join(".env")).unwrap();
+    let secrets = fs::read_to_string(path.join("data/secrets.toml")).unwrap();
+    let line = secrets.lines().find(|line| line.starts_with("encryption_key")).unwrap();
+    let replaced = secrets.replace(line, &format!("encryption_key = \"{ENCRYPTION_KEY}\""));
+    fs::write(path.join("data/secrets.toml"), replaced).unwrap();
+    failed(&[], &["data/secrets.toml: encryption_key: this encryption key opens nothing", "from the backup"]);
+    fs::write(path.join("data/secrets.toml"), secrets).unwrap();
+    let gateway = gateway.start_again();
+    assert!(!gateway.log().contains("not from the data directory"), "{}", gateway.log());
 }
 
 /// The database has the keys that sign tokens, sealed with `ENCRYPTION_KEY`: no other secret is missing.

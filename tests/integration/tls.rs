@@ -2,5 +2,6 @@
 
 pub mod authority;
 mod certificate_changes;
+mod checks;
 mod client_certificates;
 mod servers;

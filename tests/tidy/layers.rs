@@ -92,8 +92,9 @@ fn planes_meet_in_snapshots_only() {
     );
 }
 
-/// What of `metamcp-config` is plain data. The rest reads the command line and the files, which only `app` and `main` do.
-const PLAIN_CONFIG: [&str; 4] = ["sections", "server", "mcp_json", "strict_json"];
+/// What of `metamcp-config` is plain data, and `certificates`: the server reads the files of TLS again while it runs. The rest
+/// reads the command line and the files, which only `app` and `main` do.
+const PLAIN_CONFIG: [&str; 5] = ["certificates", "sections", "server", "mcp_json", "strict_json"];
 
 #[test]
 fn only_app_and_main_load_the_configuration() {

@@ -31,6 +31,9 @@ impl fmt::Display for Summary<'_> {
             Some(database) => writeln!(f, "database   PostgreSQL {database}")?,
             None => writeln!(f, "database   SQLite in the data directory")?,
         }
+        for place in self.0.secret_places.elsewhere() {
+            writeln!(f, "secret     {place}")?;
+        }
         if let Some(traces) = &self.0.traces {
             writeln!(
                 f,

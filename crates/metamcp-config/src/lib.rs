@@ -5,7 +5,8 @@
 //! header or a variable; the environment of the process is never changed; every value of a `Config` is within
 //! its range (`defaults`, `server::settings`).
 //!
-//! `sections` and `server` are plain data for every crate; the rest is for the programs. Does not know how the other
+//! `sections` and `server` are plain data for every crate, and `certificates` reads the files of TLS for all; the rest is for
+//! the programs. Does not know how the other
 //! modules use their configuration, the store, or the secrets that the first start generates.
 
 mod cli;
@@ -16,6 +17,7 @@ mod records;
 mod resolve;
 mod types;
 
+pub mod certificates;
 mod connect;
 mod database;
 mod defaults;
@@ -29,6 +31,7 @@ mod mcp_json_entries;
 mod memory_limit;
 mod mistakes;
 mod process;
+mod rfc3339;
 mod section;
 pub mod sections;
 pub mod server;
@@ -47,7 +50,8 @@ pub use describe::Summary;
 pub use load::{load, load_base};
 pub use mistakes::{ConfigError, ConfigErrors, ConfigNotice, SourceLocation};
 pub use raw::{Env, ProcessEnv};
-pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat};
+pub use rfc3339::format_time;
+pub use types::{AuthTiming, Base, Config, EXIT_USAGE, LogConfig, LogFormat, SecretPlaces};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -14,7 +14,7 @@ use super::log_filter;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
-use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
+use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat, SecretPlaces};
 use super::{
     cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, records, servers, tls, traces,
 };
@@ -52,8 +52,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
     let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
-    let Base { database, encryption_key, jwt_secret, .. } = base;
-    let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
+    let Base { database, encryption_key, jwt_secret, secret_places, .. } = base;
+    let jwt_secret = jwt_secret.zip(secret_places.jwt_secret.as_ref());
+    let jwt_secret = jwt_secret.map(|(text, place)| self::jwt_secret(&text, place, &report));
     let notices = report.finish()?;
     let files = raw.toml.iter().chain(&raw.mcp_json);
     Ok(Config {
@@ -72,6 +73,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         auth_timing,
         encryption_key,
         jwt_secret,
+        secret_places,
         log,
         metrics_access,
         traces,
@@ -106,23 +108,26 @@ pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report:
         }
         DatabaseConfig { url: Zeroizing::new(value), place, is_shared: is_shared_database }
     });
-    let secret = |name| variables.text(name, report).map(|written| Zeroizing::new(written.value));
-    let (encryption_key, jwt_secret) = (secret("ENCRYPTION_KEY"), secret(JWT_SECRET));
-    Base { data_dir, database, is_shared_database, encryption_key, jwt_secret }
+    let secret = |name| {
+        let written = variables.text(name, report);
+        written.map(|WithLocation { value, place }| (Zeroizing::new(value), place)).unzip()
+    };
+    let (encryption_key, encryption_key_place) = secret("ENCRYPTION_KEY");
+    let (jwt_secret, jwt_secret_place) = secret("JWT_SECRET");
+    let secret_places = SecretPlaces { encryption_key: encryption_key_place, jwt_secret: jwt_secret_place };
+    Base { data_dir, database, is_shared_database, encryption_key, jwt_secret, secret_places }
 }
 
-fn jwt_secret(text: &str, report: &Diagnostics) -> Zeroizing<Vec<u8>> {
+fn jwt_secret(text: &str, place: &SourceLocation, report: &Diagnostics) -> Zeroizing<Vec<u8>> {
     if text.len() < d::JWT_SECRET_BYTES_MIN {
         let least = d::JWT_SECRET_BYTES_MIN;
         report.mistake(
-            &SourceLocation::variable(JWT_SECRET),
+            place,
             format!("is shorter than {least} bytes; take the output of: openssl rand -base64 32"),
         );
     }
     Zeroizing::new(text.as_bytes().to_vec())
 }
-
-const JWT_SECRET: &str = "JWT_SECRET";
 
 /// The authentication mode with its location, if it was set. The flag can only switch authentication off.
 fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<WithLocation<AuthMode>> {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::database::DatabaseConfig;
 use super::json_log::JsonLines;
-use super::mistakes::ConfigNotice;
+use super::mistakes::{ConfigNotice, SourceLocation};
 use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
 use crate::sections::{
@@ -57,6 +57,7 @@ pub struct Config {
     pub encryption_key: Option<Zeroizing<String>>,
     /// `JWT_SECRET` as given, at least 32 bytes. `auth` generates one if it is missing.
     pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
+    pub secret_places: SecretPlaces,
     pub log: LogConfig,
     /// Whether metrics are collected, and who may read them.
     pub metrics_access: MetricsAccess,
@@ -162,6 +163,21 @@ pub struct Base {
     pub encryption_key: Option<Zeroizing<String>>,
     /// See [`Config::jwt_secret`]; not validated.
     pub jwt_secret: Option<Zeroizing<String>>,
+    pub secret_places: SecretPlaces,
+}
+
+/// Where the secrets are written. `None` for those of the data directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecretPlaces {
+    pub encryption_key: Option<SourceLocation>,
+    pub jwt_secret: Option<SourceLocation>,
+}
+
+impl SecretPlaces {
+    /// Those that are not in the data directory.
+    pub fn elsewhere(&self) -> impl Iterator<Item = &SourceLocation> {
+        self.encryption_key.iter().chain(&self.jwt_secret)
+    }
 }
 
 impl Config {

@@ -1,14 +1,16 @@
 //! `ca`, `client_cert`, `client_key` and `server_name` of `[backend]` and `[servers]`: TLS towards servers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use metamcp_core::base::unix_seconds;
+use rustls::Error;
 use rustls::sign::CertifiedKey;
-use rustls::{Error, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::Zeroizing;
 
+use super::certificates::{DatedContent, ValidityPeriod, authorities as authorities_of};
 use super::mistakes::{Diagnostics, WithLocation};
 use super::raw::read_named;
 use super::section::Section;
@@ -73,13 +75,9 @@ fn authorities(
     report: &Diagnostics,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let list = certificates(section, written, report)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in &list {
-        if let Err(error) = roots.add(certificate.clone()) {
-            report.mistake(&written.place, format!("has a certificate that is no authority: {error}"));
-            return None;
-        }
-    }
+    let list =
+        authorities_of(list).map_err(|error| report.mistake(&written.place, error.to_string())).ok()?;
+    warn_of_dates(section, written, DatedContent::Authority, &list, report);
     Some(list)
 }
 
@@ -104,7 +102,10 @@ fn client(section: &Section<'_>, report: &Diagnostics) -> Option<TlsClientIdenti
     let chain = chain?;
     let provider = rustls::crypto::ring::default_provider();
     match CertifiedKey::from_der(chain.clone(), private.clone_key(), &provider) {
-        Ok(_) => Some(TlsClientIdentity { chain, key: private }),
+        Ok(_) => {
+            warn_of_dates(section, &cert, DatedContent::Certificate, &chain, report);
+            Some(TlsClientIdentity { chain, key: private })
+        }
         Err(Error::InconsistentKeys(_)) => {
             report.mistake(&key.place, "does not belong to the certificate in client_cert");
             None
@@ -143,8 +144,27 @@ fn certificates(
     }
 }
 
+/// Certificates outside of their dates are used all the same: the clock may be wrong.
+fn warn_of_dates(
+    section: &Section<'_>,
+    written: &WithLocation<&str>,
+    content: DatedContent,
+    list: &[CertificateDer<'_>],
+    report: &Diagnostics,
+) {
+    let path = path_beside(section, written);
+    let problem = ValidityPeriod::of_certificates(&path, content, list)
+        .and_then(|period| period.problem(unix_seconds()));
+    if let Some(problem) = problem {
+        report.notice(&written.place, problem.describe(&path));
+    }
+}
+
 /// Reads a file whose path may be relative to the configuration file.
 fn read_beside(section: &Section<'_>, written: &WithLocation<&str>, report: &Diagnostics) -> Option<String> {
-    let path = section.directory().unwrap_or(Path::new("")).join(written.value);
-    read_named(&path, &written.place, report)
+    read_named(&path_beside(section, written), &written.place, report)
+}
+
+fn path_beside(section: &Section<'_>, written: &WithLocation<&str>) -> PathBuf {
+    section.directory().unwrap_or(Path::new("")).join(written.value)
 }

@@ -10,17 +10,16 @@ use crate::runtime::run_blocking;
 use crate::server::{ReloadOutcome, ServerTls, SharedState};
 use metamcp_config::sections::TlsFiles;
 use metamcp_core::base::unix_seconds;
-use metamcp_store::auth::format_time;
 
-/// Between two reminders that a revocation list is overdue.
+/// Between two reminders that files are expired, or will soon be.
 const REMINDER: Duration = Duration::from_hours(24);
 
 /// Follows the files, also to the paths of a reloaded configuration. Never ends with TLS, and at once without.
 pub async fn follow(shared: Arc<SharedState>) {
     let Some(tls) = &shared.tls else { return };
     let mut files = tls.files();
-    // For the lists of the start. Others are looked at when they are read.
-    warn_of_overdue_revocations(tls);
+    // For the files of the start. Others are looked at when they are read.
+    warn_of_dates(tls);
     let mut reminders = interval_at(Instant::now() + REMINDER, REMINDER);
     loop {
         let paths = files.borrow_and_update().paths().map(Into::into).collect();
@@ -32,20 +31,19 @@ pub async fn follow(shared: Arc<SharedState>) {
                 () = watch.changed() => break,
                 // Never an error: `shared` has the sender.
                 _ = files.changed() => break,
-                _ = reminders.tick() => warn_of_overdue_revocations(tls),
+                _ = reminders.tick() => warn_of_dates(tls),
             }
         }
     }
 }
 
-/// A list past its next update still applies, and misses what was revoked since.
-fn warn_of_overdue_revocations(tls: &ServerTls) {
-    if let Some(lists) = tls.current().overdue_revocations(unix_seconds()) {
-        tracing::warn!(
-            file = %lists.file.display(),
-            next_update = format_time(lists.next_update_s),
-            "a revocation list is past its next update: certificates revoked since are accepted; replace it by a newer one"
-        );
+/// Dates refuse nothing: the clock may be wrong, and a list past its next update still applies.
+fn warn_of_dates(tls: &ServerTls) {
+    let now_s = unix_seconds();
+    for period in tls.current().validity_periods() {
+        if let Some(problem) = period.problem(now_s) {
+            tracing::warn!(file = %period.file.display(), date = problem.date, "{}", problem.text);
+        }
     }
 }
 
@@ -73,7 +71,7 @@ async fn read(shared: &Arc<SharedState>, others: Option<TlsFiles>) -> bool {
                     "TLS files reloaded; new connections use them, open ones with a client certificate end"
                 );
             }
-            shared.tls.iter().for_each(warn_of_overdue_revocations);
+            shared.tls.iter().for_each(warn_of_dates);
             true
         }
         Ok(Some(Err(error))) => {

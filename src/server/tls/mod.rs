@@ -7,9 +7,6 @@
 //! Does not know: sockets, HTTP, what a key may do, or who says that files have changed.
 
 mod client_rules;
-mod error;
-mod pem_files;
 mod server_tls;
 
-pub use error::TlsError;
 pub use server_tls::{ClientGeneration, ReloadOutcome, ServerTls, TlsSettings, VerifiedClient};

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::client_rules::apply_rules;
-use super::error::TlsError;
-use super::pem_files::{FilesDigest, PemFiles, RevocationLists};
+use metamcp_config::certificates::{FilesDigest, PemFiles, TlsError, ValidityPeriod};
 use metamcp_config::sections::TlsFiles;
 use metamcp_store::auth::ClientCertificate;
 
@@ -30,7 +30,7 @@ pub struct TlsSettings {
     digest: FilesDigest,
     clients_digest: FilesDigest,
     client_generation: ClientGeneration,
-    revocation_lists: Option<RevocationLists>,
+    validity_periods: Vec<ValidityPeriod>,
 }
 
 /// Counts the changes of what decides about certificates of clients: authorities, revocations and rules.
@@ -103,21 +103,15 @@ impl TlsSettings {
         files: &TlsFiles,
         client_generation: ClientGeneration,
     ) -> Result<Self, TlsError> {
-        let (chain, key) = (contents.chain()?, contents.key()?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let own = contents.certified_key(&provider)?;
         let verifier = contents.client_verifier(&provider)?;
         let asks_clients = verifier.is_some();
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::new(&files.cert, error))?
+            .map_err(|error| TlsError::new("cert", &files.cert, error))?
             .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
-            .with_single_cert(chain, key)
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    TlsError::new(&files.key, "the key does not belong to the certificate")
-                }
-                error => TlsError::new(&files.cert, error),
-            })?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if asks_clients {
             // A resumed session would not verify the certificate again, which may have expired since.
@@ -130,7 +124,7 @@ impl TlsSettings {
             digest: contents.digest(),
             clients_digest: contents.clients_digest(),
             client_generation,
-            revocation_lists: contents.revocation_lists(),
+            validity_periods: contents.validity_periods(),
         })
     }
 
@@ -151,8 +145,8 @@ impl TlsSettings {
         self.client_generation
     }
 
-    /// The revocation lists, if newer ones should be there at that time. They still apply.
-    pub fn overdue_revocations(&self, now_s: u64) -> Option<&RevocationLists> {
-        self.revocation_lists.as_ref().filter(|lists| lists.next_update_s < now_s)
+    /// When the files are valid.
+    pub fn validity_periods(&self) -> &[ValidityPeriod] {
+        &self.validity_periods
     }
 }

@@ -34,7 +34,18 @@ pub struct Leaf {
 
 impl Authority {
     pub fn new(name: &str) -> Self {
+        Self::make(name, CertificateParams::new(Vec::new()).unwrap())
+    }
+
+    /// One that is valid until the begin of 2025.
+    pub fn expired(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2025, 1, 1));
+        Self::make(name, params)
+    }
+
+    fn make(name: &str, mut params: CertificateParams) -> Self {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];

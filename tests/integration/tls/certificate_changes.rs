@@ -121,7 +121,7 @@ fn unusable_files_keep_the_last_certificate() {
     let peer = Peer::script([]);
     let half = &second.certificate[..second.certificate.len() / 2];
     let unusable: [(&str, Option<&str>, &str); 4] = [
-        ("cert.pem", Some("garbage"), "it has no certificate in PEM"),
+        ("cert.pem", Some("garbage"), "has no certificate in PEM"),
         ("cert.pem", Some(half), "cert.pem: "),
         ("cert.pem", Some(&second.certificate), "the key does not belong to the certificate"),
         ("key.pem", None, "cannot be read"),
@@ -171,7 +171,7 @@ fn a_reload_with_unusable_files_changes_nothing() {
         assert_eq!(run(client.shown_certificate()), first.der());
     }
     let log = gateway.log();
-    assert!(!log.contains(RELOADED) && log.contains("it has no certificate in PEM"), "{log}");
+    assert!(!log.contains(RELOADED) && log.contains("has no certificate in PEM"), "{log}");
     // The files that are in use are still followed.
     let third = authority.server("localhost");
     write(&gateway.path().join("v1"), &third);

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::{Authority, Leaf};
+use crate::server_states::state;
 use crate::sse_server;
 use crate::support::{Client, Gateway, Peer, Setup, legacy_call, modern_call, open_session, until};
 
@@ -138,6 +139,31 @@ fn servers_are_verified_as_configured() {
             assert_eq!(front.last_name().as_deref(), Some(name), "{shared}; {own}");
         }
     }
+}
+
+/// With TLS 1.3 the gateway has completed its part of the handshake, and sent its request, when the server refuses its
+/// certificate. Such a server has not read the request.
+#[test]
+fn a_server_that_refuses_the_certificate_is_unreachable() {
+    let (files, peer) = (Files::new(), Peer::script([]));
+    let front = TlsFront::start(peer.address, &files.authority.server("localhost"), Some(&files.authority));
+    let foreign = "client_cert = \"other.pem\"\nclient_key = \"other.key\"\n";
+    for (own, fast_lane) in [("", true), ("", false), (foreign, true), (foreign, false)] {
+        let toml = table(&front, &format!("ca = \"ca.pem\"\n{own}fast_lane = {fast_lane}"));
+        let gateway = files.setup.clone().with(&toml).start();
+        let response = Client::once(gateway.address, &modern_call(SINGLE, "echo", "{}")).text();
+        assert!(
+            response.contains("cannot be reached; the call did not run"),
+            "{own} {fast_lane}: {response}"
+        );
+        until("it is failing", || state(&gateway, "a")["state"] == "failing");
+        let alert = if own.is_empty() { "CertificateRequired" } else { "UnknownCA" };
+        let alert = format!("received fatal alert: {alert}");
+        let reason = state(&gateway, "a")["reason"].as_str().unwrap().to_owned();
+        assert!(reason.starts_with("TLS handshake: ") && reason.ends_with(&alert), "{reason}");
+        gateway.wait_log(&reason, 0);
+    }
+    assert_eq!(peer.all().len(), 0);
 }
 
 #[test]

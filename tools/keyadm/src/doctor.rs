@@ -5,8 +5,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use metamcp_config::certificates::PemFiles;
+use metamcp_config::sections::TlsFiles;
 use metamcp_config::{Flags, ProcessEnv};
-use metamcp_store::auth::{FirstStartError, Sealer, parse_encryption_key, parse_jwt_secret};
+use metamcp_store::auth::{FirstStartError, Sealer, parse_jwt_secret};
 use metamcp_store::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 use serde_json::json;
 
@@ -81,7 +83,7 @@ pub async fn run(
         Ok(store) => {
             found.ok("store", "the database answers, and its schema is up to date");
             check_missing_secret(installation, Some(&store), &mut found).await;
-            if let Err(error) = check_store(&store, sealer.as_ref(), &mut found).await {
+            if let Err(error) = check_store(installation, &store, sealer.as_ref(), &mut found).await {
                 found.error("store", error.to_string());
             }
         }
@@ -118,8 +120,29 @@ fn check_config(installation: &Installation, file: Option<PathBuf>, found: &mut 
             for notice in &config.notices {
                 found.warn("config", notice.to_string());
             }
+            if let Some(files) = &config.server.tls {
+                check_tls(files, found);
+            }
         }
         Err(mistakes) => found.error("config", mistakes.to_string()),
+    }
+}
+
+/// Checks the files of `[server.tls]`, as `metamcp check` does.
+fn check_tls(files: &TlsFiles, found: &mut Findings) {
+    let contents = match PemFiles::read(files) {
+        Ok(contents) => contents,
+        Err(error) => return found.error("tls", error.to_string()),
+    };
+    if let Err(error) = contents.check() {
+        return found.error("tls", error.to_string());
+    }
+    let warnings = contents.date_warnings();
+    if warnings.is_empty() {
+        found.ok("tls", format!("{} and its key can be used", files.cert.display()));
+    }
+    for text in warnings {
+        found.warn("tls", text);
     }
 }
 
@@ -172,16 +195,15 @@ fn check_mode(path: &Path, metadata: &Metadata, mode: &str, found: &mut Findings
 
 fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Sealer> {
     match installation.secret("JWT_SECRET").map(|text| text.map(|text| parse_jwt_secret(&text))) {
-        Ok(Some(Err(weak))) => found.error("secrets", weak.to_string()),
+        Ok(Some(Err(weak))) => {
+            found.error("secrets", format!("{}: {weak}", installation.jwt_secret_place()));
+        }
         Ok(_) => {}
         Err(failure) => found.error("secrets", failure.to_string()),
     }
     // Else it was reported above, or is by `check_missing_secret`.
     let Ok(Some(text)) = installation.secret("ENCRYPTION_KEY") else { return None };
-    let sealer = parse_encryption_key(&text)
-        .map_err(Failure::from)
-        .and_then(|keys| Ok((Sealer::new(&keys)?, keys.len())));
-    match sealer {
+    match installation.parse_sealer(&text) {
         Ok((sealer, versions)) => {
             let more = if versions > 1 {
                 format!(", and opens {} older versions", versions - 1)
@@ -190,7 +212,11 @@ fn check_secrets(installation: &Installation, found: &mut Findings) -> Option<Se
             };
             found.ok(
                 "secrets",
-                format!("ENCRYPTION_KEY seals with version {}{more}", sealer.current_version()),
+                format!(
+                    "ENCRYPTION_KEY seals with version {}{more} ({})",
+                    sealer.current_version(),
+                    installation.encryption_key_place()
+                ),
             );
             Some(sealer)
         }
@@ -218,7 +244,12 @@ async fn check_missing_secret(installation: &Installation, store: Option<&Store>
     found.warn("secrets", text);
 }
 
-async fn check_store(store: &Store, sealer: Option<&Sealer>, found: &mut Findings) -> Result<(), Failure> {
+async fn check_store(
+    installation: &Installation,
+    store: &Store,
+    sealer: Option<&Sealer>,
+    found: &mut Findings,
+) -> Result<(), Failure> {
     if let Some(database_time) = store.clock().await? {
         check_clock(database_time, now(), found);
     }
@@ -227,7 +258,11 @@ async fn check_store(store: &Store, sealer: Option<&Sealer>, found: &mut Finding
     let jwt_keys = store.jwt_keys().await?.rows;
     check_jwt_keys(&jwt_keys, found);
     let Some(sealer) = sealer else { return Ok(()) };
-    let invalid = find_invalid_seals(store, sealer, &rows, &jwt_keys).await?;
+    let Seals { invalid, valid_count } = check_seals(store, sealer, &rows, &jwt_keys).await?;
+    if valid_count == 0 && !invalid.is_empty() {
+        found.error("sealed", installation.wrong_encryption_key().to_string());
+        return Ok(());
+    }
     if !invalid.is_empty() {
         for text in invalid.iter().take(NAMED_MAX) {
             found.error("sealed", text);
@@ -253,13 +288,19 @@ async fn check_store(store: &Store, sealer: Option<&Sealer>, found: &mut Finding
     Ok(())
 }
 
-/// Lists the rows whose seal is not valid, with what to do about each.
-async fn find_invalid_seals(
+/// The seals of all rows.
+struct Seals {
+    /// What to do about each row whose seal is not valid.
+    invalid: Vec<String>,
+    valid_count: usize,
+}
+
+async fn check_seals(
     store: &Store,
     sealer: &Sealer,
     keys: &[KeyRow],
     jwt_keys: &[JwtKeyRow],
-) -> Result<Vec<String>, Failure> {
+) -> Result<Seals, Failure> {
     let (servers, endpoints) = (store.servers().await?.rows, store.endpoints().await?.rows);
     // Inactive keys too: another writer may have deactivated them.
     let keys = keys.iter().map(|row| (format!("the key {}", row.key_id), SealedRow::Key(row)));
@@ -270,10 +311,15 @@ async fn find_invalid_seals(
     let pins = store.tool_pins().await?;
     let pins = pins.iter().map(|row| (format!("the tool pins of {}", row.server), SealedRow::ToolPins(row)));
     let rows = keys.chain(jwt_keys).chain(servers).chain(endpoints).chain(pins);
-    let invalid = rows.filter(|(_, row)| sealer.open_row(*row).is_none());
-    let explain =
-        |(name, row)| format!("{name} does not open: {}", sealed_rows::explain_invalid(sealer, row));
-    Ok(invalid.map(explain).collect())
+    let (mut invalid, mut valid_count) = (Vec::new(), 0);
+    for (name, row) in rows {
+        if sealer.open_row(row).is_some() {
+            valid_count += 1;
+        } else {
+            invalid.push(format!("{name} does not open: {}", sealed_rows::explain_invalid(sealer, row)));
+        }
+    }
+    Ok(Seals { invalid, valid_count })
 }
 
 fn check_clock(database_time: u64, own_time: u64, found: &mut Findings) {

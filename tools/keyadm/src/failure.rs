@@ -4,9 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use metamcp_store::auth::{
-    CreateKeyError, EncryptionKeyError, FirstStartError, RotateError, SealerError, SecretsError,
-};
+use metamcp_store::auth::{CreateKeyError, FirstStartError, RotateError, SealerError, SecretsError};
 use metamcp_store::store::StoreError;
 
 use crate::access_error;
@@ -54,12 +52,6 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<EncryptionKeyError> for Failure {
-    fn from(error: EncryptionKeyError) -> Self {
-        Self::Data(error.to_string())
-    }
-}
-
 impl From<SealerError> for Failure {
     fn from(error: SealerError) -> Self {
         Self::Data(error.to_string())
@@ -92,7 +84,7 @@ impl From<RotateError> for Failure {
     fn from(error: RotateError) -> Self {
         match error {
             RotateError::Secrets(error) => error.into(),
-            RotateError::Key(error) => error.into(),
+            RotateError::Key(_) => Self::Data(error.to_string()),
             RotateError::Busy => Self::Unavailable(error.to_string()),
         }
     }

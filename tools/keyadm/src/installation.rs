@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use metamcp_config::{Base, DatabaseConfig, ProcessEnv, is_postgres_url};
+use metamcp_config::{Base, DatabaseConfig, ProcessEnv, SecretPlaces, is_postgres_url};
 use metamcp_store::auth::{
-    EncryptionKey, InstallationSecrets, Sealer, check_first_start, generate_encryption_key,
-    parse_encryption_key, prepare_data_dir,
+    EncryptionKey, InstallationSecrets, Sealer, WrongEncryptionKey, check_first_start, encryption_key_place,
+    generate_encryption_key, jwt_secret_place, parse_encryption_key, prepare_data_dir,
 };
 use metamcp_store::store::{ForeignTables, Store, is_new_postgres};
 use zeroize::Zeroizing;
@@ -22,6 +22,7 @@ pub struct Installation {
     data_dir: Option<PathBuf>,
     encryption_key: Option<Zeroizing<String>>,
     jwt_secret: Option<Zeroizing<String>>,
+    secret_places: SecretPlaces,
     /// Whether opening the database prints its name, as commands that write do.
     announces_database: bool,
 }
@@ -47,7 +48,7 @@ impl Installation {
         let cwd = std::env::current_dir()
             .map_err(|error| Failure::Unavailable(format!("cannot read the current directory: {error}")))?;
         let base = metamcp_config::load_base(location.data_dir.as_deref(), &ProcessEnv, &cwd);
-        let Base { data_dir, database, is_shared_database, encryption_key, jwt_secret } =
+        let Base { data_dir, database, is_shared_database, encryption_key, jwt_secret, secret_places } =
             base.map_err(|mistakes| Failure::Usage(mistakes.to_string()))?;
         let database = match (location.database_url, database) {
             (Some(url), _) if is_postgres_url(&url) => {
@@ -67,7 +68,7 @@ impl Installation {
             (None, None) => Database::Embedded,
         };
         let announces_database = access == Access::Write;
-        Ok(Self { database, data_dir, encryption_key, jwt_secret, announces_database })
+        Ok(Self { database, data_dir, encryption_key, jwt_secret, secret_places, announces_database })
     }
 
     /// Finds both sides of an import: the URL of MetaMCP's database, which `--database-url` names, and this installation.
@@ -213,13 +214,36 @@ impl Installation {
             let store = self.open(MissingDatabase::Create).await?;
             InstallationSecrets::load_or_create_at_first_start(self.data_dir()?, &store).await?.encryption_key
         };
-        Ok(Sealer::new(&parse_encryption_key(&text)?)?)
+        self.parse_sealer(&text).map(|(sealer, _)| sealer)
+    }
+
+    /// Returns the sealer of a value of `ENCRYPTION_KEY`, and how many versions it has.
+    pub fn parse_sealer(&self, text: &str) -> Result<(Sealer, usize), Failure> {
+        let keys = parse_encryption_key(text)
+            .map_err(|error| Failure::Data(format!("{}: {error}", self.encryption_key_place())))?;
+        Ok((Sealer::new(&keys)?, keys.len()))
+    }
+
+    /// Where `ENCRYPTION_KEY` is written.
+    pub fn encryption_key_place(&self) -> String {
+        encryption_key_place(self.secret_places.encryption_key.as_ref(), self.data_dir.as_deref())
+    }
+
+    /// Where `JWT_SECRET` is written.
+    pub fn jwt_secret_place(&self) -> String {
+        jwt_secret_place(self.secret_places.jwt_secret.as_ref(), self.data_dir.as_deref())
+    }
+
+    /// The text for an `ENCRYPTION_KEY` that opens no row.
+    pub fn wrong_encryption_key(&self) -> WrongEncryptionKey {
+        let used = self.encryption_key.as_ref().map(|text| text.as_str());
+        WrongEncryptionKey::new(self.secret_places.encryption_key.as_ref(), used, self.data_dir.as_deref())
     }
 
     /// Like `sealer`, but stores nothing: if there is no secret yet, the sealer has a temporary one.
     pub fn sealer_for_dry_run(&self) -> Result<Sealer, Failure> {
         if let Some(text) = self.required_encryption_key()? {
-            return Ok(Sealer::new(&parse_encryption_key(&text)?)?);
+            return self.parse_sealer(&text).map(|(sealer, _)| sealer);
         }
         let (data_dir, database) = (self.data_dir()?, self.data_dir()?.join(DATABASE));
         if file_access::exists(&database)? {

@@ -1,6 +1,6 @@
 //! Rows are sealed with `ENCRYPTION_KEY`. Checks whether a seal is valid, and explains what to do if it is not.
 
-use metamcp_store::auth::{Sealer, parse_encryption_key};
+use metamcp_store::auth::Sealer;
 use metamcp_store::store::{KeyRow, KeyStatus, RowSealer, SealedRow, Store};
 
 use crate::failure::Failure;
@@ -22,7 +22,7 @@ pub async fn optionally_sealing_store(installation: &Installation) -> Result<Sto
 /// Returns the sealer to check rows with, if `ENCRYPTION_KEY` is available. Creates no key.
 pub fn find_sealer(installation: &Installation) -> Option<Sealer> {
     let text = installation.secret("ENCRYPTION_KEY").ok()??;
-    Sealer::new(&parse_encryption_key(&text).ok()?).ok()
+    installation.parse_sealer(&text).ok().map(|(sealer, _)| sealer)
 }
 
 /// Whether the seal of a row is valid; `None` without a sealer.

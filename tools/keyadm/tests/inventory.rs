@@ -204,8 +204,11 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let mut command = place.command(&["doctor", "--json"]);
     command.env("ENCRYPTION_KEY", "07".repeat(32)).env("JWT_SECRET", "short");
     let run = Run::of(command);
-    check(&run, 1, "sealed", "wrong", &id);
-    check(&run, 1, "secrets", "wrong", "JWT_SECRET has 5 bytes");
+    check(&run, 1, "secrets", "ok", "(environment: ENCRYPTION_KEY)");
+    check(&run, 1, "sealed", "wrong", "environment: ENCRYPTION_KEY: this encryption key opens nothing");
+    check(&run, 1, "sealed", "wrong", "data/secrets.toml has another one");
+    assert!(!run.out.contains("delete") && !run.out.contains(&id), "{}", run.out);
+    check(&run, 1, "secrets", "wrong", "environment: JWT_SECRET: has 5 bytes");
     assert!(!run.out.contains("0707"), "{}", run.out);
 
     std::fs::write(place.data_dir().join("metamcp.toml"), "[server]\nnonsense = 1\n").unwrap();
@@ -225,6 +228,40 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
         place.run(&["keys", "inactivate", key["id"].as_str().unwrap()]);
     }
     check(&place.run(&["doctor", "--json"]), 0, "keys", "warning", "no key is active");
+}
+
+/// The files of `[server.tls]` are checked as `metamcp check` does, in the configuration that the gateway is given.
+#[test]
+fn the_doctor_checks_certificates() {
+    let place = Place::new();
+    place.key("laptop");
+    let folder = place.path().join("etc");
+    std::fs::create_dir(&folder).unwrap();
+    let make = |year| {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let ((good, key), (expired, expired_key)) = (make(2100), make(2025));
+    let config = folder.join("metamcp.toml");
+    std::fs::write(&config, "[server.tls]\ncert = 'c.pem'\nkey = 'k.pem'\n").unwrap();
+    let verdict = |certificate: &str, key: &str| {
+        std::fs::write(folder.join("c.pem"), certificate).unwrap();
+        std::fs::write(folder.join("k.pem"), key).unwrap();
+        place.run(&["doctor", "--json", "--config", config.to_str().unwrap()])
+    };
+    check(&verdict(&good, &key), 0, "tls", "ok", "c.pem and its key can be used");
+    check(
+        &verdict(&good, &expired_key),
+        1,
+        "tls",
+        "wrong",
+        "k.pem: the key does not belong to the certificate",
+    );
+    check(&verdict("", &key), 1, "tls", "wrong", "c.pem: has no certificate in PEM");
+    check(&verdict(&expired, &expired_key), 0, "tls", "warning", "(2025-01-01T00:00:00Z)");
 }
 
 /// A look at what was emptied must not make it look new.

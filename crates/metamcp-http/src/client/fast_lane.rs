@@ -20,6 +20,7 @@ use super::chunked::{ChunkedDecoder, MalformedChunk};
 use super::pending_write::PendingWrite;
 use super::response_head::ResponseHead;
 use super::stream::Stream;
+use super::tls_alert::stage_before_response;
 use crate::error::{FailureStage, SendError, UpstreamError};
 use crate::io::with_scratch;
 use metamcp_core::http1::is_misspelt_framing_field;
@@ -95,7 +96,11 @@ fn poll_start(
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
-        read.map_err(|error| UpstreamError::new(FailureStage::NoResponse, error))?;
+        if let Err(error) = read {
+            let is_first = received.is_empty();
+            let stage = if is_first { stage_before_response(&error) } else { FailureStage::NoResponse };
+            return Poll::Ready(Err(UpstreamError::new(stage, error)));
+        }
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(UpstreamError::from_stage(FailureStage::NoResponse)));
         }

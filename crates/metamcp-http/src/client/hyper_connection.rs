@@ -23,6 +23,7 @@ use super::head_check::{AmbiguousHead, HeadCheck};
 use super::pending_write::PendingWrite;
 use super::request_body::RequestBody;
 use super::stream::Stream;
+use super::tls_alert::stage_before_response;
 use crate::error::{FailureStage, SendError, UpstreamError};
 
 type Driver = Connection<TokioIo<HandoverStream>, RequestBody>;
@@ -131,13 +132,18 @@ impl HyperConnection {
             polled
         });
         let exchanged = exchanged.await;
-        let is_refused = std::mem::take(&mut *self.head.borrow_mut()).is_refused;
+        let ResponseProgress { bytes, is_refused, .. } = std::mem::take(&mut *self.head.borrow_mut());
         exchanged.map_err(|mut error| match error.take_message() {
             Some(_unsent) => SendError::NotSent,
             None if is_refused => {
                 SendError::Failed(UpstreamError::new(FailureStage::InvalidResponse, AmbiguousHead))
             }
-            None => SendError::Failed(UpstreamError::new(FailureStage::NoResponse, error.into_error())),
+            None => {
+                let error = error.into_error();
+                let is_first = bytes == Some(0);
+                let stage = if is_first { stage_before_response(&error) } else { FailureStage::NoResponse };
+                SendError::Failed(UpstreamError::new(stage, error))
+            }
         })
     }
 

@@ -25,6 +25,7 @@ mod response;
 mod response_head;
 mod response_timer;
 mod stream;
+mod tls_alert;
 mod url_target;
 
 pub use connect::{ConnectTarget, connect};

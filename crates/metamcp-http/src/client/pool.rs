@@ -103,6 +103,11 @@ impl HttpPool {
                 }
                 Err(SendError::NotSent) if !is_new => {}
                 Err(SendError::NotSent) => return Err(UpstreamError::from_stage(FailureStage::NotSent)),
+                // The handshake of a connection that was used before has ended.
+                Err(SendError::Failed(mut error)) if error.stage == FailureStage::Tls && !is_new => {
+                    error.stage = FailureStage::NoResponse;
+                    return Err(error);
+                }
                 Err(SendError::Failed(error)) => return Err(error),
             }
         }

@@ -15,8 +15,11 @@ pub enum AuthError {
     /// The given encryption keys contradict each other, or there are none.
     #[error(transparent)]
     Sealer(#[from] SealerError),
-    #[error(transparent)]
+    #[error("JWT_SECRET {0}")]
     JwtSecret(#[from] WeakJwtSecret),
+    /// No key in the database opens, neither for clients nor for tokens.
+    #[error("the given ENCRYPTION_KEY opens no key in the database: it is not the one that sealed them")]
+    WrongEncryptionKey,
     /// Active API keys were sealed by a version of `ENCRYPTION_KEY` that was not given, or were altered.
     #[error(
         "{unsealable} of {active} active API keys cannot be opened with the given ENCRYPTION_KEY ({examples}); \
@@ -66,6 +69,7 @@ impl AuthError {
             Self::Store(outage) | Self::NoKeyring { outage, .. } => outage.is_away(),
             Self::Sealer(_)
             | Self::JwtSecret(_)
+            | Self::WrongEncryptionKey
             | Self::UnsealableKeys { .. }
             | Self::UnusableJwtKeys { .. }
             | Self::Thread(_) => false,

@@ -187,6 +187,11 @@ impl Keyring {
         if self.active_count() == 0 { self.check() } else { Ok(()) }
     }
 
+    /// Whether no key opens, active or not.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn active_count(&self) -> usize {
         self.entries.values().filter(|entry| entry.row.status == KeyStatus::Active).count()
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-use crate::store::{JwtKeys, Keys, Store, StoreError, StoreOutage};
+use crate::store::{JwtKeys, Keys, RowSealer as _, SealedRow, Store, StoreError, StoreOutage};
 
 use super::clock::ClockReading;
 use super::config::Config;
@@ -67,7 +67,9 @@ impl LiveKeys {
         let InitialKeys { keys, jwt_keys, health } = InitialKeys::load(&store, file, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // Before anything is written: an ENCRYPTION_KEY that opens no stored key must not seal new values.
-        keyring.check_startup()?;
+        if let Err(error) = keyring.check_startup() {
+            return Err(explain_unopened(error, &keyring, &store, &sealer).await);
+        }
         let jwt_secret = config.jwt_secret.as_ref().map(|secret| secret.as_slice());
         let jwt_keys = match health.key_source {
             KeySource::Store => Some(jwt_keyring::load_or_create(&store, &sealer, jwt_secret).await?),
@@ -84,7 +86,9 @@ impl LiveKeys {
             // Tokens of this key are valid until the store is available.
             (None, None) => JwtKeyring::from_secret(generate_jwt_secret().as_bytes()),
         };
-        jwt_keyring.check_startup()?;
+        if let Err(error) = jwt_keyring.check_startup() {
+            return Err(explain_unopened(error, &keyring, &store, &sealer).await);
+        }
         log_unusable_keys(&keyring, &jwt_keyring, None);
         if jwt_secret.is_some_and(|secret| !jwt_keyring.contains_secret(secret)) {
             tracing::info!("JWT_SECRET is not in use: tokens are signed by the rotated keys in the database");
@@ -238,6 +242,15 @@ impl RefreshResult {
 fn describe_unusable_keys(keyring: &Keyring, jwt_keyring: &JwtKeyring) -> Vec<String> {
     let checks = [keyring.check(), jwt_keyring.check()];
     checks.into_iter().filter_map(|check| check.err().map(|error| error.to_string())).collect()
+}
+
+/// Returns the error of a start at which keys do not open. If none opens, not even one for tokens, the encryption key is
+/// wrong, rather than every row altered.
+async fn explain_unopened(error: AuthError, keyring: &Keyring, store: &Store, sealer: &Sealer) -> AuthError {
+    let Ok(jwt_keys) = store.jwt_keys().await else { return error };
+    let opens_any = !keyring.is_empty()
+        || jwt_keys.rows.iter().any(|row| sealer.open_row(SealedRow::JwtKey(row)).is_some());
+    if opens_any { error } else { AuthError::WrongEncryptionKey }
 }
 
 /// Logs unusable keys unless the same was logged for `previous`. The other keys continue to work.

@@ -41,7 +41,7 @@ mod token_cache;
 mod unseal_failure;
 
 pub use crate::store::KeyRequest;
-pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount, format_time};
+pub use crate::store::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, Rate, Role, UsedAmount};
 pub use authenticator::{Authenticator, CredentialCheck};
 pub use client_certificate::ClientCertificate;
 pub use config::{Config, EncryptionKey};
@@ -54,12 +54,13 @@ pub use identity::Identity;
 pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
 pub use key_creation::{CreateKeyError, create_key, generate_key, import_key};
+pub use metamcp_config::format_time;
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};
 pub use secrets::{
     EncryptionKeyError, FirstStartError, InstallationSecrets, RotateError, SecretsError, SecretsOrigin,
-    WeakJwtSecret, check_first_start, generate_encryption_key, generate_jwt_secret, parse_encryption_key,
-    parse_jwt_secret, prepare_data_dir,
+    WeakJwtSecret, WrongEncryptionKey, check_first_start, encryption_key_place, generate_encryption_key,
+    generate_jwt_secret, jwt_secret_place, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
 pub use snapshot::{SnapshotError, SnapshotFile, SnapshotWriter};
 pub use token::AccessToken;

@@ -2,6 +2,7 @@
 
 mod first_start;
 mod rotate;
+mod wrong_key;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -16,6 +17,7 @@ use super::config::EncryptionKey;
 
 pub use first_start::{FirstStartError, check_first_start};
 pub use rotate::RotateError;
+pub use wrong_key::{WrongEncryptionKey, encryption_key_place, jwt_secret_place};
 
 /// The contents of `secrets.toml`, as text: to be parsed by the `parse_` functions of this module.
 #[derive(Debug)]
@@ -87,7 +89,7 @@ impl InstallationSecrets {
         }
         match (encryption_key, jwt_secret) {
             (Some(encryption_key), Some(jwt_secret)) => Ok(Self { encryption_key, jwt_secret }),
-            _ => Err(text.lines().count()),
+            _ => Err(text.lines().count().max(1)),
         }
     }
 }
@@ -245,31 +247,25 @@ impl SecretsError {
     }
 }
 
-/// Why a text is not an `ENCRYPTION_KEY`. Never holds the text.
+/// Why a text is not an `ENCRYPTION_KEY`, as the rest of a sentence about the place where it is written. Never holds the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncryptionKeyError {
-    #[error(
-        "ENCRYPTION_KEY version {version} is not 32 bytes in base64 or hex; make one with `openssl rand -base64 32`"
-    )]
+    #[error("version {version} is not 32 bytes in base64 or hex; make one with `openssl rand -base64 32`")]
     Length { version: u8 },
     /// One of several keys has no number, or one out of range.
-    #[error(
-        "ENCRYPTION_KEY with several keys needs a number from 0 to 255 before each, as in `2:<new>,1:<old>`"
-    )]
+    #[error("with several keys it needs a number from 0 to 255 before each, as in `2:<new>,1:<old>`")]
     Version,
     /// Two keys share a version, so which of them opens a value would be undefined.
-    #[error("ENCRYPTION_KEY names version {0} twice; give each key a version of its own")]
+    #[error("names version {0} twice; give each key a version of its own")]
     DuplicateVersion(u8),
-    #[error(
-        "ENCRYPTION_KEY holds more than {VERSIONS_MAX} keys; remove those that no stored value needs any more"
-    )]
+    #[error("holds more than {VERSIONS_MAX} keys; remove those that no stored value needs any more")]
     TooMany,
 }
 
-/// A secret that is short enough to be guessed.
+/// A secret that is short enough to be guessed. The text is the rest of a sentence about the place where it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "JWT_SECRET has {bytes} bytes and needs at least {JWT_SECRET_BYTES_MIN}; make one with `openssl rand -base64 32`"
+    "has {bytes} bytes and needs at least {JWT_SECRET_BYTES_MIN}; make one with `openssl rand -base64 32`"
 )]
 pub struct WeakJwtSecret {
     pub bytes: usize,
@@ -362,7 +358,7 @@ mod tests {
     #[test]
     fn a_file_that_says_something_else_is_refused_with_its_line() {
         let line = |text: &str| InstallationSecrets::parse(text).map(|_| ()).unwrap_err();
-        assert_eq!(line(""), 0);
+        assert_eq!(line(""), 1);
         assert_eq!(line("# nothing\n"), 1);
         assert_eq!(line("encryption_key = \"1:x\"\n"), 1);
         assert_eq!(line("encryption_key = \"1:x\"\nencryption_key = \"1:x\"\n"), 2);

@@ -53,7 +53,7 @@ pub use metamcp::{
 };
 pub use page::{PAGE_ITEMS_MAX, PagedRows};
 pub use postgres::ForeignTables;
-pub use quotas::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, UsedAmount, format_time};
+pub use quotas::{DAY_S, KeyTotals, Period, QuotaKind, Quotas, UsedAmount};
 pub use reseal::{ResealedBatch, SealedKind, sqlite_has_sealed_rows};
 pub use retention::PruneReport;
 pub use row_sealer::{RowSealer, SealedRow};

@@ -17,7 +17,7 @@ pub enum RotateError {
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     /// The `encryption_key` in the file does not parse, or has no room for another version.
-    #[error(transparent)]
+    #[error("{FILE_NAME}: encryption_key: {0}")]
     Key(#[from] EncryptionKeyError),
     #[error(
         "another command is changing the encryption keys in this directory; run this one again once that has ended"
