@@ -202,6 +202,13 @@ pub fn gateway_stops(outcome: &str) -> Fault {
     Fault::gateway(FaultKind::ShuttingDown, format!("the gateway stops; {outcome}"))
 }
 
+/// The fault of a call on a connection that is about to end.
+#[cold]
+pub fn connection_ends() -> Fault {
+    let text = "this connection is ending: open another one; the call did not run";
+    Fault::gateway(FaultKind::ShuttingDown, text)
+}
+
 /// The fault of a call whose credential is no longer valid. `outcome` says whether it may have run.
 pub fn credential_ended(outcome: &str) -> Fault {
     let text = format!("the key was switched off or changed, or it has expired; {outcome}");
