@@ -48,6 +48,10 @@ pub async fn handle(
         let origin = worker.settings().guard.allowed_origin(&fields);
         return conclude(&worker.metering, Err(connection_ends()), None, origin);
     }
+    if head.headers.len() > worker.settings().config.header_count_max {
+        // hyper counts the fields of HTTP/1.1 itself, and answers the same.
+        return reply::status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
     let authority = head.uri.authority().cloned();
     if head.method != Method::OPTIONS
         && let Some(endpoint) = worker.topology.endpoint(head.uri.path())
