@@ -1,8 +1,10 @@
 //! The in-memory state of one client's session.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 
@@ -41,6 +43,8 @@ struct SessionCore {
     /// session ends.
     changed: Mutex<ChangeSignal>,
     ended: AtomicBool,
+    /// Whether the client ended the session, and its calls with it.
+    calls_ended: AtomicBool,
     /// Seconds since the Unix epoch, at the resolution of the sweep. Sufficient until 2106.
     last_used_s: AtomicU32,
 }
@@ -65,6 +69,8 @@ struct InFlightCall {
     upstream: u32,
     /// Whether the client cancelled it, so that it waits for no response.
     is_cancelled: bool,
+    /// The task that waits for the response, to be woken when the client ends the session.
+    waker: Option<Waker>,
     before: Option<Box<Self>>,
 }
 
@@ -212,10 +218,15 @@ impl Session {
         }
         let upstream = self.endpoint.servers[server_index].upstream;
         let before = state.in_flight.take();
-        state.in_flight =
-            Some(Box::new(InFlightCall { id: id.clone(), upstream, is_cancelled: false, before }));
+        state.in_flight = Some(Box::new(InFlightCall {
+            id: id.clone(),
+            upstream,
+            is_cancelled: false,
+            waker: None,
+            before,
+        }));
         drop(state);
-        Some(CallGuard { session: Arc::clone(self), id })
+        Some(CallGuard { session: Arc::clone(self), id, waker: None })
     }
 
     /// Finds the server that has the call with this raw id. The returned version of the session is an earlier one if
@@ -317,6 +328,65 @@ impl Session {
             call.is_cancelled |= is_same_id(&call.id, id);
             link = call.before.as_mut();
         }
+    }
+
+    /// Ends the calls in flight, because the client ends the session. Returns those that it has not cancelled before: their
+    /// raw ids, and the ids of their upstreams.
+    pub fn end_calls(&self) -> Vec<(Bytes, u32)> {
+        self.core.calls_ended.store(true, Ordering::Release);
+        let (mut ended, mut wakers) = (Vec::new(), Vec::new());
+        let mut state = lock(&self.core.state);
+        let mut link = state.in_flight.as_mut();
+        while let Some(call) = link {
+            wakers.extend(call.waker.take());
+            if !call.is_cancelled {
+                ended.push((call.id.clone(), call.upstream));
+            }
+            link = call.before.as_mut();
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        ended
+    }
+
+    /// Completes with the answer to the call with this raw id, or with `None` when the client ends the session before. The
+    /// caller then drops `answering`. Cancel safe if `answering` is.
+    pub async fn until_ended<T>(
+        &self,
+        id: &Bytes,
+        mut answering: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut known = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            if self.poll_calls_ended(id, &mut known, cx.waker()) { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Whether the client ended the session. If not, `waker` is woken when it does, if the call is in flight. `known` is the
+    /// waker that the call has.
+    fn poll_calls_ended(&self, id: &Bytes, known: &mut Option<Waker>, waker: &Waker) -> bool {
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            let mut state = lock(&self.core.state);
+            let mut link = state.in_flight.as_mut();
+            while let Some(call) = link {
+                if call.id == *id {
+                    call.waker = Some(waker.clone());
+                    *known = Some(waker.clone());
+                    break;
+                }
+                link = call.before.as_mut();
+            }
+        }
+        // After the waker is there, so that no end is missed.
+        self.has_ended_calls()
+    }
+
+    fn has_ended_calls(&self) -> bool {
+        self.core.calls_ended.load(Ordering::Acquire)
     }
 
     /// Marks the resumable stream of a cancelled call, whose response the client will not fetch.
@@ -442,6 +512,8 @@ impl Drop for StreamGuard {
 pub struct CallGuard {
     session: Arc<Session>,
     id: Bytes,
+    /// The waker that the record has.
+    waker: Option<Waker>,
 }
 
 impl CallGuard {
@@ -449,6 +521,16 @@ impl CallGuard {
     pub fn is_cancelled(&self) -> bool {
         let state = lock(&self.session.core.state);
         state.calls().any(|call| call.id == self.id && call.is_cancelled)
+    }
+
+    /// Whether the client ended the session of the call.
+    pub fn is_session_ended(&self) -> bool {
+        self.session.has_ended_calls()
+    }
+
+    /// As [`Self::is_session_ended`]. If not, `waker` is woken when the client ends the session.
+    pub fn poll_session_ended(&mut self, waker: &Waker) -> bool {
+        self.session.poll_calls_ended(&self.id, &mut self.waker, waker)
     }
 }
 

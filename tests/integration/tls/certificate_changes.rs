@@ -346,9 +346,9 @@ impl Framed {
     /// The next message; `None` at the regular end.
     async fn next(&mut self) -> Option<Value> {
         loop {
-            if let Some((line, rest)) = self.received.split_once('\n') {
-                let message = (!line.is_empty()).then(|| serde_json::from_str(line).unwrap());
-                self.received = rest.to_owned();
+            if let Some(end) = self.received.find('\n') {
+                let line: String = self.received.drain(..=end).collect();
+                let message = (line != "\n").then(|| serde_json::from_str(&line).unwrap());
                 if message.is_some() {
                     return message;
                 }
