@@ -137,7 +137,7 @@ fn read(
 /// The messages of a batch while they are answered, one after the other.
 struct BatchRun {
     worker: Rc<Worker>,
-    /// The client's connection.
+    /// The connection that the batch arrived on, which may be about to end.
     activity: Rc<ConnectionActivity>,
     identity: Identity,
     /// Of the endpoint, for metrics.
