@@ -9,6 +9,7 @@
 
 mod buffered;
 mod claims;
+mod calls_in_flight;
 mod client_handshake;
 mod client_settings;
 mod features;

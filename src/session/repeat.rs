@@ -97,10 +97,10 @@ impl ToolAnnotations {
 
     /// Whether the tool says itself that a second call has another effect than the first. Most tools say nothing, so the
     /// defaults of the specification, which assume the worst, do not count: nearly every call would fail after a restart of
-    /// its server.
+    /// its server. A tool that says both that it only reads and that it destroys contradicts itself, and is not called again.
     fn forbid_repetition(self) -> bool {
         let changes_something = self.read_only == Some(false) || self.destructive == Some(true);
-        changes_something && self.read_only != Some(true) && self.idempotent != Some(true)
+        changes_something && self.idempotent != Some(true)
     }
 }
 
@@ -198,7 +198,9 @@ mod tests {
         check(r#"{"destructiveHint":"yes","readOnlyHint":false}"#, true);
         check(r#"{"title":"a tool"}"#, false);
         check(r#"{"readOnlyHint":true}"#, false);
-        check(r#"{"readOnlyHint":true,"destructiveHint":true}"#, false);
+        check(r#"{"readOnlyHint":true,"destructiveHint":true}"#, true);
+        check(r#"{"readOnlyHint":true,"destructiveHint":true,"idempotentHint":true}"#, false);
+        check(r#"{"readOnlyHint":true,"destructiveHint":false}"#, false);
         check(r#"{"readOnlyHint":false}"#, true);
         check(r#"{"readOnlyHint":false,"destructiveHint":false}"#, true);
         check(r#"{"destructiveHint":true}"#, true);

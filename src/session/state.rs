@@ -1,11 +1,14 @@
 //! The in-memory state of one client's session.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 
+use super::calls_in_flight::CallsInFlight;
 use super::claims::{SessionClaims, SessionKey};
 use super::client_handshake::ClientHandshake;
 use super::client_settings::ClientSettings;
@@ -41,6 +44,8 @@ struct SessionCore {
     /// session ends.
     changed: Mutex<ChangeSignal>,
     ended: AtomicBool,
+    /// Whether the client ended the session, and its calls with it.
+    calls_ended: AtomicBool,
     /// Seconds since the Unix epoch, at the resolution of the sweep. Sufficient until 2106.
     last_used_s: AtomicU32,
 }
@@ -51,21 +56,9 @@ const _: () = assert!(size_of::<SessionCore>() <= 80);
 /// Each part that an idle session lacks takes no more than a pointer.
 #[derive(Default)]
 struct SessionState {
-    /// The calls in flight, newest first.
-    in_flight: Option<Box<InFlightCall>>,
+    in_flight: CallsInFlight,
     resumable_streams: Option<Box<StreamRefs>>,
     rare: Option<Box<RareState>>,
-}
-
-/// A call in flight, and a link to the call that started before it.
-struct InFlightCall {
-    /// The id as raw JSON.
-    id: Bytes,
-    /// The id of the server's upstream.
-    upstream: u32,
-    /// Whether the client cancelled it, so that it waits for no response.
-    is_cancelled: bool,
-    before: Option<Box<Self>>,
 }
 
 /// The session's resumable streams, as long as they are retained.
@@ -92,9 +85,6 @@ struct ChangeSignal {
 
 /// Below this length, every insertion removes dropped streams. A session has a few streams.
 const PRUNED_STREAMS_MAX: usize = 16;
-
-/// Calls of one session in flight. An agent has a few dozen; a thousand indicate a runaway loop.
-const IN_FLIGHT_MAX: usize = 1024;
 
 impl Session {
     pub fn new(
@@ -201,27 +191,15 @@ impl Session {
     /// Records a call as in flight until the guard is dropped. `None` if there are too many, or if a call with the same
     /// id is in flight.
     pub fn begin_call(self: &Arc<Self>, id: Bytes, server_index: usize) -> Option<CallGuard> {
-        let mut state = lock(&self.core.state);
-        let (mut count, mut is_duplicate) = (0, false);
-        for call in state.calls() {
-            count += 1;
-            is_duplicate |= is_same_id(&call.id, &id);
-        }
-        if count >= IN_FLIGHT_MAX || is_duplicate {
-            return None;
-        }
         let upstream = self.endpoint.servers[server_index].upstream;
-        let before = state.in_flight.take();
-        state.in_flight =
-            Some(Box::new(InFlightCall { id: id.clone(), upstream, is_cancelled: false, before }));
-        drop(state);
-        Some(CallGuard { session: Arc::clone(self), id })
+        let is_added = lock(&self.core.state).in_flight.add(id.clone(), upstream);
+        is_added.then(|| CallGuard { session: Arc::clone(self), id, waker: None })
     }
 
     /// Finds the server that has the call with this raw id. The returned version of the session is an earlier one if
     /// the endpoint no longer has that server.
     pub fn find_call(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
-        let upstream = lock(&self.core.state).calls().find(|call| is_same_id(&call.id, id))?.upstream;
+        let upstream = lock(&self.core.state).in_flight.find_upstream(id)?;
         let all = std::iter::once(Arc::clone(self)).chain(self.former_versions());
         all.into_iter().find_map(|session| {
             let server_index = session.server_index(upstream)?;
@@ -311,12 +289,49 @@ impl Session {
 
     /// Marks the call with this raw id as cancelled by the client.
     pub fn cancel_call(&self, id: &[u8]) {
-        let mut state = lock(&self.core.state);
-        let mut link = state.in_flight.as_mut();
-        while let Some(call) = link {
-            call.is_cancelled |= is_same_id(&call.id, id);
-            link = call.before.as_mut();
+        lock(&self.core.state).in_flight.cancel(id);
+    }
+
+    /// Ends the calls in flight, because the client ends the session. Returns those that it has not cancelled before: their
+    /// raw ids, and the ids of their upstreams.
+    pub fn end_calls(&self) -> Vec<(Bytes, u32)> {
+        self.core.calls_ended.store(true, Ordering::Release);
+        let ended = lock(&self.core.state).in_flight.take_ended();
+        ended.wakers.into_iter().for_each(Waker::wake);
+        ended.calls
+    }
+
+    /// Completes with the answer to the call with this raw id, or with `None` when the client ends the session before. The
+    /// caller then drops `answering`. Cancel safe if `answering` is.
+    pub async fn until_ended<T>(
+        &self,
+        id: &Bytes,
+        mut answering: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut known = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            if self.poll_calls_ended(id, &mut known, cx.waker()) { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Whether the client ended the session. If not, `waker` is woken when it does, if the call is in flight. `known` is the
+    /// waker that the call has.
+    fn poll_calls_ended(&self, id: &Bytes, known: &mut Option<Waker>, waker: &Waker) -> bool {
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker))
+            && lock(&self.core.state).in_flight.set_waker(id, waker)
+        {
+            *known = Some(waker.clone());
         }
+        // After the waker is there, so that no end is missed.
+        self.has_ended_calls()
+    }
+
+    fn has_ended_calls(&self) -> bool {
+        self.core.calls_ended.load(Ordering::Acquire)
     }
 
     /// Marks the resumable stream of a cancelled call, whose response the client will not fetch.
@@ -399,18 +414,13 @@ impl Session {
 
     /// Whether no call is in flight.
     pub fn is_idle(&self) -> bool {
-        lock(&self.core.state).in_flight.is_none()
+        lock(&self.core.state).in_flight.is_empty()
     }
 }
 
 impl SessionState {
     fn rare(&mut self) -> &mut RareState {
         self.rare.get_or_insert_default()
-    }
-
-    /// The calls in flight, newest first.
-    fn calls(&self) -> impl Iterator<Item = &InFlightCall> {
-        std::iter::successors(self.in_flight.as_deref(), |call| call.before.as_deref())
     }
 }
 
@@ -442,27 +452,30 @@ impl Drop for StreamGuard {
 pub struct CallGuard {
     session: Arc<Session>,
     id: Bytes,
+    /// The waker that the record has.
+    waker: Option<Waker>,
 }
 
 impl CallGuard {
     /// Whether the client cancelled the call. Such a call gets no response (MCP 2025-11-25, cancellation).
     pub fn is_cancelled(&self) -> bool {
-        let state = lock(&self.session.core.state);
-        state.calls().any(|call| call.id == self.id && call.is_cancelled)
+        lock(&self.session.core.state).in_flight.is_cancelled(&self.id)
+    }
+
+    /// Whether the client ended the session of the call.
+    pub fn is_session_ended(&self) -> bool {
+        self.session.has_ended_calls()
+    }
+
+    /// As [`Self::is_session_ended`]. If not, `waker` is woken when the client ends the session.
+    pub fn poll_session_ended(&mut self, waker: &Waker) -> bool {
+        self.session.poll_calls_ended(&self.id, &mut self.waker, waker)
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        let mut state = lock(&self.session.core.state);
-        let mut link = &mut state.in_flight;
-        while link.as_ref().is_some_and(|call| call.id != self.id) {
-            let Some(call) = link else { return };
-            link = &mut call.before;
-        }
-        if let Some(call) = link.take() {
-            *link = call.before;
-        }
+        lock(&self.session.core.state).in_flight.remove(&self.id);
     }
 }
 

@@ -540,6 +540,16 @@ fn a_revoked_key_ends_the_stream() {
     gateway.keys().revoke(&id);
     ends(&mut stream, "unauthenticated");
     peer.wait_closed(peer.calls()[0].connection);
+    // Whether the client closes its side or not.
+    let (id, key) = gateway.keys().create("other");
+    let head = Request::new("POST", Stream::PATH).with("Authorization", format!("Bearer {key}"));
+    let mut stream = Stream::open_with(&gateway, &head, Form::Lines);
+    assert_eq!(stream.ask(&ping("1"))["id"], 1);
+    let revoked = Instant::now();
+    gateway.keys().revoke(&id);
+    assert_eq!(stream.message()["error"]["data"]["last"], true);
+    assert_eq!(stream.next(), None);
+    assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
 }
 
 #[test]

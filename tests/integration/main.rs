@@ -53,6 +53,7 @@ mod rest;
 mod resume;
 mod revocation;
 mod server_states;
+mod session_ends;
 mod sessionless;
 mod sessions;
 mod shutdown;

@@ -55,6 +55,8 @@ fn a_tool_is_called_again_unless_it_is_declared_to_change_something() {
     check(&json!({"readOnlyHint": true}), true);
     check(&json!({"destructiveHint": true, "idempotentHint": true}), true);
     check(&json!({"destructiveHint": true}), false);
+    // It contradicts itself.
+    check(&json!({"readOnlyHint": true, "destructiveHint": true}), false);
     check(&json!({"readOnlyHint": false, "destructiveHint": false}), false);
 }
 

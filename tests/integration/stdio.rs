@@ -486,6 +486,28 @@ fn a_call_that_is_given_up_is_cancelled_at_the_server() {
     assert_unanswered(&client.response());
 }
 
+/// Also where other sessions share the process.
+#[test]
+fn calls_are_cancelled_at_the_program_when_their_session_ends() {
+    let gateway = setup(&["legacy"], "sharing = \"key\"").start();
+    let [session, other] = [(); 2].map(|()| open_session(&gateway, PATH, None));
+    let mut client = Client::connect(gateway.address);
+    client.send(&legacy_call(PATH, &session, "1", "hang", "{}").bytes());
+    until("it has begun", || {
+        !tool_text(&call_other(&gateway, &session, "echo", r#"{"text":"x"}"#)).is_empty()
+    });
+    let end = Request::new("DELETE", PATH).with("Mcp-Session-Id", session);
+    assert_eq!(Client::once(gateway.address, &end).status, 200);
+    let response = client.response();
+    assert!(
+        response.status == 404 && response.text().contains("the session was ended"),
+        "{}",
+        response.text()
+    );
+    until("the program is told", || gateway.log().contains("stderr: cancelled"));
+    assert_eq!(tool_text(&call_other(&gateway, &other, "echo", r#"{"text":"x"}"#)), "x");
+}
+
 fn call_other(gateway: &Gateway, session: &str, tool: &str, arguments: &str) -> Response {
     Client::connect(gateway.address).ask(&legacy_call(PATH, session, "\"other\"", tool, arguments))
 }

@@ -211,6 +211,20 @@ fn an_exact_length_and_trailers_are_no_contradiction() {
     assert_eq!(peer.calls().len(), 1);
 }
 
+/// As over HTTP/1.1. Pseudo-header fields are part of the request line there, and do not count.
+#[test]
+fn the_number_of_fields_is_bounded() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let body = call("1", "tools/call", r#""name":"echo","arguments":{},"#);
+    for (count, expected) in [(64, Outcome::Served), (65, Outcome::Refused)] {
+        let more = vec![("x-any", "x"); count - FIELDS.len()];
+        let fields = [&PSEUDO[..], &FIELDS, &more].concat();
+        assert_eq!(Connection::open(&gateway).ask(&fields, body.as_bytes()), expected, "{count} fields");
+        assert_eq!(peer.calls().len(), 1, "{count} fields");
+    }
+}
+
 /// A client that does not acknowledge the first GOAWAY is not told which streams are the last ones.
 #[test]
 fn a_connection_that_is_to_end_serves_no_request_after_a_while() {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -12,10 +13,11 @@ use tokio::task::spawn_local;
 use super::message;
 use crate::limits::Permit;
 use crate::route::Endpoint;
+use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::mcp::call::{self, Call};
-use crate::server::mcp::relay::{COMMENT, credential_ended, gateway_stops};
+use crate::server::mcp::relay::{COMMENT, connection_ends, credential_ended, gateway_stops};
 use crate::server::mcp::whole_answer;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
@@ -63,9 +65,8 @@ fn revision(
 /// messages. `permit` is the first one; it is held until the last byte, when all messages may be answered.
 pub async fn answer(
     worker: &Rc<Worker>,
-    fields: &Fields,
-    identity: &Identity,
-    endpoint: &Arc<Endpoint>,
+    activity: &Rc<ConnectionActivity>,
+    (fields, identity, endpoint): (&Fields, &Identity, &Arc<Endpoint>),
     body: &Bytes,
     permit: Permit,
 ) -> Result<Reply, Fault> {
@@ -73,6 +74,7 @@ pub async fn answer(
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     let run = BatchRun {
         worker: Rc::clone(worker),
+        activity: Rc::clone(activity),
         identity: identity.clone(),
         label: endpoint.label,
         wakeup: RefCell::new(worker.stream_wakeups.register()),
@@ -135,6 +137,8 @@ fn read(
 /// The messages of a batch while they are answered, one after the other.
 struct BatchRun {
     worker: Rc<Worker>,
+    /// The connection that the batch arrived on, which may be about to end.
+    activity: Rc<ConnectionActivity>,
     identity: Identity,
     /// Of the endpoint, for metrics.
     label: LabelId,
@@ -155,6 +159,8 @@ enum Progress {
 enum BatchEnd {
     KeyInvalid,
     Shutdown,
+    /// The connection is about to end: no message is started.
+    ConnectionEnds,
 }
 
 /// The client has disconnected.
@@ -170,6 +176,7 @@ impl BatchEnd {
         match self {
             Self::KeyInvalid => credential_ended(outcome),
             Self::Shutdown => gateway_stops(outcome),
+            Self::ConnectionEnds => connection_ends(),
         }
     }
 }
@@ -201,7 +208,7 @@ impl BatchRun {
         }
     }
 
-    /// Whether a message may be started, or go on: the key is valid, and the gateway does not stop.
+    /// Whether a message may be started, or go on: the key is valid, and neither the gateway stops nor the connection ends.
     fn check(&self, progress: Progress) -> Result<(), BatchEnd> {
         let shared = &self.worker.shared;
         let last_phase = match progress {
@@ -211,7 +218,14 @@ impl BatchRun {
         if !shared.auth.is_still_valid(&self.identity) {
             return Err(BatchEnd::KeyInvalid);
         }
-        if *shared.phase.borrow() > last_phase { Err(BatchEnd::Shutdown) } else { Ok(()) }
+        if *shared.phase.borrow() > last_phase {
+            return Err(BatchEnd::Shutdown);
+        }
+        let is_started = progress == Progress::Started;
+        if !is_started && self.activity.is_closing() && self.activity.is_grace_over(Instant::now()) {
+            return Err(BatchEnd::ConnectionEnds);
+        }
+        Ok(())
     }
 
     /// Waits until the message under way must end, and sends comments meanwhile.

@@ -3,8 +3,12 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use super::client_messages;
 use super::client_setting::{PendingSetting, observe_answer};
@@ -17,17 +21,25 @@ use crate::server::mcp::call::Call;
 use crate::server::mcp::candidates::Candidates;
 use crate::server::mcp::dispatch::{Dispatch, dispatch};
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::relay::{RequestResources, ServerRequestRefuser};
+use crate::server::mcp::relay::{RequestResources, ServerRequestRefuser, session_ended};
 use crate::server::mcp::send::{self, RelayedResponse};
 use crate::server::mcp::target::{self, Target};
 use crate::server::mcp::{local, task_list, tasks};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::resumable::{ResumableCall, resume_mode};
 use crate::server::worker::Worker;
-use crate::session::{CallGuard, Session};
+use crate::session::{BufferedRequest, CallGuard, Session, send_message};
+use crate::upstream::UpstreamId;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind as FrameKind;
 use metamcp_core::protocol::{Era, McpMethod, Revision};
+
+/// For the servers to accept the cancellations of the calls of a session that its client ended. The end of the session at the
+/// servers waits for it.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Cancellations that are sent at once for one session: of few servers, which take each within milliseconds.
+const CANCELLATIONS_MAX: usize = 16;
 
 /// Answers a message of the Legacy era.
 pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
@@ -45,7 +57,13 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     if call.method == Some(McpMethod::Cancelled) {
         return cancelled(worker, call, session).await;
     }
-    route(worker, call, session).await.map_err(as_answer)
+    if !call.is_request() {
+        return route(worker, call, session).await.map_err(as_answer);
+    }
+    let id = call.id();
+    let routed = pin!(route(worker, call, Arc::clone(&session)));
+    let answered = session.until_ended(&id, routed).await;
+    answered.unwrap_or_else(|| Err(session_ended())).map_err(as_answer)
 }
 
 /// Routes a message whose sender and session are verified.
@@ -225,8 +243,38 @@ fn begin(session: &Arc<Session>, call: &Call, place: usize) -> Result<CallGuard,
     })
 }
 
-/// Ends a session, here and at every server.
+/// Ends a session and its calls in flight, here and at every server.
 pub fn end(worker: &Rc<Worker>, session: &Arc<Session>) {
+    let calls = session.end_calls();
     worker.shared.sessions.end(session);
-    worker.terminator.enqueue(session.detached_upstream_sessions(), &worker.topology.pools());
+    let detached = session.detached_upstream_sessions();
+    if calls.is_empty() {
+        return worker.terminator.enqueue(detached, &worker.topology.pools());
+    }
+    let (worker, session) = (Rc::clone(worker), Arc::clone(session));
+    spawn_local(async move {
+        let cancelling = stream::iter(calls).for_each_concurrent(CANCELLATIONS_MAX, |(id, upstream)| {
+            let (worker, session) = (&worker, &session);
+            async move { cancel_at_server(worker, session, &id, upstream).await }
+        });
+        // A server that does not take them in time learns of the end of the session.
+        let _ = timeout(CANCEL_TIMEOUT, cancelling).await;
+        worker.terminator.enqueue(detached, &worker.topology.pools());
+    });
+}
+
+/// Sends a cancellation: a closed connection does not cancel a call (MCP 2025-11-25, transports), and not every server ends
+/// the calls of a session with it.
+async fn cancel_at_server(worker: &Worker, session: &Session, id: &Bytes, upstream: u32) {
+    let Some(pool) = worker.topology.pools().find(UpstreamId(upstream)) else { return };
+    let Some(ready) = session.find_upstream_slot(upstream).and_then(|slot| slot.current()) else { return };
+    let mut message =
+        br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"reason":"the session was ended","requestId":"#
+            .to_vec();
+    message.extend_from_slice(id);
+    message.extend_from_slice(b"}}");
+    let message = BufferedRequest::legacy(&ready, McpMethod::Cancelled, message.into());
+    if let Err(error) = send_message(&pool, message).await {
+        tracing::debug!(server = %pool.upstream().name(), %error, "a call of an ended session is not cancelled");
+    }
 }

@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use tokio::sync::Notify;
 
 use super::cached_credential::CachedCredential;
 use crate::server::tls::ClientGeneration;
@@ -52,6 +53,8 @@ pub struct ConnectionActivity {
     pub accepted_by: Cell<Option<ClientGeneration>>,
     /// When these settings were first seen to be replaced.
     replaced_at: Cell<Option<Instant>>,
+    /// Notified in each tick from the end of the grace on.
+    grace_ended: Notify,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -78,8 +81,9 @@ pub enum ConnectionOrder {
 /// idle timeout.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a connection that is to end serves new requests: those that are on their way when its client learns of it, as
-/// after a hand-over. One of HTTP/1.1 whose client certificate must be verified again ends with the response to the next one.
+/// How long a connection that is to end serves new requests, and starts calls of framed streams and batches: those that are
+/// on their way when its client learns of it, as after a hand-over. One of HTTP/1.1 whose client certificate must be verified
+/// again ends with the response to the next one.
 const CLOSE_AFTER: Duration = Duration::from_secs(5);
 
 /// A table with less capacity is not shrunk.
@@ -105,6 +109,7 @@ impl ConnectionActivity {
             certificate: Cell::new(None),
             accepted_by: Cell::new(None),
             replaced_at: Cell::new(None),
+            grace_ended: Notify::new(),
             waker: RefCell::new(None),
         })
     }
@@ -217,8 +222,22 @@ impl ConnectionActivity {
     /// Whether new requests are refused: over HTTP/2, some time after an order to end. A client that does not acknowledge the
     /// first GOAWAY never gets the one that forbids them (RFC 9113, section 6.8), and could begin streams until a deadline.
     pub fn refuses_requests(&self, now: Instant) -> bool {
-        let since = self.ending_since.get().map(|since| now.saturating_duration_since(since));
-        self.protocol.get() == HttpVersion::Http2 && since.is_some_and(|since| since >= CLOSE_AFTER)
+        self.protocol.get() == HttpVersion::Http2 && self.is_grace_over(now)
+    }
+
+    /// Whether the requests in flight start no more calls: those of a framed stream or a batch, some time after the connection
+    /// was ordered to end or its client certificate has to be verified again.
+    pub fn is_grace_over(&self, now: Instant) -> bool {
+        let since = self.ending_since.get().into_iter().chain(self.replaced_at.get()).min();
+        since.is_some_and(|since| now.saturating_duration_since(since) >= CLOSE_AFTER)
+    }
+
+    /// Completes when the requests in flight start no more calls, up to a tick late. Cancel safe.
+    pub async fn wait_for_grace_end(&self) {
+        while !self.is_grace_over(Instant::now()) {
+            // Registered before the next tick, as everything runs on one thread.
+            self.grace_ended.notified().await;
+        }
     }
 
     /// Ends a connection whose client certificate was accepted by settings that are replaced, so that the next handshake
@@ -329,6 +348,9 @@ impl ConnectionRegistry {
         for activity in self.live.borrow().values() {
             activity.update_can_park(now);
             activity.end_if_outdated(now, config, current);
+            if activity.is_grace_over(now) {
+                activity.grace_ended.notify_waiters();
+            }
             let is_done = activity.refuses_requests(now) && activity.in_flight.get() == 0;
             if is_done || activity.is_overdue(now, config) {
                 activity.tighten_order(ConnectionOrder::Close);
@@ -470,6 +492,8 @@ mod tests {
                 changes.push((second, activity.order.get()));
             }
             assert_eq!(activity.is_closing(), !expected.is_empty(), "in second {second}");
+            let is_over = activity.is_grace_over(begin + Duration::from_secs(second));
+            assert_eq!(is_over, !expected.is_empty() && second >= 5, "in second {second}");
         }
         assert_eq!(changes, expected, "{protocol:?} {accepted_by:?}");
     }
@@ -496,6 +520,7 @@ mod tests {
         assert!(activity.refuses_requests(late));
         activity.set_protocol(HttpVersion::Http1);
         assert!(!activity.refuses_requests(late), "its next response ends it");
+        assert!(activity.is_grace_over(late), "its framed stream starts no more calls");
     }
 
     #[test]

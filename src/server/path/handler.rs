@@ -22,6 +22,7 @@ use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::receive::{self, RequestBody};
 use crate::server::http1::request::EndpointRequest;
 use crate::server::mcp::call::{self, Call};
+use crate::server::mcp::relay::connection_ends;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::event_stream;
@@ -36,12 +37,20 @@ use metamcp_core::protocol::{Era, Revision};
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has disconnected, drops the connection to the
 /// upstream with it, which tells the upstream to stop.
-pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request: Request<Incoming>) -> Reply {
+pub async fn handle(
+    worker: &Rc<Worker>,
+    activity: &Rc<ConnectionActivity>,
+    request: Request<Incoming>,
+) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);
     if activity.is_closing() && activity.refuses_requests(Instant::now()) {
         let origin = worker.settings().guard.allowed_origin(&fields);
         return conclude(&worker.metering, Err(connection_ends()), None, origin);
+    }
+    if head.headers.len() > worker.settings().config.header_count_max {
+        // hyper counts the fields of HTTP/1.1 itself, and answers the same.
+        return reply::status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let authority = head.uri.authority().cloned();
     if head.method != Method::OPTIONS
@@ -79,20 +88,15 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
 
 /// Answers a request to an endpoint. A fault becomes a response too. Not cancel safe, for the same reason as
 /// [`handle`].
-pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, request: EndpointRequest) -> Reply {
+pub async fn answer(
+    worker: &Rc<Worker>,
+    activity: &Rc<ConnectionActivity>,
+    request: EndpointRequest,
+) -> Reply {
     let origin = worker.settings().guard.allowed_origin(&request.fields);
     let label = request.endpoint.label;
     let answered = forward(worker, activity, request).await;
     conclude(&worker.metering, answered, Some(label), origin)
-}
-
-/// The fault of a request on a connection that was ordered to end.
-#[cold]
-fn connection_ends() -> Fault {
-    Fault::gateway(
-        FaultKind::ShuttingDown,
-        "this connection is ending: open another one; the call did not run",
-    )
 }
 
 fn conclude(
@@ -114,7 +118,7 @@ fn conclude(
 /// The path of a request to an endpoint, one step per line.
 async fn forward(
     worker: &Rc<Worker>,
-    activity: &ConnectionActivity,
+    activity: &Rc<ConnectionActivity>,
     request: EndpointRequest,
 ) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = request;
@@ -133,7 +137,8 @@ async fn forward(
             let body = receive::receive(&worker.settings().config, &fields, body).await?;
             if batch::is_batch(&worker.sessions, &fields, &identity, &endpoint, &body) {
                 // Boxed, like other rare cases below, so that it does not grow the future of every request.
-                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
+                let batch = batch::answer(worker, activity, (&fields, &identity, &endpoint), &body, permit);
+                return Box::pin(batch).await;
             }
             let scanned = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let call = Box::new(Call::new(fields, endpoint, identity, Some(permit), body, scanned));

@@ -60,6 +60,11 @@ pub trait BodySource {
         None
     }
 
+    /// Whether the client has ended what it belongs to, and waits for it no more.
+    fn is_unwanted(&self) -> bool {
+        false
+    }
+
     /// Counts the answered message. By default at once and without its bytes, which suits bodies that do not
     /// end by themselves.
     fn count(&mut self, operation: Operation) {
@@ -174,6 +179,11 @@ impl ResponseBody {
         }
     }
 
+    /// Whether its client has ended what it belongs to, and waits for it no more.
+    pub fn is_unwanted(&self) -> bool {
+        matches!(&self.kind, Kind::Source(source) if source.is_unwanted())
+    }
+
     /// Classifies the body by what is available.
     pub fn into_ready(self) -> BodyPoll {
         match self.kind {
@@ -262,6 +272,10 @@ impl<R> BodySource for HoldingSource<R> {
         self.source.owner()
     }
 
+    fn is_unwanted(&self) -> bool {
+        self.source.is_unwanted()
+    }
+
     fn count(&mut self, operation: Operation) {
         self.source.count(operation);
     }
@@ -290,6 +304,10 @@ impl<O: FnMut(&Bytes)> BodySource for ObservedSource<O> {
 
     fn owner(&self) -> Option<&Identity> {
         self.source.owner()
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.source.is_unwanted()
     }
 
     fn count(&mut self, operation: Operation) {

@@ -58,7 +58,7 @@ struct BodySlot {
     /// The task of hyper that waits for the body. `None` if the body waits for the transport: it was never polled, or
     /// the last poll returned bytes.
     waiting: RefCell<Option<Waker>>,
-    /// Since when the credential is known to have ended.
+    /// Since when the credential is known to have ended, or the client to have ended what the body belongs to.
     invalid_since: Cell<Option<Instant>>,
 }
 
@@ -71,7 +71,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A body was ended from outside.
 #[derive(Debug, thiserror::Error)]
-#[error("the client accepted nothing for too long, or its credential has ended")]
+#[error("the client accepted nothing for too long, or its credential or session has ended")]
 struct EndedFromOutside;
 
 impl TransportBody {
@@ -129,7 +129,7 @@ impl BodySlot {
         let body = self.body.borrow();
         let Some(body) = body.as_ref() else { return false };
         // A body that has said why it ends has no owner any more.
-        let is_invalid = body.owner().is_some_and(|owner| !is_valid(owner));
+        let is_invalid = body.is_unwanted() || body.owner().is_some_and(|owner| !is_valid(owner));
         let invalid_since = is_invalid.then(|| self.invalid_since.get().unwrap_or(now));
         self.invalid_since.set(invalid_since);
         let is_mute = |since| now.saturating_duration_since(since) >= LAST_WORDS;

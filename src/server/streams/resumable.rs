@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::session_stream::SessionStream;
 use crate::limits::Permit;
@@ -150,6 +151,9 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
     }
 }
 
+/// For a client that cancelled a call to read what is written, so that its response ends in good order.
+const CANCELLED_WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Writes parts of events. Returns whether a client still waits for them. The relay is not read meanwhile and notices nothing
 /// by itself, so a write that waits for room also waits for the relay to be cut.
 async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>, relay: &mut Relay) -> bool {
@@ -159,6 +163,11 @@ async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>, relay: &mut Rela
             () = writer.abandoned() => return false,
             pushed = writer.push(&part) => pushed,
             () = relay.cut() => {
+                writer.stream().abort();
+                return false;
+            }
+            // A client that cancelled the call may never read the rest. It must not hold the place of a call for that.
+            () = async { writer.cancelled().await; sleep(CANCELLED_WRITE_TIMEOUT).await } => {
                 writer.stream().abort();
                 return false;
             }

@@ -1,16 +1,28 @@
 //! The certificate of the gateway is replaced while it serves.
 
+use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::CertificateParams;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::authority::{Authority, Leaf, TlsClient, run, text};
-use crate::support::{Gate, Gateway, Peer, Setup, Step, chunk, events, modern_call, result, until};
+use crate::support::{
+    Gate, Gateway, Peer, Request, Setup, Step, answer, call, chunk, convert, events, modern_call, result,
+    until,
+};
 
 const SINGLE: &str = "/servers/a/mcp";
 
@@ -200,7 +212,9 @@ impl Clients {
     fn new() -> Self {
         let (authority, peer) = (Authority::new("clients"), Peer::script([]));
         let server = authority.server("localhost");
+        // One worker, which learns of a change for all connections at once.
         let setup = Setup::new()
+            .workers(1)
             .server("a", peer.address)
             .file("v1/cert.pem", &server.certificate)
             .file("v1/key.pem", &server.key)
@@ -279,6 +293,136 @@ fn a_rule_ends_connections() {
         let changed = clients.setup.clone().with(rule);
         clients.check(protocol, || clients.gateway.reload(&changed, RELOADED), Some(403));
     }
+}
+
+/// The request of a framed stream, whose messages a test sends one by one.
+struct Messages(mpsc::Receiver<Bytes>);
+
+impl Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// A framed stream with a message in each line.
+struct Framed {
+    sender: mpsc::Sender<Bytes>,
+    body: Incoming,
+    received: String,
+}
+
+impl Framed {
+    async fn open(client: &TlsClient, protocol: &str) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        let (stream, body) = (client.connect(protocol).await.unwrap(), Messages(receiver));
+        let head = Request::new("POST", "/api/v1/mcp/stream/servers/a")
+            .set("Content-Type", "application/x-ndjson")
+            .set("Accept", "*/*");
+        let response = if protocol == "h2" {
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(convert(&head, "https://localhost", body)).await.unwrap()
+        } else {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(convert(&head, "", body)).await.unwrap()
+        };
+        assert_eq!(response.status(), 200);
+        Self { sender, body: response.into_body(), received: String::new() }
+    }
+
+    async fn send(&self, id: &str) {
+        let message = call(id, "tools/call", r#""name":"echo","arguments":{},"#);
+        self.sender.send(format!("{message}\n").into()).await.unwrap();
+    }
+
+    /// The next message; `None` at the regular end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.received.find('\n') {
+                let line: String = self.received.drain(..=end).collect();
+                let message = (line != "\n").then(|| serde_json::from_str(&line).unwrap());
+                if message.is_some() {
+                    return message;
+                }
+                continue;
+            }
+            let frame = self.body.frame().await?.expect("the stream ends in good order");
+            self.received.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+    }
+}
+
+/// The text of the error under each id.
+fn errors(text: &str) -> Vec<(u64, bool)> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    messages.filter_map(|message| Some((message["id"].as_u64()?, message["error"].is_object()))).collect()
+}
+
+/// What one request carries starts no more calls either: calls in flight complete, and then the response ends.
+fn check_carried_calls(protocol: &str) {
+    let clients = Clients::new();
+    let gate = Gate::default();
+    let late = |id: &str| vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result(id, "late")))];
+    clients.peer.push([late("1"), late("1")]);
+    let items = ["1", "2"].map(|id| {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{}}}}}}"#)
+    });
+    let batch = Request::post(SINGLE, format!("[{}]", items.join(",")));
+    let client = clients.client(Some(&clients.own));
+    run(async {
+        let mut stream = Framed::open(&client, protocol).await;
+        stream.send("1").await;
+        let (_sender, batch) = client.open(protocol, &batch).await.unwrap();
+        while clients.peer.calls().len() < 2 {
+            tokio::time::sleep(POLL).await;
+        }
+        let rule = "[[server.tls.clients]]\ndns = \"*.example\"\ndeny = true";
+        let changed = clients.setup.clone().with(rule);
+        thread::scope(|scope| {
+            scope.spawn(|| clients.gateway.reload(&changed, RELOADED)).join().unwrap();
+        });
+        let refused = loop {
+            stream.send("2").await;
+            let answer = stream.next().await.unwrap();
+            assert_eq!(answer["id"], 2, "{answer}");
+            if answer["error"].is_object() {
+                break answer;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        assert!(refused.to_string().contains("this connection is ending"), "{refused}");
+        let started = clients.peer.calls().len();
+        stream.send("3").await;
+        assert_eq!(stream.next().await.unwrap()["error"], refused["error"]);
+        gate.open();
+        let last = stream.next().await.unwrap();
+        assert_eq!((&last["id"], last["result"].is_object()), (&json!(1), true), "{last}");
+        let last = stream.next().await.unwrap();
+        assert_eq!(last["error"]["data"], json!({"last": true, "kind": "stopping"}), "{last}");
+        assert_eq!(stream.next().await, None);
+        let (_, rest) = text(batch).await;
+        assert_eq!(errors(&rest), [(1, false), (2, true)], "{rest}");
+        assert_eq!(clients.peer.calls().len(), started, "a call was started");
+    });
+}
+
+#[test]
+fn a_rule_ends_what_one_request_carries_over_http1() {
+    check_carried_calls("http/1.1");
+}
+
+#[test]
+fn a_rule_ends_what_one_request_carries_over_http2() {
+    check_carried_calls("h2");
 }
 
 /// Another certificate of the gateway says nothing about those of clients.

@@ -10,6 +10,6 @@ mod event_tagger;
 mod event_pass_through;
 
 pub use refuser::ServerRequestRefuser;
-pub use relayed_stream::{COMMENT, credential_ended, gateway_stops};
+pub use relayed_stream::{COMMENT, connection_ends, credential_ended, gateway_stops, session_ended};
 pub use request_resources::RequestResources;
 pub use response_relay::Relay;

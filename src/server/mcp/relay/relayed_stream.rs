@@ -117,15 +117,16 @@ impl RelayedStream {
         Poll::Ready(Some(bytes))
     }
 
-    /// Whether the stream must end: the key was revoked, the gateway aborts in-flight calls, or the
-    /// subscription is over.
+    /// Whether the stream must end: the key was revoked, the client ended the session, the gateway aborts in-flight calls, or
+    /// the subscription is over.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
         let (shared, identity) = (&self.worker.shared, &self.identity);
         let cut = self.cut.get_or_insert_with(|| match self.subscription {
             None => Box::pin(call_over(Arc::clone(shared), identity.clone())),
             Some(upstream) => Box::pin(subscription_over(Arc::clone(shared), identity.clone(), upstream)),
         });
-        self.is_cut = self.is_cut || cut.as_mut().poll(cx).is_ready();
+        let is_ended = self.in_flight.as_mut().is_some_and(|call| call.poll_session_ended(cx.waker()));
+        self.is_cut = self.is_cut || is_ended || cut.as_mut().poll(cx).is_ready();
         self.is_cut
     }
 
@@ -147,10 +148,12 @@ impl RelayedStream {
             return None;
         }
         let outcome = "the call may have run";
-        let fault = if self.worker.shared.auth.is_still_valid(&self.identity) {
-            gateway_stops(outcome)
-        } else {
+        let fault = if !self.worker.shared.auth.is_still_valid(&self.identity) {
             credential_ended(outcome)
+        } else if self.is_session_ended() {
+            session_ended()
+        } else {
+            gateway_stops(outcome)
         };
         self.failed = Some(fault.kind);
         Some(reply::terminal_event(&fault.with_id(self.id.clone())))
@@ -183,6 +186,11 @@ impl RelayedStream {
         self.in_flight.as_ref().is_some_and(CallGuard::is_cancelled)
     }
 
+    /// Whether the client ended the session of the call.
+    pub fn is_session_ended(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(CallGuard::is_session_ended)
+    }
+
     /// Ends the stream. Returns the event that says why, unless the client cancelled the call.
     #[cold]
     pub fn terminal_event(&mut self, error: UpstreamError) -> Option<Bytes> {
@@ -200,6 +208,20 @@ impl RelayedStream {
 /// The fault of a call that the end of the gateway cuts off. `outcome` says whether it may have run.
 pub fn gateway_stops(outcome: &str) -> Fault {
     Fault::gateway(FaultKind::ShuttingDown, format!("the gateway stops; {outcome}"))
+}
+
+/// The fault of a call whose session was ended by its client.
+#[cold]
+pub fn session_ended() -> Fault {
+    let text = "the session was ended by its client, and the call with it; the call may have run";
+    Fault::client(FaultKind::SessionUnknown, text)
+}
+
+/// The fault of a call on a connection that is about to end.
+#[cold]
+pub fn connection_ends() -> Fault {
+    let text = "this connection is ending: open another one; the call did not run";
+    Fault::gateway(FaultKind::ShuttingDown, text)
 }
 
 /// The fault of a call whose credential is no longer valid. `outcome` says whether it may have run.

@@ -14,7 +14,7 @@ use crate::server::mcp::meter::Meter;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
-use crate::session::UpstreamReconnect;
+use crate::session::{CallGuard, UpstreamReconnect};
 use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
 use crate::upstream::UpstreamId;
 use metamcp_core::base::{FaultKind, ServerName};
@@ -177,6 +177,11 @@ impl Relay {
             RelayMode::Bytes(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
             RelayMode::Bytes(_, check) => {
                 let mut next = self.answer.poll_chunk(cx);
+                let in_flight = self.resources.in_flight.as_mut();
+                if next.is_pending() && in_flight.is_some_and(|call| call.poll_session_ended(cx.waker())) {
+                    let error = UpstreamError::from_stage(FailureStage::BodyIncomplete);
+                    next = Poll::Ready(Some(Err(error)));
+                }
                 if let Some(check) = check {
                     if let Poll::Ready(Some(Ok(bytes))) = &next {
                         check.push(bytes);
@@ -264,6 +269,15 @@ impl BodySource for Relay {
 
     fn owner(&self) -> Option<&Identity> {
         Some(&self.resources.identity)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        match &self.mode {
+            RelayMode::Bytes(..) => {
+                self.resources.in_flight.as_ref().is_some_and(CallGuard::is_session_ended)
+            }
+            RelayMode::Events(stream, _) | RelayMode::Tagged(stream, _) => stream.is_session_ended(),
+        }
     }
 
     fn count(&mut self, operation: Operation) {

@@ -13,7 +13,7 @@ use super::context::FrameContext;
 use super::exchange;
 use super::in_flight::{IN_FLIGHT_WITH_INPUT_MAX, InFlightRequests, RequestLifecycle, ResponseFuture};
 use crate::server::mcp::call::{self, Call};
-use crate::server::mcp::relay::gateway_stops;
+use crate::server::mcp::relay::{connection_ends, gateway_stops};
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{FLAG_RESPONSE, FrameHeader, MessageKind as FrameKind};
@@ -45,7 +45,26 @@ struct PendingNotification {
 pub enum AcceptedMessages {
     All,
     /// No requests: only messages that help in-flight requests to complete.
-    AnswersOnly,
+    AnswersOnly(DrainCause),
+}
+
+/// Why a stream accepts no more requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainCause {
+    Shutdown,
+    /// The connection is about to end.
+    ConnectionEnds,
+}
+
+impl DrainCause {
+    /// The fault of a request.
+    #[cold]
+    fn fault(self) -> Fault {
+        match self {
+            Self::Shutdown => gateway_stops("the call did not run"),
+            Self::ConnectionEnds => connection_ends(),
+        }
+    }
 }
 
 /// Requests in flight, not counting those that wait for the client itself. At this limit nothing is read
@@ -190,13 +209,10 @@ impl MessageIntake {
             Ok(Box::new(call))
         };
         let call = making().map_err(|fault| fault.with_id(id.clone()))?;
-        match id {
-            Some(id) if accepted == AcceptedMessages::AnswersOnly => {
-                let fault = gateway_stops("the call did not run");
-                Err(fault.with_id(Some(id)))
-            }
-            Some(id) => self.request(id, call, cx),
-            None => {
+        match (id, accepted) {
+            (Some(id), AcceptedMessages::AnswersOnly(cause)) => Err(cause.fault().with_id(Some(id))),
+            (Some(id), AcceptedMessages::All) => self.request(id, call, cx),
+            (None, _) => {
                 self.enqueue(call, cx);
                 self.poll_sending(cx);
                 Ok(())

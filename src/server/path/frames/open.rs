@@ -31,7 +31,7 @@ use metamcp_core::protocol::header;
 /// Opens a framed stream. A bad head is answered by HTTP status, as for any request. Not cancel safe.
 pub async fn open(
     worker: &Rc<Worker>,
-    activity: &ConnectionActivity,
+    activity: &Rc<ConnectionActivity>,
     (head, fields): (&Parts, Fields),
     endpoint: &Arc<Endpoint>,
     mut body: Incoming,
@@ -53,7 +53,7 @@ pub async fn open(
     let session = has_session.then(|| worker.sessions.find(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
     let context = Rc::new(FrameContext::new(worker, identity, endpoint, fields, Outbox::new(form)));
-    let framed = FramedBody::new(context, (first, body), session, permit);
+    let framed = FramedBody::new(context, Rc::clone(activity), (first, body), session, permit);
     let mut reply = Reply::typed(
         StatusCode::OK,
         HeaderValue::from_static(content_type),

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::context::FrameContext;
-use super::intake::{AcceptedMessages, MessageIntake};
+use super::intake::{AcceptedMessages, DrainCause, MessageIntake};
 use super::session_follower::SessionFollower;
 use crate::limits::Permit;
+use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::reply::body::{BodyError, BodySource};
 use crate::server::worker::SharedState;
@@ -43,8 +44,8 @@ pub struct FramedBody {
 /// The phase of a stream. It only moves forward.
 enum BodyPhase {
     Open,
-    /// The gateway drains: requests are rejected, in-flight ones may end.
-    Draining,
+    /// The gateway or the connection drains: requests are rejected, in-flight ones may end.
+    Draining(DrainCause),
     /// No message is accepted. In-flight requests are answered, then comes the final fault, if there is one.
     Ending(Option<Fault>),
     /// The final fault is sent. What the client still sends is discarded until it has read the fault: closing
@@ -59,6 +60,8 @@ enum StreamNotice {
     Revoked,
     /// The gateway is shutting down.
     Phase(ShutdownPhase),
+    /// The connection was ordered to end some time ago.
+    ConnectionEnds,
 }
 
 struct Clock {
@@ -84,13 +87,15 @@ const MESSAGES_AT_ONCE: usize = 128;
 /// that has arrived.
 const IDLE_POLLS_MAX: u8 = 2;
 
-/// Time for a client to read the final fault and to close.
-const LINGER: Duration = Duration::from_secs(2);
+/// Time for a client to read the final fault and to close: longer than a round trip around the world. A client that sends on
+/// is read from for some time after the end of the response, too.
+const LINGER: Duration = Duration::from_millis(500);
 
 impl FramedBody {
     /// For an authenticated and admitted client. `session` is the session that the head of the stream names.
     pub fn new(
         context: Rc<FrameContext>,
+        activity: Rc<ConnectionActivity>,
         (first, incoming): (Bytes, Incoming),
         session: Option<Arc<Session>>,
         permit: Permit,
@@ -99,11 +104,9 @@ impl FramedBody {
         let mut reader = MessageReader::new(context.outbox.form(), config.body_bytes_max);
         reader.push(first);
         let period = config.keep_alive.min(config.idle_timeout).min(config.body_timeout);
-        let notices = Box::pin(notice(
-            Arc::clone(&context.worker.shared),
-            context.identity.clone(),
-            ShutdownPhase::Drain,
-        ));
+        let shared = Arc::clone(&context.worker.shared);
+        let identity = context.identity.clone();
+        let notices = Box::pin(notice_while_open(notice(shared, identity, ShutdownPhase::Drain), activity));
         Self {
             follower: session.map(|session| SessionFollower::start(&context, session)),
             intake: MessageIntake::new(Rc::clone(&context)),
@@ -141,13 +144,8 @@ impl FramedBody {
                     let text = "the gateway stops; what is not answered may have run";
                     return self.abort(Fault::gateway(FaultKind::ShuttingDown, text));
                 }
-                StreamNotice::Phase(_) => {
-                    if matches!(self.phase, BodyPhase::Open) {
-                        self.phase = BodyPhase::Draining;
-                    }
-                    let (shared, identity) = (&self.context.worker.shared, &self.context.identity);
-                    self.notices = Box::pin(notice_of(shared, identity, ShutdownPhase::Abort));
-                }
+                StreamNotice::Phase(_) => self.drain(DrainCause::Shutdown),
+                StreamNotice::ConnectionEnds => self.drain(DrainCause::ConnectionEnds),
             }
         }
         let worker = &self.context.worker;
@@ -159,6 +157,16 @@ impl FramedBody {
         if self.clock.tick.as_mut().poll(cx).is_ready() {
             self.tick(cx);
         }
+    }
+
+    /// Refuses requests from now on. What comes next is the end.
+    #[cold]
+    fn drain(&mut self, cause: DrainCause) {
+        if matches!(self.phase, BodyPhase::Open) {
+            self.phase = BodyPhase::Draining(cause);
+        }
+        let (shared, identity) = (Arc::clone(&self.context.worker.shared), self.context.identity.clone());
+        self.notices = Box::pin(notice(shared, identity, ShutdownPhase::Abort));
     }
 
     /// Checks timeouts, and keeps a silent stream alive.
@@ -217,7 +225,7 @@ impl FramedBody {
         for _ in 0..MESSAGES_AT_ONCE {
             let accepted = match &self.phase {
                 BodyPhase::Open => AcceptedMessages::All,
-                BodyPhase::Draining => AcceptedMessages::AnswersOnly,
+                BodyPhase::Draining(cause) => AcceptedMessages::AnswersOnly(*cause),
                 BodyPhase::Lingering(_) => return self.drop_incoming(cx),
                 BodyPhase::Ending(_) | BodyPhase::Over => return moved,
             };
@@ -292,7 +300,7 @@ impl FramedBody {
             Fault::client(FaultKind::BodyIncomplete, text)
         });
         self.phase = match std::mem::replace(&mut self.phase, BodyPhase::Over) {
-            BodyPhase::Draining => BodyPhase::Draining,
+            BodyPhase::Draining(cause) => BodyPhase::Draining(cause),
             _ => BodyPhase::Ending(last),
         };
     }
@@ -313,8 +321,13 @@ impl FramedBody {
     fn conclude(&mut self, cx: &mut Context<'_>) {
         let is_over = self.intake.is_over();
         match &mut self.phase {
-            BodyPhase::Draining if is_over && self.intake.is_idle() => {
+            BodyPhase::Draining(DrainCause::Shutdown) if is_over && self.intake.is_idle() => {
                 let text = "the gateway stops; open another stream";
+                self.send_final_fault(Fault::gateway(FaultKind::ShuttingDown, text));
+            }
+            // Subscriptions do not end by themselves; they end with the stream.
+            BodyPhase::Draining(DrainCause::ConnectionEnds) if is_over => {
+                let text = "this connection is ending; open another stream on another connection";
                 self.send_final_fault(Fault::gateway(FaultKind::ShuttingDown, text));
             }
             BodyPhase::Ending(last) if is_over => match last.take() {
@@ -412,12 +425,15 @@ fn revoked() -> Fault {
     Fault::client(FaultKind::Unauthenticated, text)
 }
 
-fn notice_of(
-    shared: &Arc<SharedState>,
-    identity: &Identity,
-    least: ShutdownPhase,
-) -> impl Future<Output = StreamNotice> + use<> {
-    notice(Arc::clone(shared), identity.clone(), least)
+/// The next notice of a stream that does not drain yet.
+async fn notice_while_open(
+    notice: impl Future<Output = StreamNotice>,
+    activity: Rc<ConnectionActivity>,
+) -> StreamNotice {
+    tokio::select! {
+        notice = notice => notice,
+        () = activity.wait_for_grace_end() => StreamNotice::ConnectionEnds,
+    }
 }
 
 async fn notice(shared: Arc<SharedState>, identity: Identity, least: ShutdownPhase) -> StreamNotice {
