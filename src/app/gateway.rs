@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
-use metamcp_core::base::ShutdownPhase;
+use metamcp_core::base::{ShutdownPhase, set_gateway_id};
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -125,6 +125,7 @@ impl App {
         let handover = HandoverSwitch::new(install_handover()?, manager.clone());
         let is_first_start = is_first_start(&config);
         let auth = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
+        set_gateway_id(gateway_id_of(&auth, &door));
         let (store, roots) = (auth.store().clone(), TlsRoots::system());
         let live = LiveConfig::new(&config, &door);
         let mut builder = topology_builder(&config, &live, &auth, roots.clone());
@@ -230,6 +231,14 @@ fn spawn_store_sync(
     let pin_sync = tool_pins::PinSync { store: auth.store().clone(), sealer: auth.sealer().clone(), catalog };
     spawn_local(tool_pins::sync(pin_sync, changes.clone()));
     spawn_local(watch_keys(auth, changes, keys_changed));
+}
+
+/// The same for all gateways that share secrets and serve the network, so that a replica or a successor recognizes the
+/// answers of the others. A gateway for one client may have one of them as a server, and has an id of its own.
+fn gateway_id_of(auth: &Authenticator, door: &ListenTarget) -> String {
+    let kind = if *door == ListenTarget::Public { "network" } else { "private" };
+    let mac = auth.sealer().mac(format!("metamcp/v1/gateway-id {kind}").as_bytes());
+    mac.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn topology_builder(

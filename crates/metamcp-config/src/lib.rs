@@ -28,6 +28,7 @@ mod json_log;
 mod mcp_json_entries;
 mod memory_limit;
 mod mistakes;
+mod own_address;
 mod process;
 mod section;
 pub mod sections;

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::cli::Flags;
+use super::cli::{Cli, Command, Flags};
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
 
 /// The environment of a process. A trait, so that tests can set variables.
@@ -20,9 +20,19 @@ pub trait Env {
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessEnv;
 
+/// Whom the configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Clients that connect to the gateway's address.
+    Network,
+    /// The client that starts the gateway (`metamcp stdio`). What concerns the address has no effect.
+    SingleClient,
+}
+
 /// The configuration as written, before validation.
 pub(super) struct Raw<'a> {
     pub flags: &'a Flags,
+    pub audience: Audience,
     pub variables: Variables<'a>,
     pub data_dir: PathBuf,
     pub toml: Option<TextFile>,
@@ -70,7 +80,12 @@ const ENV_FILE: &str = ".env";
 impl<'a> Raw<'a> {
     /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
     /// flag are looked for there first.
-    pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
+    pub fn read(cli: &'a Cli, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
+        let flags = &cli.flags;
+        let audience = match cli.command {
+            Some(Command::Stdio(_)) => Audience::SingleClient,
+            _ => Audience::Network,
+        };
         let loaded_at = SystemTime::now();
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
@@ -102,7 +117,7 @@ impl<'a> Raw<'a> {
             .flat_map(|(paths, found)| paths.iter().take_while(|path| Some(*path) != *found).cloned());
         let missing = missing.collect();
         let candidates = places.into_iter().flat_map(|(paths, _)| paths).collect();
-        Self { flags, variables, data_dir, toml, mcp_json, candidates, missing, loaded_at }
+        Self { flags, audience, variables, data_dir, toml, mcp_json, candidates, missing, loaded_at }
     }
 }
 

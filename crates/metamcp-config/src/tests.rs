@@ -1012,3 +1012,33 @@ proptest! {
         prop_assert!(metamcp_core::base::ServerName::new(&crate::mcp_json::derive_server_name(&text)).is_ok());
     }
 }
+
+#[test]
+fn the_gateway_is_not_its_own_server() {
+    let check = |line: &str, toml: &str, mcp_json: &str, expected: &[&str], served: &[&str]| {
+        let files = [("metamcp.toml", toml), ("mcp.json", mcp_json)];
+        let config = run(line, &[], &files).unwrap();
+        let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
+        assert_eq!(notices.len(), expected.len(), "{notices:#?}");
+        for (found, expected) in notices.iter().zip(expected) {
+            assert!(found.contains(expected), "{expected:?} is not in {found:?}");
+        }
+        let names: Vec<_> = config.servers.iter().map(|server| server.name.as_str()).collect();
+        assert_eq!(names, served);
+    };
+    // As docs/CLIENTS.md says for Cursor; the key is not in the gateway's environment.
+    let cursor = r#"{"mcpServers": {
+        "meta mcp": {"url": "http://127.0.0.1:12009/mcp", "headers": {"Authorization": "Bearer ${env:METAMCP_KEY}"}},
+        "other": {"url": "http://127.0.0.1:9/mcp"}}}"#;
+    let endpoint = "[endpoints.e]\nservers = [\"other\", \"meta mcp\"]\n";
+    let renamed = "it is served as";
+    let left_out = "skipped: it leads to this gateway itself";
+    let unserved = "endpoints.e.servers: one of its servers was skipped";
+    check("", "", cursor, &[renamed, left_out], &["other"]);
+    check("", endpoint, cursor, &[renamed, left_out, unserved], &["other"]);
+    let with_key = cursor.replace("${env:METAMCP_KEY}", "k");
+    check("--port 12010", "", &with_key, &[renamed], &["meta-mcp", "other"]);
+    check("stdio", "", &with_key, &[renamed], &["meta-mcp", "other"]);
+    let toml = "[servers.a]\ncommand = \"metamcp\"\nargs = [\"connect\", \"http://localhost:12009/mcp\"]\n";
+    check("", toml, r#"{"servers": {}}"#, &[left_out], &[]);
+}
