@@ -66,9 +66,13 @@ fn every_call_has_one_record() {
     ask(&modern("/servers/a/mcp", "prompts/get", r#""name":"greet","#).with("Mcp-Name", "greet"));
     ask(&modern("/servers/a/mcp", "resources/read", r#""uri":"x://y","#).with("Mcp-Name", "x://y"));
     let unknown = ask(&modern_call("/mcp", "nobody__x", "{}"));
-    let execute = Request::new("POST", "/api/v1/mcp/servers/a/tools/echo/execute");
-    let execute = Request { body: b"{}".to_vec(), ..execute }.with("Content-Type", "application/json");
-    assert_eq!(ask(&execute).status, 200);
+    // Its server was never listed, so only the client knows the name.
+    ask(&modern_call("/mcp", "gone__y", "{}"));
+    for (tool, status) in [("echo", 200), ("unlisted", 404)] {
+        let execute = Request::new("POST", &format!("/api/v1/mcp/servers/a/tools/{tool}/execute"));
+        let execute = Request { body: b"{}".to_vec(), ..execute }.with("Content-Type", "application/json");
+        assert_eq!(ask(&execute).status, status);
+    }
 
     let session = open_session(&gateway, "/servers/a/mcp", None);
     peer.push([vec![Step::Hold]]);
@@ -98,6 +102,8 @@ fn every_call_has_one_record() {
         ("a tools/call broken answer -", 1),
         ("a tools/call closed error broken", 1),
         ("gone tools/call x error unreachable", 1),
+        ("gone tools/call y error unreachable", 1),
+        ("- tools/call unlisted refused -", 1),
         ("a prompts/get greet answer -", 1),
         ("a resources/read x://y answer -", 1),
         ("- tools/call nobody__x refused invalid_params", 1),
@@ -108,7 +114,7 @@ fn every_call_has_one_record() {
         assert_eq!(found.iter().filter(|found| *found == expected).count(), count, "{expected}: {found:#?}");
     }
     let calls = found.iter().filter(|found| found.contains("tools/call")).count();
-    assert_eq!(calls, 10, "{found:#?}");
+    assert_eq!(calls, 12, "{found:#?}");
     // Records of several workers are in no order.
     let is_first = |record: &&Value| record["tool"] == "echo" && record["endpoint"] == "servers/a";
     let first = records.iter().find(is_first).unwrap();
