@@ -155,7 +155,9 @@ fn server(
 ) -> HttpConfig {
     let section = root.child("server");
     let listen = listen(raw, &section, report);
+    let has_address = raw.audience == Audience::Network;
     if let Some(WithLocation { value: AuthMode::Open, place }) = mode
+        && has_address
         && !listen.ip().to_canonical().is_loopback()
     {
         report.mistake(
@@ -163,10 +165,13 @@ fn server(
             format!("asks nobody for a key, but {} is not loopback; write --host 127.0.0.1", listen.ip()),
         );
     }
+    // Read also where TLS has no effect, so that no key of it is unknown.
+    let ignored = Diagnostics::default();
+    let tls = tls::read(&section, if has_address { report } else { &ignored });
     let config = HttpConfig {
         listen,
         workers: workers(raw, &section, report),
-        tls: tls::read(&section, report),
+        tls: tls.filter(|_| has_address),
         header_timeout: section.duration("header_timeout", d::HEADER_TIMEOUT),
         body_timeout: section.duration("body_timeout", d::BODY_TIMEOUT),
         idle_timeout: section.duration("idle_timeout", d::IDLE_TIMEOUT),
