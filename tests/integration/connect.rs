@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Desk, Gate, PATIENCE, Peer, Setup, Step, answer, chunk, events, modern_params, result, text,
+    Desk, Gate, PATIENCE, Peer, Setup, Step, answer, chunk, events, modern_params, result, text, until,
 };
 use serde_json::{Value, json};
 
@@ -816,6 +816,16 @@ fn stdio_serves_one_endpoint() {
     assert_eq!(desk.end().0.code(), Some(64));
     assert!(desk.log().contains("there are: ") && desk.log().contains("team"), "{}", desk.log());
     assert!(!desk.path().join("data").exists(), "nothing is created for a wrong name");
+}
+
+/// A program that is stopped with the gateway does not fail.
+#[test]
+fn stdio_blames_no_server_for_its_own_end() {
+    let setup = Setup::new().with("[servers.slow]\ncommand = \"sleep\"\nargs = [\"60\"]");
+    let mut desk = Desk::stdio(&setup, &[]);
+    until("the program is started", || desk.log().contains("serving one client"));
+    assert!(desk.end().0.success(), "{}", desk.log());
+    assert!(!desk.log().contains("server fails"), "{}", desk.log());
 }
 
 /// Settings of the address have no effect on it, so none of them prevents the start.
