@@ -548,7 +548,7 @@ fn reads_what_endpoints_show() {
     );
     check_mistakes(
         toml("[servers.a]\nurl = 'http://a'\n[endpoints.e]\ntools.a.allow = ['x']"),
-        &["endpoints.e.tools.a: is of one of the endpoint's servers; name them"],
+        &["endpoints.e.tools.a: is for one server, but the endpoint names none; name its servers"],
     );
 }
 
@@ -1041,4 +1041,19 @@ fn the_gateway_is_not_its_own_server() {
     check("stdio", "", &with_key, &[renamed], &["meta-mcp", "other"]);
     let toml = "[servers.a]\ncommand = \"metamcp\"\nargs = [\"connect\", \"http://localhost:12009/mcp\"]\n";
     check("", toml, r#"{"servers": {}}"#, &[left_out], &[]);
+}
+
+#[test]
+fn a_mistake_says_what_may_be_written() {
+    let check = |text: &str, expected: &str| check_mistakes(toml(text), &[expected]);
+    check("limits.memory_max = 'lots'", "or \"auto\"");
+    check("telemetry.traces.endpoint = 'localhost:4318'", "write \"http://host:4318\"");
+    check("endpoints.e.tools.a.allow = ['x']", "name its servers: servers = [...]");
+}
+
+#[test]
+fn a_duplicate_is_one_mistake() {
+    let table = "[servers.a]\nurl = 'http://a'\n[servers.a]\nurl = 'http://b'\n[server]\nport = 1\nport = 2";
+    let expected = ["metamcp.toml:3: \"a\" is there twice", "metamcp.toml:7: \"port\" is there twice"];
+    check_mistakes(toml(table), &expected);
 }
