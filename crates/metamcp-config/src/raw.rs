@@ -89,6 +89,13 @@ impl<'a> Raw<'a> {
         let loaded_at = SystemTime::now();
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
+        if data_dir.exists() && !data_dir.is_dir() {
+            let place = match flags.data_dir {
+                Some(_) => SourceLocation::flag("--data-dir"),
+                None => SourceLocation::variable("METAMCP_DATA_DIR"),
+            };
+            report.mistake(&place, format!("{} is no directory; name one", data_dir.display()));
+        }
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
             Some(path) => {
                 let path = cwd.join(path);
@@ -283,7 +290,10 @@ fn read_text(path: &Path, place: &SourceLocation, report: &Diagnostics) -> FileR
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     let wrong = match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return FileRead::Missing,
+        // A directory above it may be a file.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return FileRead::Missing;
+        }
         Err(error) => format!("cannot be read: {error}"),
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => "is longer than 1 MiB".to_owned(),
         Ok(_) => match String::from_utf8(bytes) {

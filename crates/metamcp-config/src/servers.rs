@@ -114,7 +114,13 @@ impl Servers {
         section.finish();
         let name = match ServerName::new(written) {
             Ok(name) => name,
-            Err(invalid) => return context.report.mistake(&place, invalid.to_string()),
+            Err(invalid) => {
+                context.report.mistake(&place, invalid.to_string());
+                // Under any other name, the rest is checked as well.
+                let Ok(name) = ServerName::new(UNNAMED) else { return };
+                let draft = Draft { name, place, url, headers, bearer, transport, program, settings, tls };
+                return self.resolve(draft, context);
+            }
         };
         self.known.insert(written.to_owned(), (!disabled).then(|| name.clone()));
         if disabled {
@@ -180,7 +186,7 @@ impl Servers {
         self.add(draft, context);
     }
 
-    fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
+    fn add(&mut self, draft: Draft<'_>, context: Context<'_>) {
         let report = context.report;
         // Before its headers: the key of the gateway need not be known to the gateway.
         if let Some(why) = draft.loop_through(&self.own, context) {
@@ -197,6 +203,12 @@ impl Servers {
             );
         }
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
+        self.resolve(draft, context);
+    }
+
+    /// Expands and validates a server.
+    fn resolve(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
+        let report = context.report;
         let headers = draft.headers(context);
         if let Some(address) = draft.address(&self.inherited, context) {
             let may_be_sse =
@@ -314,6 +326,9 @@ fn authorization(
 
 const TRANSPORTS: [(&str, HttpTransport); 2] =
     [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];
+
+/// Stands for a name that is invalid, of which the configuration is refused anyway.
+const UNNAMED: &str = "unnamed";
 
 /// Servers usually accept 100 header fields, and the headers of the client are forwarded as well.
 const HEADERS_MAX: usize = 64;

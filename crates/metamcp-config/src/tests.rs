@@ -1052,6 +1052,22 @@ fn a_mistake_says_what_may_be_written() {
 }
 
 #[test]
+fn an_invalid_name_hides_no_other_mistake() {
+    let text = "[servers.'a b']\nurl = 'ftp://a'\n[servers.'c d']\nurl = 'http://c'\nbearer = 'x y'";
+    check_mistakes(
+        toml(text),
+        &[":1: servers.a b: ", "servers.a b.url: ", ":3: servers.c d: ", "c d.bearer: "],
+    );
+}
+
+#[test]
+fn a_file_is_no_data_directory() {
+    let files = [("file", "")];
+    check_mistakes(run("--data-dir file", &[], &files), &["command line: --data-dir: "]);
+    check_mistakes(run("", &[("METAMCP_DATA_DIR", "file")], &files), &["environment: METAMCP_DATA_DIR: "]);
+}
+
+#[test]
 fn a_duplicate_is_one_mistake() {
     let table = "[servers.a]\nurl = 'http://a'\n[servers.a]\nurl = 'http://b'\n[server]\nport = 1\nport = 2";
     let expected = ["metamcp.toml:3: \"a\" is there twice", "metamcp.toml:7: \"port\" is there twice"];
