@@ -821,7 +821,11 @@ fn stdio_serves_one_endpoint() {
 /// A program that is stopped with the gateway does not fail.
 #[test]
 fn stdio_blames_no_server_for_its_own_end() {
-    let setup = Setup::new().with("[servers.slow]\ncommand = \"sleep\"\nargs = [\"60\"]");
+    // One ends with its input, before the other.
+    let setup = Setup::new().with(
+        "[servers.fast]\ncommand = \"sh\"\nargs = [\"-c\", \"cat > /dev/null\"]\n\
+         [servers.slow]\ncommand = \"sleep\"\nargs = [\"60\"]",
+    );
     let mut desk = Desk::stdio(&setup, &[]);
     until("the program is started", || desk.log().contains("serving one client"));
     assert!(desk.end().0.success(), "{}", desk.log());
