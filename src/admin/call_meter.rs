@@ -41,7 +41,9 @@ impl CallMeter {
         mut record: Option<ActiveRecord>,
         quota: Option<ReservedCall>,
     ) -> Self {
-        record.iter_mut().for_each(|record| record.set_server(&server.name, None));
+        if let Some(record) = &mut record {
+            record.set_server(&server.name, None);
+        }
         let key_id = call.identity().key_id();
         let slot = |counters: &WorkerCounters| {
             let label = UsageLabel::Tool(tool.into()).into_text();

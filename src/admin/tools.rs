@@ -176,7 +176,9 @@ impl ControlPlane {
         let mut record = begin_record(&call, call.parameter(1));
         let found = self.find_called_tool(&call).await;
         let (called, quota) = found.inspect_err(|_| {
-            record.iter_mut().for_each(|record| record.end(CallOutcome::Refusal));
+            if let Some(record) = &mut record {
+                record.end(CallOutcome::Refusal);
+            }
         })?;
         let CalledTool { listed, upstream, item } = called;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());

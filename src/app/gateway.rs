@@ -250,8 +250,8 @@ fn spawn_store_sync(
 /// answers of the others. A gateway for one client may have one of them as a server, and has an id of its own.
 fn gateway_id_of(auth: &Authenticator, door: &ListenTarget) -> String {
     let kind = if *door == ListenTarget::Public { "network" } else { "private" };
-    let mac = auth.sealer().mac(format!("metamcp/v1/gateway-id {kind}").as_bytes());
-    mac.iter().map(|byte| format!("{byte:02x}")).collect()
+    let [_version, id @ ..] = auth.sealer().mac(format!("metamcp/v1/gateway-id {kind}").as_bytes());
+    format!("{:032x}", u128::from_be_bytes(id))
 }
 
 fn topology_builder(

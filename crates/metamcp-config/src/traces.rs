@@ -87,11 +87,11 @@ pub(super) fn collector_url(
 }
 
 fn endpoint(written: &WithLocation<String>, base: Base, signal: Signal, context: Context<'_>) -> Option<Url> {
+    const FORM: &str = "is not where OTLP over HTTP is spoken; write \"http://host:4318\"";
     let wrong = |text: &str| {
         context.report.mistake(&written.place, text);
         None
     };
-    const FORM: &str = "is not where OTLP over HTTP is spoken; write \"http://host:4318\"";
     let mut url = match address::parse(&written.value) {
         Ok(ServerAddress::Http(url)) => url,
         // The form of a server's address has more than a collector can have.
