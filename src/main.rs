@@ -105,7 +105,12 @@ fn exit(result: Result<(), AppError>) -> ExitCode {
         }
         Err(error) => {
             eprintln!("metamcp: {error}");
-            ExitCode::FAILURE
+            // A name on the command line.
+            if matches!(error, AppError::NoEndpoint { .. }) {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -121,6 +126,11 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> Exit
     // Before anything is created.
     if let Err(code) = print_refusals(&app::check_before_start(&config)) {
         return code;
+    }
+    if let Audience::SingleClient(endpoint) = &audience
+        && let Err(error) = app::check_endpoint(&config, endpoint.as_ref())
+    {
+        return exit(Err(error));
     }
     for notice in &config.notices {
         tracing::warn!("{notice}");

@@ -11,7 +11,7 @@ use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters};
 use crate::limits::ReservedCall;
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
-use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, RequestRecorder, TargetKind};
+use crate::telemetry::records::{ActiveRecord, CallDescription, CallTarget, TargetKind};
 use crate::telemetry::traces::TraceContext;
 use metamcp_core::base::{UsageLabel, unix_seconds};
 use metamcp_core::protocol::McpMethod;
@@ -34,13 +34,16 @@ pub struct CallMeter {
 }
 
 impl CallMeter {
-    /// Starts counting a call to `server`. `tool` is the name at the server.
+    /// Starts counting a call to `server`. `tool` is the name at the server, and `record` what [`begin_record`] began.
     pub(super) fn begin(
         call: &AuthenticatedRequest<'_>,
-        server: &RoutedServer,
-        tool: &str,
+        (server, tool): (&RoutedServer, &str),
+        mut record: Option<ActiveRecord>,
         quota: Option<ReservedCall>,
     ) -> Self {
+        if let Some(record) = &mut record {
+            record.set_server(&server.name, None);
+        }
         let key_id = call.identity().key_id();
         let slot = |counters: &WorkerCounters| {
             let label = UsageLabel::Tool(tool.into()).into_text();
@@ -51,7 +54,7 @@ impl CallMeter {
         Self {
             slot: call.counters.map(slot),
             exchange: call.metrics.map(|metrics| UpstreamOperation::begin(metrics, server.label, method)),
-            record: call.records.map(|recorder| begin_record(recorder, call, server, tool)),
+            record,
             quota,
             began: Instant::now(),
             count,
@@ -117,25 +120,18 @@ impl Drop for CallMeter {
     }
 }
 
-fn begin_record(
-    recorder: RequestRecorder<'_>,
-    call: &AuthenticatedRequest<'_>,
-    server: &RoutedServer,
-    tool: &str,
-) -> ActiveRecord {
+/// Begins the record of a call over REST. `None` if calls are not recorded.
+pub(super) fn begin_record(call: &AuthenticatedRequest<'_>, tool: &str) -> Option<ActiveRecord> {
+    let recorder = call.records?;
     let parent = call.headers().get("traceparent").and_then(|value| TraceContext::parse(value.as_bytes()));
-    let mut record = recorder.recorder.begin(
-        recorder.request_id,
-        CallDescription {
-            identity: call.identity().clone(),
-            scope: None,
-            method: McpMethod::ToolsCall.as_str().into(),
-            target: Some(CallTarget::new(TargetKind::Tool, tool)),
-            id: None,
-            trace: parent.map(|parent| parent.trace),
-            bytes_in: call.body().len() as u64,
-        },
-    );
-    record.set_server(&server.name, None);
-    record
+    let description = CallDescription {
+        identity: call.identity().clone(),
+        scope: None,
+        method: McpMethod::ToolsCall.as_str().into(),
+        target: Some(CallTarget::new(TargetKind::Tool, tool)),
+        id: None,
+        trace: parent.map(|parent| parent.trace),
+        bytes_in: call.body().len() as u64,
+    };
+    Some(recorder.recorder.begin(recorder.request_id, description))
 }

@@ -131,11 +131,13 @@ impl ControlPlane {
         for endpoint in
             topology.table.endpoints().filter(|endpoint| identity.can_use_endpoint(&endpoint.scope))
         {
-            let Some(merged) = self.parts.catalog.snapshot(endpoint, View::Modern) else { continue };
-            let long = merged.tool_names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
-            let held = merged.hidden.iter().filter(|item| item.is_quarantined);
-            let all =
-                long.map(|name| (LONG_TOOL_NAMES, name)).chain(held.map(|item| (item.why, item.key.clone())));
+            // In every view: clients of one era may be the only ones that list.
+            let snapshots = self.parts.catalog.snapshots_of(endpoint);
+            let all = snapshots.iter().flat_map(|merged| {
+                let long = merged.tool_names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
+                let held = merged.hidden.iter().filter(|item| item.is_quarantined);
+                long.map(|name| (LONG_TOOL_NAMES, name)).chain(held.map(|item| (item.why, item.key.clone())))
+            });
             for (why, name) in all.filter(|(_, name)| identity.can_call_tool(&endpoint.scope, name)) {
                 let names = named.entry(why).or_default();
                 if names.len() < NAMES_SHOWN_MAX {

@@ -218,11 +218,11 @@ impl From<StoreError> for Problem {
                 Self::unavailable(UNKNOWN_OUTCOME)
             }
             _ if error.is_away() => {
-                tracing::warn!(%error, "rejected a change: the store is unavailable");
+                tracing::warn!(%error, "a request of the control plane failed: the store is unavailable");
                 Self::unavailable("the store is unavailable; nothing was changed")
             }
             _ => {
-                tracing::error!(%error, "the store failed during a change");
+                tracing::error!(%error, "a request of the control plane failed: the store failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store failed; see the gateway's log")
             }
         }

@@ -121,6 +121,8 @@ impl RoutePolicy {
 pub fn find_route(method: &Method, path: &str) -> RouteMatch {
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
     let mut methods: Vec<&str> = Vec::new();
+    // People write it with a slash at the end, as they may write `/mcp/`.
+    let path = if path == "/swagger-ui/" { "/swagger-ui" } else { path };
     for route in ROUTES {
         let Some(parameters) = match_path(route.path, path) else { continue };
         if route.method == wanted {
@@ -253,6 +255,7 @@ mod tests {
     fn finds_routes() {
         check("GET", "/health", "Health");
         check("HEAD", "/health", "Health");
+        check("GET", "/swagger-ui/", "SwaggerPage");
         check("POST", "/health", "GET, HEAD");
         check("DELETE", "/api/v1/mcp/servers", "GET, HEAD, POST");
         check("GET", "/api/v1/mcp/servers/a", "GetServer a");

@@ -15,7 +15,7 @@ use super::access::{ReachableTools, ServerReach};
 use super::authenticated_request::AuthenticatedRequest;
 use super::body::ControlPlaneBody;
 use super::call::{self, ToolCall};
-use super::call_meter::CallMeter;
+use super::call_meter::{CallMeter, begin_record};
 use super::control_plane::ControlPlane;
 use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
@@ -29,6 +29,7 @@ use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::limits::ReservedCall;
 use crate::route::{Endpoint, RouteTable};
 use crate::telemetry::metrics;
+use crate::telemetry::records::CallOutcome;
 use crate::upstream::{Upstream, UpstreamId, UpstreamPool};
 use metamcp_config::server::ServerConfig;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase, unix_seconds};
@@ -56,6 +57,14 @@ struct ServedServer {
     endpoint: Arc<Endpoint>,
     merged: Arc<MergedLists>,
     era: Era,
+}
+
+/// A tool that is about to be called.
+struct CalledTool {
+    listed: ServedServer,
+    upstream: Arc<Upstream>,
+    /// The tool as the server listed it.
+    item: Bytes,
 }
 
 impl ServedServer {
@@ -164,32 +173,17 @@ impl ControlPlane {
                 "is not an object: send the tool's arguments",
             )]));
         }
-        // Checked before the server is asked: no server lists such a name.
-        if call.parameter(1).chars().count() > TOOL_NAME_CHARS_MAX {
-            return Err(Problem::not_found("tool"));
-        }
-        let listed = self.find_served_server(&call).await?;
+        let mut record = begin_record(&call, call.parameter(1));
+        let found = self.find_called_tool(&call).await;
+        let (called, quota) = found.inspect_err(|_| {
+            if let Some(record) = &mut record {
+                record.end(CallOutcome::Refusal);
+            }
+        })?;
+        let CalledTool { listed, upstream, item } = called;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
-        let topology = self.topology();
-        let item = listed.merged.listing(ListKind::Tools).item(&tool);
-        let reach = ServerReach::of(call.identity(), &server.name, &topology.table);
-        let held = listed.merged.quarantine_text(&tool).filter(|_| item.is_none());
-        let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
-        if let Some(why) = held.filter(|_| reach.may(&tool)) {
-            let detail = format!("the tool is quarantined: {why}; nothing was called");
-            return Err(Problem::new(StatusCode::CONFLICT, detail));
-        }
-        let Some(item) = item else { return Err(Problem::not_found("tool")) };
-        if !reach.admits(&self.parts.catalog, listed.view(), &tool).await {
-            return Err(Problem::not_found("tool"));
-        }
-        let upstream = topology
-            .upstream(UpstreamId(server.upstream))
-            .cloned()
-            .ok_or_else(|| Problem::not_found("server"))?;
         let identity = call.identity().clone();
-        let quota = self.reserve_call(&identity)?;
-        let mut meter = CallMeter::begin(&call, server, &tool, quota);
+        let mut meter = CallMeter::begin(&call, (server, &tool), record, quota);
         let (era, admin_jobs, mut phase) =
             (listed.era, self.parts.admin_jobs.clone(), self.parts.phase.clone());
         let run = async move |tool_call: ToolCall| {
@@ -202,7 +196,7 @@ impl ControlPlane {
                 }
             }
         };
-        let tool_call = ToolCall { tool, arguments, listed_tool: item.clone(), notifications: None };
+        let tool_call = ToolCall { tool, arguments, listed_tool: item, notifications: None };
         if accepts_events(call.headers()) {
             let permit = call.permit.ok_or_else(|| Problem::unavailable("the key has no permit left"))?;
             let (sender, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
@@ -222,6 +216,38 @@ impl ControlPlane {
         meter.finish_with(answer, outcome.failed).map(|result| {
             json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
         })
+    }
+
+    /// Finds the tool that a caller may call, and counts the call against the quotas of the caller's key.
+    async fn find_called_tool(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<(CalledTool, Option<ReservedCall>), Problem> {
+        let tool = call.parameter(1);
+        // Checked before the server is asked: no server lists such a name.
+        if tool.chars().count() > TOOL_NAME_CHARS_MAX {
+            return Err(Problem::not_found("tool"));
+        }
+        let listed = self.find_served_server(call).await?;
+        let (server, topology) = (&listed.endpoint.servers[0], self.topology());
+        let item = listed.merged.listing(ListKind::Tools).item(tool).cloned();
+        let reach = ServerReach::of(call.identity(), &server.name, &topology.table);
+        let held = listed.merged.quarantine_text(tool).filter(|_| item.is_none());
+        let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
+        if let Some(why) = held.filter(|_| reach.may(tool)) {
+            let detail = format!("the tool is quarantined: {why}; nothing was called");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let Some(item) = item else { return Err(Problem::not_found("tool")) };
+        if !reach.admits(&self.parts.catalog, listed.view(), tool).await {
+            return Err(Problem::not_found("tool"));
+        }
+        let upstream = topology
+            .upstream(UpstreamId(server.upstream))
+            .cloned()
+            .ok_or_else(|| Problem::not_found("server"))?;
+        let quota = self.reserve_call(call.identity())?;
+        Ok((CalledTool { listed, upstream, item }, quota))
     }
 
     /// Counts a call against the quotas of its key. `None` if it has none.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
-use metamcp_core::base::ShutdownPhase;
+use metamcp_core::base::{ShutdownPhase, set_gateway_id};
 use metamcp_core::protocol::Era;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -55,6 +55,7 @@ pub struct App {
     phase: watch::Sender<ShutdownPhase>,
     /// Ends when the terminal is closed.
     config_sync: JoinHandle<()>,
+    catalog: JoinHandle<()>,
     deliveries: Deliveries,
     /// What the workers share: the drain settings and the topology among it.
     shared: Arc<SharedState>,
@@ -125,6 +126,7 @@ impl App {
         let handover = HandoverSwitch::new(install_handover()?, manager.clone());
         let is_first_start = is_first_start(&config);
         let auth = signals.unless_stopped(Box::pin(open_keyring(&config))).await??;
+        set_gateway_id(gateway_id_of(&auth, &door));
         let (store, roots) = (auth.store().clone(), TlsRoots::system());
         let live = LiveConfig::new(&config, &door);
         let mut builder = topology_builder(&config, &live, &auth, roots.clone());
@@ -143,7 +145,7 @@ impl App {
         let keys = keys_of_successor(is_successor, (&config, &store, &auth)).await?;
         let workers = server::start(&shared, &door, sockets)?;
         let keys = create_key_at_first_start(keys, &config, &store, &auth).await?;
-        spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
+        let catalog = spawn_jobs((runner, catalog_inbox), &store, live.retention.subscribe(), &shared);
         let info = StartupInfo::new(&config, workers.url.clone(), keys, is_first_start, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| shared.catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, senders.topology, Arc::clone(&shared));
@@ -152,7 +154,17 @@ impl App {
         let triggers = ReloadTriggers { hangups, load_config, running, source, seen, changes, live, manager };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
         let deliveries = Deliveries::start(workers_ended, (delivery, usage_folder), telemetry);
-        Ok(Self { info, workers, phase: senders.phase, config_sync, deliveries, shared, signals, handover })
+        Ok(Self {
+            info,
+            workers,
+            phase: senders.phase,
+            config_sync,
+            catalog,
+            deliveries,
+            shared,
+            signals,
+            handover,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, until the terminal is closed, until `client` is done, or until a successor accepts
@@ -184,6 +196,8 @@ impl App {
                 drain.at_shutdown(joined).await;
             }
             self.deliveries.workers_ended.send_replace(ShutdownPhase::Abort);
+            // Servers that are stopped do not fail.
+            self.catalog.abort();
             stop_upstreams(&self.shared.topology).await;
             // Bounded by itself; fails only by a panic, which is reported.
             let _ = self.deliveries.usage.await;
@@ -232,6 +246,14 @@ fn spawn_store_sync(
     spawn_local(watch_keys(auth, changes, keys_changed));
 }
 
+/// The same for all gateways that share secrets and serve the network, so that a replica or a successor recognizes the
+/// answers of the others. A gateway for one client may have one of them as a server, and has an id of its own.
+fn gateway_id_of(auth: &Authenticator, door: &ListenTarget) -> String {
+    let kind = if *door == ListenTarget::Public { "network" } else { "private" };
+    let [_version, id @ ..] = auth.sealer().mac(format!("metamcp/v1/gateway-id {kind}").as_bytes());
+    format!("{:032x}", u128::from_be_bytes(id))
+}
+
 fn topology_builder(
     config: &Config,
     live: &LiveConfig,
@@ -258,18 +280,18 @@ async fn read_stored_config(
 }
 
 /// Runs what the control plane asks for, the fetching of lists, and the upkeep of the store and of certificates, until the
-/// program ends.
+/// program ends. Returns the task that fetches lists.
 fn spawn_jobs(
     (runner, inbox): (AdminJobRunner, CatalogInbox),
     store: &Store,
     retention: watch::Receiver<RetentionPolicy>,
     shared: &Arc<SharedState>,
-) {
+) -> JoinHandle<()> {
     spawn_local(tls_files::follow(Arc::clone(shared)));
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
     spawn_local(runner.run());
-    spawn_local(CatalogTask::new(inbox).run());
+    spawn_local(CatalogTask::new(inbox).run())
 }
 
 /// Reads what keys with a quota have used, before any of them calls. Also delivers what other processes left in the data

@@ -35,4 +35,4 @@ pub use greeting::print_greeting;
 pub use handover::Inheritance;
 pub use run::{connect, serve_network, serve_one_client};
 pub use startup_info::{StartupInfo, StartupKeys};
-pub use stdio::for_one_client;
+pub use stdio::{check_endpoint, for_one_client};

@@ -1,6 +1,7 @@
 //! The signals that stop the program.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -10,7 +11,13 @@ use super::error::AppError;
 pub struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// When the last signal arrived that is no repetition.
+    last: Option<Instant>,
 }
+
+/// A signal so soon after another one is the same: `timeout`, shells and service managers send it to the process and to its
+/// group. Nobody decides anew in so short a time.
+const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 impl ShutdownSignals {
     /// Installs the signal handlers.
@@ -18,6 +25,7 @@ impl ShutdownSignals {
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
+            last: None,
         })
     }
 
@@ -31,9 +39,16 @@ impl ShutdownSignals {
 
     /// Waits for a signal; one that arrived since the last call counts. Cancel safe.
     pub async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            let now = Instant::now();
+            if self.last.is_none_or(|last| now.duration_since(last) >= REPEAT_INTERVAL) {
+                self.last = Some(now);
+                return;
+            }
         }
     }
 }

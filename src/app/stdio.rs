@@ -1,5 +1,6 @@
 //! `metamcp stdio`: a gateway for the one client that started it, over standard input and output. It ends with its client.
 
+use std::collections::BTreeSet;
 use std::future::{pending, ready};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::config_sync::ConfigLoader;
 use super::error::AppError;
 use super::gateway::{App, Launch};
+use super::keyring::is_first_start;
 use super::private_dir::PrivateDir;
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
@@ -30,6 +32,26 @@ pub fn for_one_client(mut config: Config) -> Config {
     // There is no load balancer to wait for.
     config.server.drain_delay = Duration::ZERO;
     config
+}
+
+/// Checks before a start whether the endpoint that the client is to have can exist. The store may define it, if there is one
+/// already.
+pub fn check_endpoint(config: &Config, endpoint: Option<&EndpointName>) -> Result<(), AppError> {
+    let Some(name) = endpoint.filter(|_| is_first_start(config)) else { return Ok(()) };
+    let default = EndpointName::new(EndpointName::DEFAULT).ok();
+    let known: BTreeSet<_> = config.endpoints.iter().map(|endpoint| &endpoint.name).chain(&default).collect();
+    find_endpoint(name, known.iter().copied())
+}
+
+fn find_endpoint<'a>(
+    name: &EndpointName,
+    mut known: impl Iterator<Item = &'a EndpointName> + Clone,
+) -> Result<(), AppError> {
+    let names: Vec<_> = known.clone().map(ToString::to_string).collect();
+    if known.any(|known| known == name) {
+        return Ok(());
+    }
+    Err(AppError::NoEndpoint { name: name.clone(), known: names.join(", ") })
 }
 
 /// Serves an endpoint of the gateway to the client that started this process, until the client is gone. Runs in a
@@ -77,9 +99,6 @@ pub async fn serve(
 /// Returns the path of an endpoint that the gateway serves.
 fn path_of(endpoint: Option<EndpointName>, app: &App) -> Result<String, AppError> {
     let Some(name) = endpoint else { return Ok("/mcp".to_owned()) };
-    if app.info.endpoints.iter().any(|(known, _)| *known == name) {
-        return Ok(format!("/mcp/{name}"));
-    }
-    let known: Vec<_> = app.info.endpoints.iter().map(|(name, _)| name.to_string()).collect();
-    Err(AppError::NoEndpoint { name, known: known.join(", ") })
+    find_endpoint(&name, app.info.endpoints.iter().map(|(name, _)| name))?;
+    Ok(format!("/mcp/{name}"))
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::merged::MergedLists;
 use crate::session::ServerFeatures;
-use metamcp_core::base::ServerName;
+use metamcp_core::base::{GATEWAY_ID_MEMBER, ServerName, gateway_id};
 use metamcp_core::protocol::{Revision, TASKS_EXTENSION};
 
 /// How long a client may cache a Modern list if no server says so. Changes are announced anyway.
@@ -67,6 +67,9 @@ impl MergedLists {
             "capabilities": capabilities,
             "serverInfo": server_info(),
         });
+        if let Some(id) = gateway_id() {
+            result["_meta"] = json!({ GATEWAY_ID_MEMBER: id });
+        }
         if let Some(instructions) = &self.features.instructions {
             result["instructions"] = instructions.as_str().into();
         }
@@ -87,6 +90,9 @@ impl MergedLists {
             "cacheScope": "public",
             "_meta": {"io.modelcontextprotocol/serverInfo": server_info()},
         });
+        if let Some(id) = gateway_id() {
+            result["_meta"][GATEWAY_ID_MEMBER] = id.into();
+        }
         if let Some(instructions) = &self.features.instructions {
             result["instructions"] = instructions.as_str().into();
         }

@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use super::list::{ListItem, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
 use crate::session::{
-    BufferedRequest, BufferedResponse, ServerCapabilities, ServerFeatures, UpstreamSession, send_buffered,
+    BufferedRequest, BufferedResponse, OWN_ANSWER, ServerCapabilities, ServerFeatures, UpstreamSession,
+    is_own_answer, send_buffered,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_config::sections::CatalogConfig;
@@ -229,6 +230,9 @@ async fn request_discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, Fet
     let answer: Option<DiscoverResponse> = serde_json::from_slice(&response.message).ok();
     let Some(answer) = answer else { return Err(FetchError::OtherEra) };
     if let Some(result) = answer.result {
+        if is_own_answer(&result.meta) {
+            return Err(FetchError::Failed(format!("it {OWN_ANSWER}")));
+        }
         return Ok(result.capabilities.features(result.instructions));
     }
     let modern_code = answer.error.is_some_and(|error| (-32022..=-32020).contains(&error.code));
@@ -255,6 +259,9 @@ struct DiscoverResponse {
 struct DiscoverResult {
     capabilities: ServerCapabilities,
     instructions: Option<String>,
+    /// Any JSON: a malformed member says nothing about the era.
+    #[serde(default, rename = "_meta")]
+    meta: serde_json::Value,
 }
 
 #[derive(Deserialize)]

@@ -181,6 +181,13 @@ impl Catalog {
         Some(merged)
     }
 
+    /// Returns the current snapshots of an endpoint in all views. Does not count as a use of them.
+    pub fn snapshots_of(&self, endpoint: &Endpoint) -> Vec<Arc<MergedLists>> {
+        let snapshots = self.snapshots.load();
+        let of_endpoint = snapshots.iter().filter(|((id, _), _)| *id == endpoint.id);
+        of_endpoint.map(|(_, merged)| Arc::clone(merged)).collect()
+    }
+
     /// Returns the lists, after waiting up to the deadline for those that are being fetched. Cancel safe.
     pub async fn lists(&self, endpoint: &Arc<Endpoint>, view: View) -> Arc<MergedLists> {
         self.lists_until(endpoint, view, |_| false).await

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use metamcp_core::base::{GATEWAY_ID_MEMBER, gateway_id};
 use metamcp_core::protocol::TASKS_EXTENSION;
 
 /// The parts of the protocol that a server offers, derived from its capabilities.
@@ -63,6 +64,15 @@ pub struct ServerCapabilities {
     #[serde(default)]
     extensions: Value,
 }
+
+/// Whether the `_meta` of a result of `initialize` or `server/discover` is that of this gateway itself.
+pub fn is_own_answer(meta: &Value) -> bool {
+    gateway_id().is_some_and(|id| meta[GATEWAY_ID_MEMBER] == id)
+}
+
+/// Why a server that answers so is not served.
+pub const OWN_ANSWER: &str =
+    "is this gateway itself: its address leads back here; remove the server, or correct its address";
 
 #[derive(Deserialize)]
 struct ResourceCapabilities {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::buffered::{
     BufferedRequest, BufferedResponse, RequestContext, deliver, send_buffered_for, send_message,
 };
 use super::client_handshake::ClientHandshake;
-use super::features::{ServerCapabilities, ServerFeatures};
+use super::features::{OWN_ANSWER, ServerCapabilities, ServerFeatures, is_own_answer};
 use super::upstream_session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 use metamcp_core::base::{Fault, FaultKind, RecentInterner, ServerName};
@@ -123,6 +123,10 @@ fn parse_response(
         ));
     }
     let result = response.result.filter(|_| status.is_success()).ok_or_else(invalid)?;
+    if is_own_answer(&result.meta) {
+        let text = format!("server `{server}` {OWN_ANSWER}; the call did not run");
+        return Err(Fault::upstream(FaultKind::InvalidResponse, text));
+    }
     let mut features = result.capabilities.features(result.instructions);
     // The extension belongs to the Modern era, even if the server advertises it here.
     features.tasks.extension = false;
@@ -217,6 +221,9 @@ struct InitializeResult {
     #[serde(default)]
     capabilities: ServerCapabilities,
     instructions: Option<String>,
+    /// Any JSON: a malformed member is no reason to refuse the session.
+    #[serde(default, rename = "_meta")]
+    meta: Value,
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub use buffered::{
 };
 pub use claims::{SessionClaims, SessionKey};
 pub use client_handshake::{ClientHandshake, InitializeParams};
-pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
+pub use features::{OWN_ANSWER, ServerCapabilities, ServerFeatures, TaskFeatures, is_own_answer};
 pub use refusal::{is_ping, refusal_of, refuse};
 pub use repeat::{check_repeat, is_session_lost, may_have_run, unproven_loss};
 pub use replay::replay_subscriptions;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Desk, Gate, PATIENCE, Peer, Setup, Step, answer, chunk, events, modern_params, result, text,
+    Desk, Gate, PATIENCE, Peer, Setup, Step, answer, chunk, events, modern_params, result, text, until,
 };
 use serde_json::{Value, json};
 
@@ -813,8 +813,35 @@ fn stdio_serves_one_endpoint() {
     );
     assert!(desk.end().0.success());
     let mut desk = Desk::stdio(&setup, &["--endpoint", "nobody"]);
-    assert_eq!(desk.end().0.code(), Some(1));
+    assert_eq!(desk.end().0.code(), Some(64));
     assert!(desk.log().contains("there are: ") && desk.log().contains("team"), "{}", desk.log());
+    assert!(!desk.path().join("data").exists(), "nothing is created for a wrong name");
+}
+
+/// A program that is stopped with the gateway does not fail.
+#[test]
+fn stdio_blames_no_server_for_its_own_end() {
+    // One ends with its input, before the other.
+    let setup = Setup::new().with(
+        "[servers.fast]\ncommand = \"sh\"\nargs = [\"-c\", \"cat > /dev/null\"]\n\
+         [servers.slow]\ncommand = \"sleep\"\nargs = [\"60\"]",
+    );
+    let mut desk = Desk::stdio(&setup, &[]);
+    until("the program is started", || desk.log().contains("serving one client"));
+    assert!(desk.end().0.success(), "{}", desk.log());
+    assert!(!desk.log().contains("server fails"), "{}", desk.log());
+}
+
+/// Settings of the address have no effect on it, so none of them prevents the start.
+#[test]
+fn stdio_starts_whatever_is_said_of_the_address() {
+    let tls = "[server]\nhost = \"0.0.0.0\"\n[auth]\nmode = \"none\"\n\
+               [server.tls]\ncert = \"absent.pem\"\nkey = \"absent.pem\"\nclient_auth = \"optional\"";
+    for args in [&[][..], &["--no-auth"], &["--host", "0.0.0.0"]] {
+        let mut desk = Desk::stdio(&fixture().with(tls), args);
+        desk.open(&json!({}));
+        assert!(desk.end().0.success(), "{}", desk.log());
+    }
 }
 
 #[test]

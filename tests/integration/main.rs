@@ -38,6 +38,7 @@ mod memory;
 mod metrics;
 mod no_progress;
 mod outage;
+mod own_server;
 mod passing;
 mod pins;
 mod places_taken;

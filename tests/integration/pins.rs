@@ -195,12 +195,28 @@ fn what_changed_is_held_back_until_it_is_approved() {
     assert_eq!(house.tools(), ["a__echo", "a__other"]);
     assert_eq!(house.approve(&json!({})).json(), json!({"approved": []}));
     assert_eq!(house.actions(), ["server.tools.hold", "server.tools.approve"]);
-    assert_eq!(house.gateway.log().matches("held back").count(), 1);
+    assert_eq!(house.gateway.log().matches("and are quarantined").count(), 1);
     // Back to what was approved before.
     turncoat.turn(0);
     let now = || house.list("/mcp")["result"]["tools"][0]["description"] == "step 0";
     until("it is shown", now);
     assert_eq!(house.calls(&turncoat.peer), (14, Vec::new()));
+}
+
+/// Clients of sessions are the only ones that list.
+#[test]
+fn the_warning_comes_with_lists_of_sessions_alone() {
+    let turncoat = Turncoat::new(plain);
+    let house = House::new(&turncoat, &format!("{QUARANTINE}\nera = \"legacy\""));
+    let session = open_session(&house.gateway, "/mcp", Some(&*house.admin));
+    let listed = || listed(&house.ask(legacy("/mcp", &session, "1", "tools/list", "")).json());
+    until("it is listed", || listed() == ["a__echo", "a__other"]);
+    until("it is pinned", || house.pinned() == 1);
+    turncoat.turn(1);
+    until("it is quarantined", || listed() == ["a__other"]);
+    let ready = house.ask(Request::new("GET", "/ready")).json();
+    assert!(ready["warnings"][0]["text"].as_str().is_some_and(|text| text.starts_with(HELD)), "{ready}");
+    assert_eq!(ready["warnings"][0]["names"], json!(["a__echo"]));
 }
 
 /// From the first step to the second, these are held back.

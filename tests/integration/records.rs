@@ -47,6 +47,27 @@ fn summary(record: &Value) -> String {
     format!("{server} {method} {} {outcome} {error}", item.unwrap_or("-"))
 }
 
+/// A call over REST.
+fn execute(tool: &str) -> Request {
+    let execute = Request::new("POST", &format!("/api/v1/mcp/servers/a/tools/{tool}/execute"));
+    Request { body: b"{}".to_vec(), ..execute }.with("Content-Type", "application/json")
+}
+
+/// Names that no server has listed: over MCP the server is asked all the same, over REST none is.
+#[test]
+fn unlisted_names_are_recorded_as_they_are() {
+    let peer = Peer::script([]);
+    let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let mut gateway = Setup::new().server("a", peer.address).server("gone", gone).with(FILE).start();
+    let mut client = Client::connect(gateway.address);
+    client.ask(&modern_call("/mcp", "gone__y", "{}"));
+    assert_eq!(client.ask(&execute("unlisted")).status, 404);
+    stop(&mut gateway);
+    let mut found: Vec<String> = records(&gateway).iter().map(summary).collect();
+    found.sort();
+    assert_eq!(found, ["- tools/call unlisted refused -", "gone tools/call y error unreachable"]);
+}
+
 #[test]
 fn every_call_has_one_record() {
     let peer = Peer::script([]);
@@ -66,9 +87,7 @@ fn every_call_has_one_record() {
     ask(&modern("/servers/a/mcp", "prompts/get", r#""name":"greet","#).with("Mcp-Name", "greet"));
     ask(&modern("/servers/a/mcp", "resources/read", r#""uri":"x://y","#).with("Mcp-Name", "x://y"));
     let unknown = ask(&modern_call("/mcp", "nobody__x", "{}"));
-    let execute = Request::new("POST", "/api/v1/mcp/servers/a/tools/echo/execute");
-    let execute = Request { body: b"{}".to_vec(), ..execute }.with("Content-Type", "application/json");
-    assert_eq!(ask(&execute).status, 200);
+    assert_eq!(ask(&execute("echo")).status, 200);
 
     let session = open_session(&gateway, "/servers/a/mcp", None);
     peer.push([vec![Step::Hold]]);

@@ -292,6 +292,19 @@ fn a_browser_is_told_which_methods_a_path_takes() {
     check("/nowhere", "POST, GET, DELETE");
 }
 
+/// A page of another origin sees only the fields that it may: those of a changed object and of a retry are among them.
+#[test]
+fn a_browser_may_read_what_a_change_needs() {
+    let gateway = Gateway::open(&[]);
+    let request = Request::new("GET", "/health").with("Origin", "http://localhost:3000");
+    let answered = Client::once(gateway.address, &request);
+    let exposed = answered.header("access-control-expose-headers").unwrap_or_default();
+    let names: Vec<_> = exposed.split(", ").collect();
+    for name in ["mcp-session-id", "mcp-protocol-version", "x-request-id", "etag", "retry-after"] {
+        assert!(names.contains(&name), "{name}: {exposed}");
+    }
+}
+
 /// Of two members of one name readers take either: neither is taken.
 #[test]
 fn a_member_that_is_there_twice_is_named() {

@@ -1,10 +1,11 @@
 //! SIGTERM: what is under way ends well, and a session goes on after a restart.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
     Client, Gate, Gateway, Peer, Request, Setup, Step, answer, chunk, events, legacy_call, modern,
-    modern_call, open_session, result,
+    modern_call, open_session, result, until,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -100,8 +101,31 @@ fn a_second_signal_ends_at_once() {
     gateway.terminate();
     // The first signal was heard when the idle connection closes.
     assert!(idle.is_closed());
-    gateway.terminate();
+    until("it stops at once", || {
+        gateway.terminate();
+        gateway.log().contains("second signal")
+    });
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+/// Sent to the process and to its group, a signal arrives twice, and means the same.
+#[test]
+fn a_signal_that_arrives_twice_is_one() {
+    let gate = Gate::default();
+    let late = answer("200 OK", &result("1", "late"));
+    let peer = Peer::script([vec![Step::Wait(gate.clone()), Step::Send(late)]]);
+    let mut gateway = Gateway::open(&[("a", peer.address)]);
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern_call(SINGLE, "echo", "{}").bytes());
+    peer.wait_calls(1);
+    let twice = format!("kill -TERM {pid}; sleep 0.01; kill -TERM {pid}", pid = gateway.pid());
+    assert!(Command::new("sh").args(["-c", &twice]).status().unwrap().success());
+    let starts = || std::net::TcpStream::connect(gateway.address).is_err();
+    until("it drains", starts);
+    gate.open();
+    assert!(client.response().text().contains("late"), "{}", gateway.log());
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert!(!gateway.log().contains("second signal"), "{}", gateway.log());
 }
 
 #[test]

@@ -309,6 +309,19 @@ fn a_process_that_dies_costs_its_calls_one_error_each_and_no_session() {
 }
 
 #[test]
+fn what_fails_before_it_answers_is_told_once() {
+    let gateway = setup(&["crash"], "era = \"legacy\"").start();
+    let refused = Client::connect(gateway.address).ask(&initialize(PATH));
+    assert!(refused.text().contains("did not start"), "{}", refused.text());
+    let ready = || Client::once(gateway.address, &Request::new("GET", "/ready")).json();
+    let stage = || ready()["servers"][0]["processes"]["last_failure"]["stage"].clone();
+    until("the stage is that of its end", || stage() == "answering initialize");
+    let line = || gateway.log().lines().find(|line| line.contains("request failed")).map(str::to_owned);
+    until("it is logged", || line().is_some());
+    assert!(!line().unwrap().contains(": start: "), "{line:?}", line = line());
+}
+
+#[test]
 fn a_server_that_cannot_start_is_not_started_again_and_again() {
     for (lines, said) in [("", "no use"), ("cwd = \"/\"", "no use")] {
         let gateway = setup(&["crash"], lines).start();

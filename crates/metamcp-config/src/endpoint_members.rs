@@ -24,8 +24,10 @@ pub(super) fn read(
     let tools = endpoint.named("tools");
     let Some(chosen) = chosen else {
         if let Some((_, section)) = tools.first() {
-            report
-                .mistake(section.place(), "is of one of the endpoint's servers; name them: servers = [...]");
+            report.mistake(
+                section.place(),
+                "is for one server, but the endpoint names none; name its servers: servers = [...]",
+            );
         }
         for (_, section) in tools {
             read_server(section, report);

@@ -74,6 +74,7 @@ fn resolve_files(toml: Option<&str>, mcp_json: Option<&str>, has_secrets: bool) 
     };
     let flags = Flags::default();
     let raw = Raw {
+        audience: super::raw::Audience::Network,
         flags: &flags,
         variables: Variables::read(&FixedVariables, folder, &report),
         data_dir: PathBuf::from(folder),

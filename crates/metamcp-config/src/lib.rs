@@ -30,6 +30,7 @@ mod json_log;
 mod mcp_json_entries;
 mod memory_limit;
 mod mistakes;
+mod own_address;
 mod process;
 mod rfc3339;
 mod section;

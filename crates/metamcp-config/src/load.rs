@@ -12,7 +12,7 @@ use super::types::{Base, Config};
 /// relative paths start there, and `.env`, `metamcp.toml` and `mcp.json` are looked for there first.
 pub fn load(cli: &Cli, env: &dyn Env, cwd: &Path) -> Result<Config, ConfigErrors> {
     let report = Diagnostics::default();
-    let raw = Raw::read(&cli.flags, env, cwd, &report);
+    let raw = Raw::read(cli, env, cwd, &report);
     resolve::resolve(&raw, report)
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::cli::Flags;
+use super::cli::{Cli, Command, Flags};
 use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
 
 /// The environment of a process. A trait, so that tests can set variables.
@@ -20,9 +20,19 @@ pub trait Env {
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessEnv;
 
+/// Whom the configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Clients that connect to the gateway's address.
+    Network,
+    /// The client that starts the gateway (`metamcp stdio`). What concerns the address has no effect.
+    SingleClient,
+}
+
 /// The configuration as written, before validation.
 pub(super) struct Raw<'a> {
     pub flags: &'a Flags,
+    pub audience: Audience,
     pub variables: Variables<'a>,
     pub data_dir: PathBuf,
     pub toml: Option<TextFile>,
@@ -70,10 +80,22 @@ const ENV_FILE: &str = ".env";
 impl<'a> Raw<'a> {
     /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
     /// flag are looked for there first.
-    pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
+    pub fn read(cli: &'a Cli, env: &'a dyn Env, cwd: &Path, report: &Diagnostics) -> Self {
+        let flags = &cli.flags;
+        let audience = match cli.command {
+            Some(Command::Stdio(_)) => Audience::SingleClient,
+            _ => Audience::Network,
+        };
         let loaded_at = SystemTime::now();
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
+        if data_dir.exists() && !data_dir.is_dir() {
+            let place = match flags.data_dir {
+                Some(_) => SourceLocation::flag("--data-dir"),
+                None => SourceLocation::variable("METAMCP_DATA_DIR"),
+            };
+            report.mistake(&place, format!("{} is no directory; name one", data_dir.display()));
+        }
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
             Some(path) => {
                 let path = cwd.join(path);
@@ -102,7 +124,7 @@ impl<'a> Raw<'a> {
             .flat_map(|(paths, found)| paths.iter().take_while(|path| Some(*path) != *found).cloned());
         let missing = missing.collect();
         let candidates = places.into_iter().flat_map(|(paths, _)| paths).collect();
-        Self { flags, variables, data_dir, toml, mcp_json, candidates, missing, loaded_at }
+        Self { flags, audience, variables, data_dir, toml, mcp_json, candidates, missing, loaded_at }
     }
 }
 
@@ -268,7 +290,10 @@ fn read_text(path: &Path, place: &SourceLocation, report: &Diagnostics) -> FileR
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     let wrong = match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return FileRead::Missing,
+        // A directory above it may be a file.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return FileRead::Missing;
+        }
         Err(error) => format!("cannot be read: {error}"),
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => "is longer than 1 MiB".to_owned(),
         Ok(_) => match String::from_utf8(bytes) {

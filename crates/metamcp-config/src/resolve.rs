@@ -12,7 +12,8 @@ use super::database::{DatabaseConfig, is_postgres_url};
 use super::expand::Context;
 use super::log_filter;
 use super::mistakes::{ConfigErrors, Diagnostics, SourceLocation, WithLocation};
-use super::raw::{Raw, Variables};
+use super::own_address::OwnAddress;
+use super::raw::{Audience, Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat, SecretPlaces};
 use super::{
@@ -47,7 +48,10 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let (metrics_access, traces) = telemetry(&root, context);
     let records = records::read(&root, &raw.data_dir, context);
     let workspace = raw.mcp_json.as_ref().and_then(|file| workspace_of(&file.path));
-    let servers = servers::read(&root, &entries, Context { workspace, ..context });
+    // A gateway for one client listens on no port.
+    let listen = (raw.audience == Audience::Network).then_some(server.listen);
+    let own = OwnAddress::new(listen, &server.hosts, raw.mcp_json.as_ref().map(|file| &*file.path));
+    let servers = servers::read(&root, &entries, own, Context { workspace, ..context });
     let serving_policy = serving_policy(&root, &server, servers.inherited.clone(), &report);
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
@@ -156,7 +160,9 @@ fn server(
 ) -> HttpConfig {
     let section = root.child("server");
     let listen = listen(raw, &section, report);
+    let has_address = raw.audience == Audience::Network;
     if let Some(WithLocation { value: AuthMode::Open, place }) = mode
+        && has_address
         && !listen.ip().to_canonical().is_loopback()
     {
         report.mistake(
@@ -164,10 +170,13 @@ fn server(
             format!("asks nobody for a key, but {} is not loopback; write --host 127.0.0.1", listen.ip()),
         );
     }
+    // Read also where TLS has no effect, so that no key of it is unknown.
+    let ignored = Diagnostics::default();
+    let tls = tls::read(&section, if has_address { report } else { &ignored });
     let config = HttpConfig {
         listen,
         workers: workers(raw, &section, report),
-        tls: tls::read(&section, report),
+        tls: tls.filter(|_| has_address),
         header_timeout: section.duration("header_timeout", d::HEADER_TIMEOUT),
         body_timeout: section.duration("body_timeout", d::BODY_TIMEOUT),
         idle_timeout: section.duration("idle_timeout", d::IDLE_TIMEOUT),

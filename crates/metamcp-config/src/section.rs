@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Diagnostics, SourceLocation, WithLocation};
+use super::mistakes::{Diagnostics, SourceLocation, WithLocation, quote};
 use super::suggest::suggest;
 use crate::server::settings::{Keywords, SettingRange, SettingSource};
 use metamcp_core::base::units;
@@ -44,13 +44,26 @@ impl<'a> TomlFile<'a> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let line_ends: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         let source = path.display().to_string();
+        // The end of the table that is there twice.
+        let mut twin_end = 0;
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             let line = error.span().map(|span| line_of(&line_ends, span.start));
+            let place = SourceLocation::file(&source, line, "");
             // Only the message: the error's `Display` quotes the line, which may contain a secret.
-            report.mistake(
-                &SourceLocation::file(&source, line, ""),
-                format!("is not TOML: {}", error.message()),
-            );
+            let Some(span) = error.span().filter(|_| error.message() == DUPLICATE_KEY) else {
+                report.mistake(&place, format!("is not TOML: {}", error.message()));
+                continue;
+            };
+            // Its keys are duplicates as well.
+            if span.start < twin_end {
+                continue;
+            }
+            let name = text.get(span.clone()).unwrap_or_default();
+            report.mistake(&place, format!("{} is there twice; leave one of them out", quote(name)));
+            let line_start = text[..span.start].rfind('\n').map_or(0, |end| end + 1);
+            if text[line_start..].trim_start().starts_with('[') {
+                twin_end = text[span.end..].find("\n[").map_or(text.len(), |next| span.end + next);
+            }
         }
         errors.is_empty().then(|| Self { path, table: table.into_inner(), line_ends })
     }
@@ -252,6 +265,10 @@ impl<'a> Section<'a> {
     ) -> usize {
         match self.value(key).map(|(value, _)| value.get_ref().as_str()) {
             None | Some(Some("auto")) => auto(),
+            Some(Some(text)) if units::parse_size(text).is_err() => {
+                let place = self.place().below(key);
+                self.wrong(&place, &format!("{}, or \"auto\"", units::SIZE_SYNTAX), bound.default)
+            }
             Some(_) => self.size(key, bound),
         }
     }
@@ -373,3 +390,6 @@ fn line_of(line_ends: &[usize], offset: usize) -> usize {
 
 /// One missing bracket causes an error in every line after it.
 const SYNTAX_ERRORS_MAX: usize = 20;
+
+/// The message of the parser for a key that is there twice.
+const DUPLICATE_KEY: &str = "duplicate key";

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
-use super::expand::{Context, FILLED_IN_BY_EDITOR, find_filled_in_by_editor};
+use super::expand::{Context, FILLED_IN_BY_EDITOR, expand, find_filled_in_by_editor};
 use super::mcp_json_entries::{self, Entry};
 use super::mistakes::{SourceLocation, WithLocation, printable, quote};
+use super::own_address::{LEADS_BACK, OwnAddress};
 use super::process;
 use super::section::Section;
 use super::upstream_tls;
@@ -20,7 +21,7 @@ use crate::server::{EraChoice, ServerAddress, ServerConfig};
 use metamcp_core::base::ServerName;
 
 /// The configured servers, and what became of every name in the files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Servers {
     pub ready: Vec<ServerConfig>,
     /// By name, both as written and as served. `None` if the server was skipped with a notice.
@@ -29,6 +30,8 @@ pub(super) struct Servers {
     pub inherited: Vec<(String, String)>,
     /// Names in use, with their location.
     taken: BTreeMap<ServerName, SourceLocation>,
+    /// Where the gateway itself is reached.
+    own: OwnAddress,
 }
 
 /// A server whose variable references are not expanded yet.
@@ -51,7 +54,7 @@ struct BackendDefaults {
 }
 
 /// Reads all servers: those of `metamcp.toml` first, each file in its own order.
-pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
+pub(super) fn read(root: &Section<'_>, entries: &[Entry], own: OwnAddress, context: Context<'_>) -> Servers {
     let mut shared = root.child("backend");
     let settings = settings::DEFAULTS.override_from(&mut shared);
     note_few_connections(&settings, shared.place(), context);
@@ -60,7 +63,8 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     shared.finish();
     let inherited = process::inherited(&env, Context { workspace: None, ..context });
     let shared = BackendDefaults { settings, tls };
-    let mut servers = Servers { inherited, ..Servers::default() };
+    let (known, taken) = (BTreeMap::new(), BTreeMap::new());
+    let mut servers = Servers { ready: Vec::new(), known, inherited, taken, own };
     for (name, section) in root.named("servers") {
         servers.take_section(name, section, &shared, Context { workspace: None, ..context });
     }
@@ -110,7 +114,13 @@ impl Servers {
         section.finish();
         let name = match ServerName::new(written) {
             Ok(name) => name,
-            Err(invalid) => return context.report.mistake(&place, invalid.to_string()),
+            Err(invalid) => {
+                context.report.mistake(&place, invalid.to_string());
+                // Under any other name, the rest is checked as well.
+                let Ok(name) = ServerName::new(UNNAMED) else { return };
+                let draft = Draft { name, place, url, headers, bearer, transport, program, settings, tls };
+                return self.resolve(draft, context);
+            }
         };
         self.known.insert(written.to_owned(), (!disabled).then(|| name.clone()));
         if disabled {
@@ -176,8 +186,15 @@ impl Servers {
         self.add(draft, context);
     }
 
-    fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
+    fn add(&mut self, draft: Draft<'_>, context: Context<'_>) {
         let report = context.report;
+        // Before its headers: the key of the gateway need not be known to the gateway.
+        if let Some(why) = draft.loop_through(&self.own, context) {
+            self.known.insert(draft.name.as_str().to_owned(), None);
+            let is_it = |name: &&mut Option<ServerName>| name.as_ref() == Some(&draft.name);
+            self.known.values_mut().filter(is_it).for_each(|name| *name = None);
+            return report.notice(&draft.place, why);
+        }
         if let Some(other) = self.taken.insert(draft.name.clone(), draft.place.clone()) {
             let name = quote(draft.name.as_str());
             report.mistake(
@@ -186,6 +203,12 @@ impl Servers {
             );
         }
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
+        self.resolve(draft, context);
+    }
+
+    /// Expands and validates a server.
+    fn resolve(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
+        let report = context.report;
         let headers = draft.headers(context);
         if let Some(address) = draft.address(&self.inherited, context) {
             let may_be_sse =
@@ -202,6 +225,19 @@ impl Servers {
 }
 
 impl Draft<'_> {
+    /// Why the server would be the gateway itself, if it would. What cannot be expanded is reported later.
+    fn loop_through(&self, own: &OwnAddress, context: Context<'_>) -> Option<&'static str> {
+        let expanded = |text: &str| expand(text, context.variables, context.workspace).ok();
+        if let Some(program) = &self.program {
+            let command = expanded(program.command.value)?;
+            let args: Vec<String> = program.args.iter().filter_map(|arg| expanded(arg.value)).collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            return own.loop_through(&command, &args);
+        }
+        let url = expanded(self.url.as_ref()?.value)?;
+        own.is_named_by(&url).then_some(LEADS_BACK)
+    }
+
     fn address(&mut self, inherited: &[(String, String)], context: Context<'_>) -> Option<ServerAddress> {
         let program = self.program.take();
         if let Some(program) = program {
@@ -290,6 +326,9 @@ fn authorization(
 
 const TRANSPORTS: [(&str, HttpTransport); 2] =
     [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];
+
+/// Stands for a name that is invalid, of which the configuration is refused anyway.
+const UNNAMED: &str = "unnamed";
 
 /// Servers usually accept 100 header fields, and the headers of the client are forwarded as well.
 const HEADERS_MAX: usize = 64;

@@ -548,7 +548,7 @@ fn reads_what_endpoints_show() {
     );
     check_mistakes(
         toml("[servers.a]\nurl = 'http://a'\n[endpoints.e]\ntools.a.allow = ['x']"),
-        &["endpoints.e.tools.a: is of one of the endpoint's servers; name them"],
+        &["endpoints.e.tools.a: is for one server, but the endpoint names none; name its servers"],
     );
 }
 
@@ -1011,4 +1011,65 @@ proptest! {
         let _ = expand::expand(&text, &raw::Variables::process(&env(&[])), None);
         prop_assert!(metamcp_core::base::ServerName::new(&crate::mcp_json::derive_server_name(&text)).is_ok());
     }
+}
+
+#[test]
+fn the_gateway_is_not_its_own_server() {
+    let check = |line: &str, toml: &str, mcp_json: &str, expected: &[&str], served: &[&str]| {
+        let files = [("metamcp.toml", toml), ("mcp.json", mcp_json)];
+        let config = run(line, &[], &files).unwrap();
+        let notices: Vec<_> = config.notices.iter().map(ToString::to_string).collect();
+        assert_eq!(notices.len(), expected.len(), "{notices:#?}");
+        for (found, expected) in notices.iter().zip(expected) {
+            assert!(found.contains(expected), "{expected:?} is not in {found:?}");
+        }
+        let names: Vec<_> = config.servers.iter().map(|server| server.name.as_str()).collect();
+        assert_eq!(names, served);
+    };
+    // As docs/CLIENTS.md says for Cursor; the key is not in the gateway's environment.
+    let cursor = r#"{"mcpServers": {
+        "meta mcp": {"url": "http://127.0.0.1:12009/mcp", "headers": {"Authorization": "Bearer ${env:METAMCP_KEY}"}},
+        "other": {"url": "http://127.0.0.1:9/mcp"}}}"#;
+    let endpoint = "[endpoints.e]\nservers = [\"other\", \"meta mcp\"]\n";
+    let renamed = "it is served as";
+    let left_out = "skipped: it leads to this gateway itself";
+    let unserved = "endpoints.e.servers: one of its servers was skipped";
+    check("", "", cursor, &[renamed, left_out], &["other"]);
+    check("", endpoint, cursor, &[renamed, left_out, unserved], &["other"]);
+    let with_key = cursor.replace("${env:METAMCP_KEY}", "k");
+    check("--port 12010", "", &with_key, &[renamed], &["meta-mcp", "other"]);
+    check("stdio", "", &with_key, &[renamed], &["meta-mcp", "other"]);
+    let toml = "[servers.a]\ncommand = \"metamcp\"\nargs = [\"connect\", \"http://localhost:12009/mcp\"]\n";
+    check("", toml, r#"{"servers": {}}"#, &[left_out], &[]);
+}
+
+#[test]
+fn a_mistake_says_what_may_be_written() {
+    let check = |text: &str, expected: &str| check_mistakes(toml(text), &[expected]);
+    check("limits.memory_max = 'lots'", "or \"auto\"");
+    check("telemetry.traces.endpoint = 'localhost:4318'", "write \"http://host:4318\"");
+    check("endpoints.e.tools.a.allow = ['x']", "name its servers: servers = [...]");
+}
+
+#[test]
+fn an_invalid_name_hides_no_other_mistake() {
+    let text = "[servers.'a b']\nurl = 'ftp://a'\n[servers.'c d']\nurl = 'http://c'\nbearer = 'x y'";
+    check_mistakes(
+        toml(text),
+        &[":1: servers.a b: ", "servers.a b.url: ", ":3: servers.c d: ", "c d.bearer: "],
+    );
+}
+
+#[test]
+fn a_file_is_no_data_directory() {
+    let files = [("file", "")];
+    check_mistakes(run("--data-dir file", &[], &files), &["command line: --data-dir: "]);
+    check_mistakes(run("", &[("METAMCP_DATA_DIR", "file")], &files), &["environment: METAMCP_DATA_DIR: "]);
+}
+
+#[test]
+fn a_duplicate_is_one_mistake() {
+    let table = "[servers.a]\nurl = 'http://a'\n[servers.a]\nurl = 'http://b'\n[server]\nport = 1\nport = 2";
+    let expected = ["metamcp.toml:3: \"a\" is there twice", "metamcp.toml:7: \"port\" is there twice"];
+    check_mistakes(toml(table), &expected);
 }

@@ -87,13 +87,15 @@ pub(super) fn collector_url(
 }
 
 fn endpoint(written: &WithLocation<String>, base: Base, signal: Signal, context: Context<'_>) -> Option<Url> {
+    const FORM: &str = "is not where OTLP over HTTP is spoken; write \"http://host:4318\"";
     let wrong = |text: &str| {
         context.report.mistake(&written.place, text);
         None
     };
     let mut url = match address::parse(&written.value) {
         Ok(ServerAddress::Http(url)) => url,
-        Ok(_) => return wrong("is not where OTLP over HTTP is spoken; write \"http://host:4318\""),
+        // The form of a server's address has more than a collector can have.
+        Ok(_) | Err(address::EXPECTED_FORM) => return wrong(FORM),
         Err(why) => return wrong(why),
     };
     let is_base = base == Base::Always || base == Base::WherePathless && url.path() == "/";

@@ -254,7 +254,13 @@ impl UpstreamError {
         };
         let delivery = if self.is_undelivered() { "did not run" } else { "may have run" };
         let text = format!("server `{server}` {description}{reason}; the call {delivery}");
-        Fault::upstream(kind, text).with_source(self)
+        let fault = Fault::upstream(kind, text);
+        match self {
+            // The text has the reason already.
+            Self { stage: FailureStage::ProcessStart, source: Some(source), .. } => fault.with_source(source),
+            Self { stage: FailureStage::ProcessStart, .. } => fault,
+            error => fault.with_source(error),
+        }
     }
 }
 

@@ -208,7 +208,7 @@ fn log_change(change: &PinsUpdate) {
     match action.unwrap_or_default() {
         "server.tools.hold" => tracing::warn!(
             %server, count, tools = tools(),
-            "tools differ from what was approved and are held back: see `keyadm servers approve`"
+            "tools differ from what was approved and are quarantined: see `keyadm servers approve`"
         ),
         RESTORE_ACTION => tracing::error!(
             %server,

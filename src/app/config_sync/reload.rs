@@ -55,9 +55,12 @@ fn has_vanished(loaded: &Config, last_sources: &[PathBuf]) -> bool {
     !vanished.is_empty()
 }
 
-/// The space for resumable streams is reserved at startup. `None` if there is none, which is a setting of its own.
-fn resume_bytes(config: &Config) -> Option<usize> {
-    config.session.streams.as_ref().map(|streams| streams.bytes_max)
+/// The space for resumable streams is reserved at startup. Whether there is any is a setting of its own.
+fn differs_in_resume_bytes(running: &Config, loaded: &Config) -> bool {
+    match (&running.session.streams, &loaded.session.streams) {
+        (Some(was), Some(is)) => was.bytes_max != is.bytes_max,
+        _ => false,
+    }
 }
 
 /// The address of the database server, wherever it is written.
@@ -73,11 +76,12 @@ fn accepts_foreign_tables(config: &Config) -> bool {
 fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
     let (was, is) = (&running.server, &loaded.server);
     let differs = [
-        ("server.host, server.port", was.listen != is.listen),
+        ("server.host", was.listen.ip() != is.listen.ip()),
+        ("server.port", was.listen.port() != is.listen.port()),
         ("server.workers", was.workers != is.workers),
         ("server.tls", was.tls.is_some() != is.tls.is_some()),
         ("session.resume", running.session.streams.is_some() != loaded.session.streams.is_some()),
-        ("session.resume_bytes_max", resume_bytes(running) != resume_bytes(loaded)),
+        ("session.resume_bytes_max", differs_in_resume_bytes(running, loaded)),
         ("auth.mode", running.auth_mode != loaded.auth_mode),
         ("auth.hash_permits", running.auth_timing.hash_permits != loaded.auth_timing.hash_permits),
         ("auth.hash_queue_max", running.auth_timing.hash_queue_max != loaded.auth_timing.hash_queue_max),
@@ -134,7 +138,9 @@ mod tests {
         };
         check((&[], "", ""), (&[], "", ""), &[]);
         check((&[], "", ""), (&[], "", "[servers.a]\nurl = 'http://a'"), &[]);
-        check((&[], "", ""), (&[], "", "server.port = 1"), &["server.host, server.port"]);
+        check((&[], "", ""), (&[], "", "server.port = 1"), &["server.port"]);
+        check((&[], "", ""), (&[], "", "server.host = '::1'"), &["server.host"]);
+        check((&[], "", ""), (&[], "", "session.resume = false"), &["session.resume"]);
         // These change while the gateway runs.
         let live = "server.header_timeout = '3s'\nserver.hosts = ['a.example']\nserver.connections_max = 7\nserver.watch = true\n\
                     limits.key_in_flight_max = 1\ncatalog.page_items = 7\nsession.lifetime = '2h'\nsession.resume_for = '1m'\n\

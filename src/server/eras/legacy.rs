@@ -178,8 +178,7 @@ async fn forward(
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
         let view = View::Legacy(session.claims.capabilities);
         let server = &call.endpoint.servers[place];
-        let original_name = target::counted(rename.as_ref());
-        let mut meter = Meter::begin(worker, &call, server, original_name, view)?;
+        let mut meter = Meter::begin(worker, &call, server, rename.as_ref(), view)?;
         let (pool, delivered) = match asking.await {
             Ok(delivered) => delivered,
             Err(_) if in_flight.as_ref().is_some_and(CallGuard::is_cancelled) => {

@@ -71,9 +71,8 @@ async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Resu
 
 /// Forwards a message to the server at index `place`, with the server's own name for the requested item.
 async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) -> Result<Reply, Fault> {
-    let original_name = target::counted(rename.as_ref());
     let server = &call.endpoint.servers[place];
-    let mut meter = Meter::begin(worker, &call, server, original_name, View::Modern)?;
+    let mut meter = Meter::begin(worker, &call, server, rename.as_ref(), View::Modern)?;
     let response = match deliver(worker, &call, place, rename).await {
         Ok(response) => response,
         Err(fault) => return Err(send::failed(meter.as_mut(), fault)),

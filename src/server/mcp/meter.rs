@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::call::Call;
+use super::target::{self, Rename};
 use super::trace;
 use crate::catalog::{ListKind, View};
 use crate::journal::usage::{CallCounts, CounterSlot, OTHER, WorkerCounters};
@@ -41,14 +42,14 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Starts the meter of a message to a server. `original_name` is the server's own name for the item, if
+    /// Starts the meter of a message to a server. `rename` has the server's own name for the item, if
     /// it differs from the name in the message. Returns `None` if nothing is counted, and a fault if a quota of the key is
     /// used up.
     pub fn begin(
         worker: &Worker,
         call: &Call,
         server: &RoutedServer,
-        original_name: Option<&str>,
+        rename: Option<&Rename>,
         view: View,
     ) -> Result<Option<Self>, Fault> {
         if !call.is_request() {
@@ -56,10 +57,11 @@ impl Meter {
         }
         let metering = &worker.metering;
         let quota = worker.credentials.reserve_call(&call.identity)?;
-        let slot = metering
-            .counters
-            .as_ref()
-            .map(|counters| find_slot(counters, call, server, label(metering, call, original_name, view)));
+        let slot = metering.counters.as_ref().map(|counters| {
+            find_slot(counters, call, server, label(metering, call, target::counted(rename), view))
+        });
+        // Records and spans are no labels: they have the name also if no server listed it.
+        let original_name = rename.map(|(_, original_name)| original_name.text.as_str());
         let method = call.method.map(McpMethod::index);
         let exchange = metering.metrics.as_ref().map(|metrics| {
             let exchange = UpstreamOperation::begin(metrics, server.label, method);

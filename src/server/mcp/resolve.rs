@@ -188,7 +188,7 @@ impl Resolver<'_> {
 #[cold]
 fn not_approved(name: &str, why: &str) -> Fault {
     let text = format!(
-        "tool `{}` is held back: {why} (`keyadm servers approve`, or POST /api/v1/mcp/servers/{{server}}/approve); the \
+        "tool `{}` is quarantined: {why} (`keyadm servers approve`, or POST /api/v1/mcp/servers/{{server}}/approve); the \
          call did not run",
         clip(name)
     );

@@ -252,6 +252,6 @@ fn allow_origin(reply: &mut Reply, origin: HeaderValue) {
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     headers.insert(
         ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("mcp-session-id, mcp-protocol-version, x-request-id"),
+        HeaderValue::from_static("mcp-session-id, mcp-protocol-version, x-request-id, etag, retry-after"),
     );
 }

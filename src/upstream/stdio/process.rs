@@ -208,7 +208,7 @@ async fn supervise(
             // Standard error usually says why a program cannot start, and its callers are told.
             drop(timeout(DRAIN_TIMEOUT, &mut stderr.task).await);
         }
-        let report = report_failure(&context, &cause, &stderr.tail.borrow(), connection.started_at.elapsed());
+        let report = report_failure(&connection, &cause, &stderr.tail.borrow());
         connection.set_exit_report(report);
         connection.record_failure();
     }
@@ -280,16 +280,19 @@ fn record_end(context: &ServerContext, reaper: u32) {
 }
 
 /// Counts and logs a failure. Returns a report for callers.
-fn report_failure(
-    context: &ServerContext,
-    cause: &ExitCause,
-    stderr: &StderrTail,
-    ran: Duration,
-) -> ExitReport {
+fn report_failure(connection: &ProcessConnection, cause: &ExitCause, stderr: &StderrTail) -> ExitReport {
+    let (context, ran) = (&connection.context, connection.started_at.elapsed());
+    let stage = match (connection.has_answered.get(), connection.is_opening.get()) {
+        (true, _) => ProcessStage::Run,
+        (false, true) => ProcessStage::Initialize,
+        (false, false) => ProcessStage::Start,
+    };
     let reason = cause.describe(&context.program);
     let lines: Vec<&str> = stderr.lines().iter().map(String::as_str).collect();
-    let is_news = context.counters.record_failure(ProcessStage::Run, &*reason);
-    let (server, ran_ms, stderr) = (&context.name, ran.as_millis(), lines.join(" | "));
+    let is_news = context.counters.record_failure(stage, &*reason);
+    // JSON has no number of 128 bits.
+    let ran_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
+    let (server, stderr) = (&context.name, lines.join(" | "));
     if is_news {
         tracing::warn!(%server, reason, ran_ms, stderr, "server process failed");
     } else {

@@ -129,7 +129,11 @@ impl Installation {
             let foreign_tables =
                 if database.is_shared { ForeignTables::Accept } else { ForeignTables::Refuse };
             let store = Store::postgres(&database.url)?.with_foreign_tables(foreign_tables);
-            store.prepare().await?;
+            store.prepare().await.map_err(|error| match Failure::from(error) {
+                // It may be named in a `.env` of this directory that is meant for another program.
+                Failure::Unavailable(text) => Failure::Unavailable(format!("{database}: {text}")),
+                other => other,
+            })?;
             return Ok(store);
         }
         let data_dir = self.data_dir()?;

@@ -65,6 +65,10 @@ fn patch(args: &EditServerArgs) -> Result<Value, Failure> {
     if let Some(era) = args.era {
         patch.insert("era".into(), era.word().into());
     }
+    let headers = servers::read_headers(&args.headers)?;
+    if !headers.is_empty() {
+        patch.insert("headers".into(), headers.into());
+    }
     if args.allow_private {
         patch.insert("allow_private".into(), true.into());
     }

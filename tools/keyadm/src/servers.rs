@@ -14,7 +14,7 @@ use metamcp_store::definition::{
 use metamcp_store::store::{RowSealer, SealedRow, Store, StoreError, Uuid, VersionMatch, new_id};
 use serde_json::{Value, json};
 
-use crate::args::{AddServerArgs, EraArg, ImportServersArgs};
+use crate::args::{AddServerArgs, EraArg, HeaderArgs, ImportServersArgs};
 use crate::failure::Failure;
 use crate::input::{join_errors, read_file};
 use crate::installation::{Installation, MissingDatabase};
@@ -63,6 +63,21 @@ fn definition(args: &AddServerArgs) -> Result<Value, Failure> {
         "env": args.env_file.as_deref().map(read_variables).transpose()?,
         "cwd": args.cwd,
     });
+    let headers = read_headers(&args.headers)?;
+    if !headers.is_empty() {
+        value["headers"] = headers.into();
+    }
+    if let Some(era) = args.era {
+        value["era"] = era.word().into();
+    }
+    if args.allow_private {
+        value["allow_private"] = true.into();
+    }
+    Ok(value)
+}
+
+/// Reads the headers of flags and of a file, one on each line.
+pub fn read_headers(args: &HeaderArgs) -> Result<serde_json::Map<String, Value>, Failure> {
     let mut headers = serde_json::Map::new();
     let file = args.header_file.as_deref().map(read_file).transpose()?.unwrap_or_default();
     let lines = file.lines().filter(|line| !line.trim().is_empty());
@@ -77,16 +92,7 @@ fn definition(args: &AddServerArgs) -> Result<Value, Failure> {
             return Err(Failure::Usage(format!("the header {:?} is given twice", name.trim())));
         }
     }
-    if !headers.is_empty() {
-        value["headers"] = headers.into();
-    }
-    if let Some(era) = args.era {
-        value["era"] = era.word().into();
-    }
-    if args.allow_private {
-        value["allow_private"] = true.into();
-    }
-    Ok(value)
+    Ok(headers)
 }
 
 /// Reads variables, one `NAME=value` on each line.

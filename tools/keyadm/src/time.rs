@@ -11,11 +11,12 @@ use jiff::tz::Offset;
 use crate::failure::Failure;
 
 /// Parses `2027-01-31T12:00:00Z`, `2027-01-31` (its first moment, UTC), or a duration after `now` such as `30d`. Returns
-/// seconds since 1970.
+/// seconds since 1970. A time after the year 9999, which RFC 3339 cannot express, is invalid.
 pub fn parse_end(text: &str, now: u64) -> Result<u64, InvalidTime> {
     parse_duration(text)
         .map(|seconds| now.saturating_add(seconds))
         .or_else(|| parse_date_time(text))
+        .filter(|end| *end <= END_OF_9999)
         .ok_or_else(|| InvalidTime(text.to_owned()))
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for InvalidTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a time; write 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z",
+            "{:?} is not a time before the year 10000; write 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z",
             self.0
         )
     }
@@ -121,6 +122,9 @@ fn drop_fraction(text: &str) -> Option<String> {
 const FORMS: [&str; 4] =
     ["0000-00-00", "0000-00-00T00:00:00Z", "0000-00-00T00:00:00+00:00", "0000-00-00T00:00:00-00:00"];
 
+/// The last second that RFC 3339 can express.
+const END_OF_9999: u64 = 253_402_300_799;
+
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 #[cfg(test)]
@@ -128,8 +132,6 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
-    const END_OF_9999: u64 = 253_402_300_799;
-
     #[track_caller]
     fn check(text: &str, expected: Option<u64>) {
         assert_eq!(parse_end(text, NOW).ok(), expected, "{text:?}");
@@ -142,6 +144,7 @@ mod tests {
         check("12h", Some(NOW + 43_200));
         check("30d", Some(NOW + 2_592_000));
         check("2w", Some(NOW + 1_209_600));
+        check("99999999999d", None);
         check("1970-01-01", Some(0));
         check("2027-01-31", Some(1_801_353_600));
         check("2027-01-31T12:00:00Z", Some(1_801_396_800));

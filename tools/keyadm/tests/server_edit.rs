@@ -44,6 +44,16 @@ async fn a_server_is_changed_from_flags_or_a_file() {
         check(&["c", "--file", file], "c", json!({"url": moved, "headers": sealed, "alias": "tools"}));
         let again = place.run(&["servers", "edit", "c", "--file", file, "--json"]).json();
         assert_eq!(again["changed"], false);
+        // Headers of another host are given anew.
+        let other = "https://other.example/mcp";
+        write("Authorization: Bearer hunter3\n");
+        let with_alias = json!({"url": other, "headers": sealed, "alias": "tools"});
+        check(&["c", "--url", other, "--header-file", file], "c", with_alias);
+        let all = json!({"url": other, "headers": both, "alias": "tools"});
+        check(&["c", "--header", "X-Team: t"], "c", all);
+        write(r#"{"url": "https://a.example/v2", "headers": {"authorization": "Bearer hunter2", "x-team": null}}"#);
+        let before = json!({"url": moved, "headers": sealed, "alias": "tools"});
+        check(&["c", "--file", file], "c", before);
 
         let refused = |arguments: &[&str], code: i32, said: &str| {
             let run = place.run(&[&["servers", "edit"], arguments].concat());
@@ -61,6 +71,8 @@ async fn a_server_is_changed_from_flags_or_a_file() {
         write(r#"{"no_such": 1}"#);
         refused(&["c", "--file", file], 65, "no_such");
         refused(&["c", "--file", file, "--era", "auto"], 64, "cannot be used with");
+        refused(&["c", "--file", file, "--header", "a: hunter2"], 64, "cannot be used with");
+        refused(&["c", "--header", "hunter2"], 64, "a header is written as in");
         let history = place.run(&["audit", "--object", "server", "--limit", "1"]).out;
         assert!(history.contains("server.update") || history.contains("server.replace"), "{history}");
     })

@@ -126,7 +126,7 @@ fn parse_unix(rest: &str) -> Result<ServerAddress, &'static str> {
     Ok(ServerAddress::Unix { socket: PathBuf::from(socket), path })
 }
 
-const EXPECTED_FORM: &str =
+pub const EXPECTED_FORM: &str =
     "is not an address; write http://host/path, https://host/path or unix:/path/to/socket:/mcp";
 
 /// Stands in for a redacted part of an address.

@@ -55,10 +55,13 @@ pub const EDIT_ENDPOINT: &str = "\
   keyadm endpoints show team --json    shows what there is to change";
 
 pub const EDIT_SERVER: &str = "\
+--header and --header-file set the headers that they name; all others stay.
+
 --file takes a JSON merge patch (RFC 7396), as PATCH in the REST API does: null removes a member, and a list replaces the
 old one. Header values and variables that are shown as (sealed) stay if they are sent back so, or left out.
 
   keyadm servers edit github --url https://api.example.com/v2/mcp
+  keyadm servers edit github --url https://other.example/mcp --header-file headers.txt
   echo '{\"call_timeout\": \"5m\", \"headers\": {\"x-team\": null}}' | keyadm servers edit github --file -
   keyadm servers show github --json    shows what there is to change";
 

@@ -284,11 +284,8 @@ pub struct AddServerArgs {
     /// With --command: the absolute path of the working directory
     #[arg(long, value_name = "PATH")]
     pub cwd: Option<String>,
-    /// Sent with every request, as in 'X-Team: a'; not for secrets, since other users of the machine can see it
-    #[arg(long, value_name = "NAME: VALUE")]
-    pub header: Vec<String>,
-    #[arg(long, value_name = "FILE", help = HEADER_FILE)]
-    pub header_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub headers: HeaderArgs,
     /// The protocol revisions that the server speaks [default: auto]
     #[arg(long, value_enum)]
     pub era: Option<EraArg>,
@@ -300,6 +297,16 @@ pub struct AddServerArgs {
     pub args: Vec<String>,
 }
 
+/// The headers of a server over HTTP.
+#[derive(Debug, Args)]
+pub struct HeaderArgs {
+    /// Sent with every request, as in 'X-Team: a'; not for secrets, since other users of the machine can see it
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
+    #[arg(long, value_name = "FILE", help = HEADER_FILE)]
+    pub header_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct EditServerArgs {
     #[command(flatten)]
@@ -307,9 +314,11 @@ pub struct EditServerArgs {
     /// Give the server this name; its tools are then listed under it
     #[arg(long, value_name = "NAME")]
     pub rename: Option<String>,
-    /// Another address; if its host or port differs, give all headers anew with --file
+    /// Another address; if its host or port differs, give all headers anew: stored ones are not sent there
     #[arg(long)]
     pub url: Option<String>,
+    #[command(flatten)]
+    pub headers: HeaderArgs,
     /// The protocol revisions that the server speaks
     #[arg(long, value_enum)]
     pub era: Option<EraArg>,
@@ -317,7 +326,7 @@ pub struct EditServerArgs {
     #[arg(long)]
     pub allow_private: bool,
     /// A JSON merge patch of the definition; - reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rename", "url", "era", "allow_private"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rename", "url", "header", "header_file", "era", "allow_private"])]
     pub file: Option<PathBuf>,
 }
 

@@ -91,7 +91,7 @@ fn read_kind(reader: &mut DefinitionReader<'_>, fields: &mut ObjectReader<'_>) -
         (true, false) => "kind",
         (false, true) => KIND_ALIAS,
         (false, false) => {
-            reader.fail("/kind", "is missing");
+            reader.fail("/kind", "is missing; it is one of \"http\", \"sse\", \"stdio\"");
             "kind"
         }
     };
