@@ -110,7 +110,9 @@ impl ProcessCounters {
         let failure = ProcessFailure { stage, message: message.into(), at: unix_seconds() };
         let is_same = |last: &ProcessFailure| {
             let is_recent = failure.at.saturating_sub(last.at) < REPEAT_INTERVAL_S;
-            is_recent && (last.stage, &last.message) == (stage, &failure.message)
+            // A program that never answers may end now after one message, now after another.
+            let has_run = |stage| stage == ProcessStage::Run;
+            is_recent && has_run(last.stage) == has_run(stage) && last.message == failure.message
         };
         let is_news = !stats.last_recorded.as_ref().is_some_and(is_same);
         stats.last_recorded = Some(failure.clone());
@@ -146,6 +148,22 @@ impl ProcessCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_failure_is_no_news() {
+        let counters = ProcessCounters::default();
+        let rows = [
+            (ProcessStage::Start, "ended", true),
+            (ProcessStage::Initialize, "ended", false),
+            (ProcessStage::Start, "ended", false),
+            (ProcessStage::Start, "not found", true),
+            (ProcessStage::Run, "not found", true),
+            (ProcessStage::Run, "not found", false),
+        ];
+        for (stage, message, is_news) in rows {
+            assert_eq!(counters.record_failure(stage, message), is_news, "{stage:?} {message}");
+        }
+    }
 
     #[test]
     fn counts_failures_and_restarts() {
