@@ -330,7 +330,8 @@ impl Session {
         self.has_ended_calls()
     }
 
-    fn has_ended_calls(&self) -> bool {
+    /// Whether the client ended the session, and its calls in flight with it.
+    pub fn has_ended_calls(&self) -> bool {
         self.core.calls_ended.load(Ordering::Acquire)
     }
 

@@ -62,8 +62,13 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     }
     let id = call.id();
     let routed = pin!(route(worker, call, Arc::clone(&session)));
-    let answered = session.until_ended(&id, routed).await;
-    answered.unwrap_or_else(|| Err(session_ended())).map_err(as_answer)
+    match session.until_ended(&id, routed).await {
+        Some(Ok(reply)) => Ok(reply),
+        // Whatever it failed with: a server that is told of the end can fail the call before this task is polled.
+        Some(Err(_)) if session.has_ended_calls() => Err(session_ended()),
+        Some(Err(fault)) => Err(as_answer(fault)),
+        None => Err(session_ended()),
+    }
 }
 
 /// Routes a message whose sender and session are verified.

@@ -198,7 +198,8 @@ impl RelayedStream {
             self.ended = true;
             return None;
         }
-        let fault = error.into_fault(&self.server).with_id(self.id.clone());
+        let fault = if self.is_session_ended() { session_ended() } else { error.into_fault(&self.server) };
+        let fault = fault.with_id(self.id.clone());
         (self.ended, self.failed) = (true, Some(fault.kind));
         self.worker.metering.note_fault(&fault);
         Some(reply::terminal_event(&fault))
