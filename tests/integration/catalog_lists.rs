@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Peer, Setup, listed, modern, until};
+use crate::support::{Client, Peer, Setup, listed, modern, modern_call, until};
 use metamcp_store::store::Grants;
 
 const PAGES_MAX: u64 = 3;
@@ -144,4 +144,16 @@ fn a_list_for_a_restricted_key_is_private() {
             assert_eq!(ask()["result"]["cacheScope"], scope, "{path}");
         }
     }
+}
+
+/// Without prefixes, nobody can tell whose tool it is; that it is unknown would not be true.
+#[test]
+fn a_tool_of_a_broken_list_is_not_called_unknown() {
+    let peer = Peer::script([]);
+    peer.list_tools(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"broken"}}"#);
+    let endpoint = "[endpoints.team]\nservers = [\"a\"]\nprefix = \"never\"";
+    let gateway = Setup::new().server("a", peer.address).with(endpoint).start();
+    let answered = Client::connect(gateway.address).ask(&modern_call("/mcp/team", "echo", "{}"));
+    assert!(answered.text().contains("server `a` is not available"), "{}", answered.text());
+    assert_eq!(peer.calls().len(), 0);
 }

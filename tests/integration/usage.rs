@@ -1,5 +1,6 @@
 //! What is counted, and that a count is neither lost nor doubled: by an end, by a kill, by a second start.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{
@@ -131,8 +132,24 @@ fn prompts_and_resources_are_named_if_they_are_listed() {
     assert_eq!(prompts + calls("prompt (other)"), 4 + 50);
     assert_eq!(resources + calls("resource (other)"), 6 + 4 + 50);
     assert_eq!(calls(""), 0);
-    let labels: std::collections::BTreeSet<_> = gateway.usage().into_iter().map(|row| row.key.tool).collect();
+    let labels: BTreeSet<_> = gateway.usage().into_iter().map(|row| row.key.tool).collect();
     assert_eq!(labels.len(), 4, "{labels:?}");
+}
+
+/// A server whose list cannot be read is sent whatever its clients name; that must not make a row for each name.
+#[test]
+fn names_that_no_list_confirms_are_counted_as_one() {
+    let peer = Peer::script([]);
+    peer.list_tools(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"broken"}}"#);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let mut client = Client::connect(gateway.address);
+    for number in 0..20 {
+        run(&mut client, &modern_call("/mcp", &format!("a__t{number}"), "{}"));
+    }
+    assert_eq!(peer.calls().len(), 20);
+    let gateway = gateway.restart();
+    assert_eq!(counts(&gateway, "a", "(other)").calls, 20);
+    assert_eq!(gateway.usage().iter().map(|row| &row.key.tool).collect::<BTreeSet<_>>().len(), 1);
 }
 
 #[test]

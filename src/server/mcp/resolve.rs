@@ -221,9 +221,7 @@ fn not_found(call: &Call, merged: &MergedLists, name: &str, kind: ListKind) -> F
     }
     let endpoint = &call.endpoint;
     let is_alone = endpoint.shape == EndpointShape::Single;
-    let is_away = |missing: &&MissingServer| {
-        is_alone || original_name(endpoint, missing.server_index, name, kind).is_some()
-    };
+    let is_away = |missing: &&MissingServer| is_alone || may_have(endpoint, missing.server_index, name, kind);
     if let Some(missing) = merged.missing.iter().find(is_away) {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
