@@ -12,7 +12,7 @@ use metamcp_config::server::address;
 use metamcp_core::base::{LogList, ServerName};
 
 /// A server whose state changes more often is logged once in this time, so that one that fails every other request does not
-/// fill the log.
+/// fill the log. It doubles with each change that follows soon, to [`SUMMARY_INTERVAL`].
 const CHANGE_INTERVAL_MIN: Duration = Duration::from_mins(1);
 
 /// A server that goes on failing for another reason is logged once in this time.
@@ -34,6 +34,16 @@ struct LoggedState {
     /// The reason if it failed.
     failure: Option<String>,
     at: Instant,
+    /// Until the next change is logged.
+    interval: Duration,
+}
+
+impl LoggedState {
+    /// The interval after a line that follows this one.
+    fn next_interval(&self, now: Instant) -> Duration {
+        let is_soon = now - self.at < (self.interval * 2).max(SUMMARY_INTERVAL);
+        if is_soon { (self.interval * 2).min(SUMMARY_INTERVAL) } else { CHANGE_INTERVAL_MIN }
+    }
 }
 
 /// A line of the log.
@@ -75,11 +85,10 @@ impl StateLog {
                 ServerState::Unknown => before.as_ref().and_then(|before| before.failure.clone()),
             };
             let known = before.as_ref().and_then(|before| before.failure.as_deref());
-            let interval = match (known, &failure) {
-                (Some(_), Some(_)) => REASON_INTERVAL_MIN,
-                _ => CHANGE_INTERVAL_MIN,
-            };
-            let is_recent = before.as_ref().is_some_and(|before| now - before.at < interval);
+            let reason_interval =
+                if known.is_some() && failure.is_some() { REASON_INTERVAL_MIN } else { Duration::ZERO };
+            let is_recent =
+                before.as_ref().is_some_and(|before| now - before.at < before.interval.max(reason_interval));
             if failure.as_deref() == known || is_recent {
                 if known.is_some() {
                     failing.push(name.as_str());
@@ -92,7 +101,8 @@ impl StateLog {
                 Some(reason) => StateLogLine::Fails { id, server, reason: reason.clone() },
                 None => StateLogLine::Works { server },
             });
-            seen.insert(id, LoggedState { failure, at: now });
+            let interval = before.map_or(CHANGE_INTERVAL_MIN, |before| before.next_interval(now));
+            seen.insert(id, LoggedState { failure, at: now, interval });
         }
         self.logged = seen;
         if now - self.summary_at >= SUMMARY_INTERVAL {
@@ -176,6 +186,9 @@ mod tests {
             ("a.am", "a"),
             ("a.a.bm", "a"),
             ("a?m?m.", "a+"),
+            // One that fails and works in turn is logged less and less often.
+            ("am.mam.mam.mam.mam.mam.mam.mam.mam.mam.m", "a+a+a"),
+            ("am.mamh.hm.mam.", "a+a!+a+"),
             // The summary comes every hour while it fails.
             ("ahh", "a!!"),
             ("ah.hh", "a!+"),
