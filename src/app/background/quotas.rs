@@ -74,13 +74,6 @@ pub struct QuotaRefresh {
     keys: Vec<(KeyId, TrackedKey)>,
 }
 
-/// What was used in one day and one month.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct PeriodTotals {
-    begins: [u64; Period::ALL.len()],
-    totals: KeyTotals,
-}
-
 /// What was used, as last read from the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct QuotaSnapshot {
@@ -91,40 +84,50 @@ struct QuotaSnapshot {
     keys: BTreeMap<String, KeyTotals>,
 }
 
-/// What some keys used beyond what the store has, by key id.
-type UndeliveredUsage<'a> = HashMap<&'a str, PeriodTotals>;
+/// What some keys used beyond what the store has, in the day and the month of a time.
+#[derive(Clone)]
+struct UndeliveredUsage<'a> {
+    /// Unix time in seconds.
+    at: u64,
+    /// By key id.
+    keys: HashMap<&'a str, KeyTotals>,
+}
 
-impl PeriodTotals {
-    /// Adds what was used at a time. What lies in an earlier day or month than the last does not count in it any more.
-    fn add(&mut self, unix_s: u64, amount: UsedAmount) {
-        for period in Period::ALL {
-            let (begin, known) = (period.begin(unix_s), &mut self.begins[period as usize]);
-            if begin > *known {
-                *known = begin;
-                *self.totals.of_mut(period) = UsedAmount::default();
-            }
-            if begin == *known {
-                let sum = self.totals.of_mut(period);
-                *sum = sum.plus(amount);
-            }
+impl<'a> UndeliveredUsage<'a> {
+    /// Nothing yet, for each of these keys.
+    fn new(at: u64, keys: impl Iterator<Item = &'a KeyId>) -> Self {
+        Self { at, keys: keys.map(|key_id| (key_id.as_str(), KeyTotals::default())).collect() }
+    }
+
+    /// Adds what a key used at a time. Other keys are skipped.
+    fn add(&mut self, key: &str, unix_s: u64, amount: UsedAmount) {
+        if let Some(totals) = self.keys.get_mut(key) {
+            let amount = in_periods_of(self.at, unix_s, KeyTotals { day: amount, month: amount });
+            *totals = sum(*totals, amount);
         }
     }
 
-    /// What counts in the day and month of a time.
-    fn at(&self, unix_s: u64) -> KeyTotals {
-        let mut totals = self.totals;
-        for period in Period::ALL {
-            if self.begins[period as usize] != period.begin(unix_s) {
-                *totals.of_mut(period) = UsedAmount::default();
-            }
+    /// Adds the rows of a batch.
+    fn add_batch(&mut self, batch: &SpooledBatch) {
+        let at = batch.until_unix_ms / 1000;
+        for row in batch.rows() {
+            self.add(row.key, at, used_amount(row.count));
         }
-        totals
     }
 
-    /// These totals, which are those of the time.
-    fn from_totals(unix_s: u64, totals: KeyTotals) -> Self {
-        Self { begins: Period::ALL.map(|period| period.begin(unix_s)), totals }
+    fn of(&self, key: &str) -> KeyTotals {
+        self.keys.get(key).copied().unwrap_or_default()
     }
+}
+
+/// Of totals of one time, what counts in the day and the month of `at`. Either may be the later one: clocks are set back.
+fn in_periods_of(at: u64, unix_s: u64, mut totals: KeyTotals) -> KeyTotals {
+    for period in Period::ALL {
+        if period.begin(unix_s) != period.begin(at) {
+            *totals.of_mut(period) = UsedAmount::default();
+        }
+    }
+    totals
 }
 
 fn zip(one: KeyTotals, other: KeyTotals, with: impl Fn(UsedAmount, UsedAmount) -> UsedAmount) -> KeyTotals {
@@ -237,20 +240,20 @@ impl QuotaSync {
     pub fn estimate(&mut self, outbox: &UsageSpool) {
         let now = unix_seconds();
         let snapshot = self.read_snapshot();
-        let mut undelivered = undelivered_of(self.tracked.keys());
+        let mut undelivered = UndeliveredUsage::new(now, self.tracked.keys());
         outbox.visit_undelivered(Sequence(0), |batch| {
             if snapshot.batch == Some((batch.source, batch.sequence.0)) {
                 // The snapshot has all batches up to this one.
-                undelivered = undelivered_of(self.tracked.keys());
+                undelivered = UndeliveredUsage::new(now, self.tracked.keys());
             } else {
-                add_batch(batch, &mut undelivered);
+                undelivered.add_batch(batch);
             }
         });
         for (key_id, key) in &self.tracked {
             let known = snapshot.keys.get(key_id.as_str()).copied().unwrap_or_default();
-            let known = PeriodTotals::from_totals(snapshot.at, known).at(now);
-            let more = undelivered.get(key_id.as_str()).map(|more| more.at(now)).unwrap_or_default();
-            key.usage.quota().set_base(&sum(known, more), now, BaseUpdate::Replace);
+            let known = in_periods_of(now, snapshot.at, known);
+            let base = sum(known, undelivered.of(key_id.as_str()));
+            key.usage.quota().set_base(&base, now, BaseUpdate::Replace);
         }
         let keys = self.tracked.len();
         tracing::warn!(
@@ -275,19 +278,15 @@ impl QuotaRefresh {
     /// Tells the counters what they did not count. `outbox` has what is not delivered; `None` if usage is not counted. Waits
     /// for the disk.
     pub fn apply(&self, outbox: Option<&UsageSpool>) {
-        let mut journaled = undelivered_of(self.keys.iter().map(|(key_id, _)| key_id));
+        let mut journaled = UndeliveredUsage::new(self.at, self.keys.iter().map(|(key_id, _)| key_id));
         if let Some(outbox) = outbox {
-            outbox.visit_undelivered(Sequence(0), |batch| add_batch(batch, &mut journaled));
+            outbox.visit_undelivered(Sequence(0), |batch| journaled.add_batch(batch));
         }
         let mut in_usage = self.in_usage();
         for read in 0..READS_MAX {
             let mut undelivered = journaled.clone();
             if let Some(outbox) = outbox {
-                outbox.visit_uncollected(|key, count| {
-                    if let Some(totals) = undelivered.get_mut(key) {
-                        totals.add(self.at, used_amount(count));
-                    }
-                });
+                outbox.visit_uncollected(|key, count| undelivered.add(key, self.at, used_amount(count)));
             }
             // Read after the tables: so what is told is never too much, and exact if no call ended meanwhile.
             let before = std::mem::replace(&mut in_usage, self.in_usage());
@@ -306,29 +305,47 @@ impl QuotaRefresh {
     fn set_bases(&self, undelivered: &UndeliveredUsage<'_>, in_usage: &[KeyTotals], is_first: bool) {
         for ((key_id, key), in_usage) in self.keys.iter().zip(in_usage) {
             let delivered = self.totals.get(key_id.as_str()).copied().unwrap_or_default();
-            let more = undelivered.get(key_id.as_str()).map(|more| more.at(self.at)).unwrap_or_default();
-            let base = difference(sum(delivered, more), *in_usage);
+            let base = difference(sum(delivered, undelivered.of(key_id.as_str())), *in_usage);
             let update = if is_first { key.update } else { BaseUpdate::Raise };
             key.usage.quota().set_base(&base, self.at, update);
         }
     }
 }
 
-/// Nothing yet, for each of these keys.
-fn undelivered_of<'a>(keys: impl Iterator<Item = &'a KeyId>) -> UndeliveredUsage<'a> {
-    keys.map(|key_id| (key_id.as_str(), PeriodTotals::default())).collect()
-}
-
-/// Adds the rows of a batch to the totals of their keys. Other keys are skipped.
-fn add_batch(batch: &SpooledBatch, totals: &mut UndeliveredUsage<'_>) {
-    let at = batch.until_unix_ms / 1000;
-    for row in batch.rows() {
-        if let Some(totals) = totals.get_mut(row.key) {
-            totals.add(at, used_amount(row.count));
-        }
-    }
-}
-
 fn used_amount(count: CallCounts) -> UsedAmount {
     UsedAmount { calls: count.calls, bytes: count.bytes_in.saturating_add(count.bytes_out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the middle of a month: 2023-11-14, 12:00 UTC.
+    const NOON: u64 = 1_699_963_200;
+    const DAY: u64 = 86_400;
+
+    /// Calls at these times give this day and this month at noon.
+    #[track_caller]
+    fn check(times: &[u64], expected: [u64; 2]) {
+        let key = KeyId::ANONYMOUS;
+        let mut undelivered = UndeliveredUsage::new(NOON, std::iter::once(&key));
+        for at in times {
+            undelivered.add(key.as_str(), *at, UsedAmount { calls: 1, bytes: 10 });
+            undelivered.add("another", *at, UsedAmount { calls: 1, bytes: 10 });
+        }
+        let KeyTotals { day, month } = undelivered.of(key.as_str());
+        assert_eq!([day.calls, month.calls], expected, "{times:?}");
+        assert_eq!([day.bytes, month.bytes], expected.map(|calls| calls * 10), "{times:?}");
+    }
+
+    #[test]
+    fn usage_counts_in_the_periods_of_the_time_asked_for() {
+        check(&[], [0, 0]);
+        check(&[NOON, NOON + 1], [2, 2]);
+        check(&[NOON - DAY, NOON], [1, 2]);
+        check(&[NOON - 40 * DAY, NOON], [1, 1]);
+        // The clock was ahead and was set back.
+        check(&[NOON + 40 * DAY, NOON], [1, 1]);
+        check(&[NOON + DAY, NOON, NOON - 1], [2, 3]);
+    }
 }
