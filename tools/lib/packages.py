@@ -7,9 +7,11 @@ built.
 
 import base64
 import csv
+import email.utils
 import gzip
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -129,7 +131,9 @@ def debian_files(dist, manual):
     paths["usr/lib/sysusers.d/metamcp.conf"] = DEPLOY / "systemd/metamcp.sysusers"
     paths["etc/metamcp/metamcp.toml"] = DEPLOY / "debian/metamcp.toml"
     paths |= {f"{documents}/docs/{path.name}": path for path in (ROOT / "docs").glob("*.md")}
-    paths |= {f"{documents}/{path.name}": path for path in (ROOT / "README.md", DEPLOY / "systemd/http-servers-only.conf")}
+    paths |= {f"{documents}/{path.name}": path for path in (ROOT / "README.md", ROOT / "CHANGELOG.md")}
+    paths[f"{documents}/examples/http-servers-only.conf"] = DEPLOY / "systemd/http-servers-only.conf"
+    paths[f"{share}/lintian/overrides/metamcp"] = DEPLOY / "debian/lintian-overrides"
     for name in PROGRAMS:
         completions = manual / "completions"
         paths[f"{share}/bash-completion/completions/{name}"] = completions / name
@@ -138,7 +142,8 @@ def debian_files(dist, manual):
     files = {name: path.read_bytes() for name, path in paths.items()}
     for path in (manual / "man").iterdir():
         files[f"{share}/man/man1/{path.name}.gz"] = gzipped(path.read_bytes())
-    files[f"{documents}/changelog.gz"] = gzipped((ROOT / "CHANGELOG.md").read_bytes())
+    date = email.utils.formatdate(epoch())
+    files[f"{documents}/changelog.gz"] = gzipped(filled("debian/changelog", DATE=date))
     files[f"{documents}/copyright"] = debian_copyright().encode()
     return files
 
@@ -203,13 +208,16 @@ def materials(packages, work):
     for name in output(["git", "ls-files", "-z"]).split("\0"):
         if name.endswith((".rs", ".toml", "Cargo.lock")) and (ROOT / name).exists():
             put(work / name, (ROOT / name).read_bytes())
-    command = [tool, "cyclonedx", "--format", "json", "--describe", "crate", "--target", "x86_64-unknown-linux-gnu"]
+    command = [tool, "cyclonedx", "--format", "json", "--spec-version", "1.5", "--target", "x86_64-unknown-linux-gnu"]
     subprocess.run([*command, "--quiet"], cwd=work, check=True)
     for name in PROGRAMS:
         found = next(work.rglob(f"{name}.cdx.json"), None)
         if found is None:
             sys.exit(f"cargo-cyclonedx has written no {name}.cdx.json: see its version in tools/lib/packages.py")
-        shutil.copy(found, packages / f"{name}-{version()}.cdx.json")
+        # The folder of the copy says nothing, and differs each time; so does the serial number, which the format does not need.
+        bill = json.loads(found.read_text().replace(f"file://{work}", "file:///metamcp"))
+        bill.pop("serialNumber", None)
+        (packages / f"{name}-{version()}.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
 
 
 def filled(template, **values):
