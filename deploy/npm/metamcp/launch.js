@@ -28,6 +28,10 @@ const child = spawn(find(), process.argv.slice(2), { stdio: "inherit" });
 child.on("error", (error) => fail(`cannot be started: ${error.message}`));
 // SIGUSR2 stays away: after a hand-over, npx would take the end of the old process for the end of the gateway.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+// npx passes no signal on to what it runs: without this, a gateway would go on after its npx was stopped.
+const parent = process.ppid;
+const watch = () => process.ppid === parent || child.kill("SIGTERM");
+if (process.env.npm_command === "exec") setInterval(watch, 1000).unref();
 child.on("exit", (code, signal) => {
   if (signal === null) process.exit(code);
   process.removeAllListeners(signal);
