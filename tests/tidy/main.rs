@@ -1,6 +1,7 @@
 //! The rules of this repository that a compiler does not check, read from the sources as text. Each failure names file
 //! and line, and says what to do.
 
+mod deploy;
 mod graph;
 mod layers;
 mod rules;

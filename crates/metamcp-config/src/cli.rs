@@ -13,11 +13,18 @@ use zeroize::Zeroizing;
 use super::types::{EXIT_USAGE, LogFormat};
 use metamcp_core::base::EndpointName;
 
+/// What `--version` prints: the version, and the commit if `tools/release` built the program. It sets the variable while it
+/// compiles; other builds need no git.
+pub const BUILD_VERSION: &str = match option_env!("METAMCP_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// The command line of `metamcp`.
 #[derive(Debug, Clone, Default, Parser)]
 #[command(
     name = "metamcp",
-    version,
+    version = BUILD_VERSION,
     about = "One authenticated endpoint in front of many MCP servers",
     after_help = AFTER_HELP,
     max_term_width = 110
@@ -84,7 +91,7 @@ pub struct ConnectArgs {
 #[derive(Debug, Parser)]
 #[command(
     name = "metamcp-connect",
-    version,
+    version = BUILD_VERSION,
     about = "Connect the client that started this program to a remote MCP endpoint: standard input and output to \
              Streamable HTTP",
     after_help = CONNECT_HELP,

@@ -44,7 +44,7 @@ mod endpoint_members;
 mod traces;
 mod upstream_tls;
 
-pub use cli::{Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
+pub use cli::{BUILD_VERSION, Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{ConnectConfig, load_connect};
 pub use database::{DatabaseConfig, is_postgres_url};
 pub use describe::Summary;

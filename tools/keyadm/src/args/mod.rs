@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use metamcp_config::BUILD_VERSION;
 
 use help_texts::{
     ADD_ENDPOINT, APPROVE, DATA_DIR, DATABASE_URL, EDIT_ENDPOINT, EDIT_SERVER, EXAMPLES, HEADER_FILE, IMPORT,
@@ -24,7 +25,7 @@ pub enum Access {
 
 /// Administers a metamcp installation: API keys, servers, endpoints and secrets. Works while the gateway runs.
 #[derive(Debug, Parser)]
-#[command(name = "keyadm", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "keyadm", version = BUILD_VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub location: Location,
