@@ -1,10 +1,11 @@
 //! The body of a response of the control plane.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use http_body::Body;
 
-use super::events::CallEvents;
 use crate::limits::Permit;
 use metamcp_store::auth::Identity;
 
@@ -12,7 +13,9 @@ use metamcp_store::auth::Identity;
 pub enum ControlPlaneBody {
     /// A complete body. The permit is held until it is sent.
     Whole(Bytes, Option<Permit>),
-    /// The events of an in-flight call, and who called. A client that does not read them does not keep the call: it ends from
-    /// outside with the credential.
-    Events(Pin<Box<CallEvents>>, Identity),
+    /// A stream, and who reads it. A client that does not read does not keep it: it ends from outside with the credential.
+    Stream(EventBody, Identity),
 }
+
+/// Events that are sent until a side ends the stream.
+pub type EventBody = Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>;

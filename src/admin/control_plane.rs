@@ -14,6 +14,7 @@ use super::store_status::StoreStatus;
 use crate::catalog::Catalog;
 use crate::limits::Limits;
 use crate::session::SessionTable;
+use crate::telemetry::events::EventLog;
 use crate::telemetry::metrics::Metrics;
 use crate::topology::Topology;
 use arc_swap::ArcSwap;
@@ -46,6 +47,7 @@ pub struct ControlPlaneParts {
     pub phase: watch::Receiver<ShutdownPhase>,
     /// Changes whenever keys change.
     pub keys: watch::Receiver<u64>,
+    pub events: Arc<EventLog>,
 }
 
 pub struct ControlPlane {

@@ -83,9 +83,14 @@ impl ControlPlane {
             };
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
-        let works = identity.as_ref().filter(|_| route.policy == RoutePolicy::Client);
+        let kind = match (route.operation, route.policy) {
+            (Operation::StreamEvents | Operation::StreamHealth, _) => Some(PermitKind::EventStream),
+            (_, RoutePolicy::Client) => Some(PermitKind::Call),
+            (_, RoutePolicy::Public | RoutePolicy::Admin) => None,
+        };
+        let works = identity.as_ref().zip(kind);
         let permit = works
-            .map(|identity| self.parts.limits.usage(identity).admit(identity, PermitKind::Call))
+            .map(|(identity, kind)| self.parts.limits.usage(identity).admit(identity, kind))
             .transpose()?;
         if works.is_some() {
             MEMORY.check_new_work()?;
@@ -135,6 +140,8 @@ impl ControlPlane {
             Operation::ApproveTools => self.approve_tools(call).await,
             Operation::ListTools => self.list_tools(call).await,
             Operation::ExecuteTool => return self.execute_tool(owned).await,
+            Operation::StreamEvents => return self.stream_events(owned),
+            Operation::StreamHealth => return self.stream_health(owned),
             Operation::ListEndpoints => self.list_endpoints(call).await,
             Operation::CreateEndpoint => self.create_endpoint(call).await,
             Operation::GetEndpoint => self.get_endpoint(call).await,

@@ -30,6 +30,7 @@ mod tools;
 mod access;
 mod call;
 mod tool_result;
+mod event_stream;
 mod events;
 mod call_meter;
 mod paths;

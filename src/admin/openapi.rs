@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::openapi_examples::{body_example, path_example};
 use super::openapi_schemas::{reference, schemas};
 use super::routes::{ROUTES, Route, RoutePolicy, RouteShape, TOOL_NAME_CHARS_MAX};
+use crate::telemetry::events::{EventKind, Severity};
 
 /// The description of a route in the document.
 #[derive(Default)]
@@ -25,6 +26,7 @@ struct RouteDescription {
 type Answer = (u16, &'static str, Option<(&'static str, Value)>, &'static [&'static str]);
 
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 const JSON_ONLY: &[&str] = &[JSON];
 const PATCHES: &[&str] = &["application/merge-patch+json", JSON];
 const IF_MATCH: (&str, &str) = (
@@ -33,6 +35,9 @@ const IF_MATCH: (&str, &str) = (
 );
 const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if the object does not exist");
 const IF_CHANGED: (&str, &str) = ("If-None-Match", "An ETag that the client already has");
+
+const LAST_EVENT_ID: (&str, &str) =
+    ("Last-Event-ID", "The id of the last event that was received: the stream continues after it");
 
 /// Returns the whole document.
 pub fn document() -> Value {
@@ -266,17 +271,10 @@ fn describe(shape: RouteShape) -> RouteDescription {
             ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
         },
         RouteShape::Execute => execute(),
-        RouteShape::Usage => {
-            let filters = [
-                ("key_id", "Only this key"),
-                ("server", "Only this server"),
-                ("tool", "Only this tool"),
-                ("prompt", "Only this prompt, if no tool is given"),
-                ("resource", "Only this resource, by its URI, if neither a tool nor a prompt is given"),
-            ];
-            list(&reference("Usage"), [times(), texts(&filters)].concat())
-        }
+        RouteShape::Usage => usage(),
         RouteShape::Audit => audit(),
+        RouteShape::Events => events(),
+        RouteShape::HealthEvents => one(200, "Events `gateway.health`", EVENTS, json!({"type": "string"})),
         RouteShape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Only this key")])),
         RouteShape::Import => RouteDescription {
             query: vec![("replace", json!({"type": "boolean"}), "Whether to replace existing servers")],
@@ -284,6 +282,41 @@ fn describe(shape: RouteShape) -> RouteDescription {
             problems: vec![422],
             ..one(200, "The outcome of each entry", JSON, reference("ImportReport"))
         },
+    }
+}
+
+fn usage() -> RouteDescription {
+    let filters = [
+        ("key_id", "Only this key"),
+        ("server", "Only this server"),
+        ("tool", "Only this tool"),
+        ("prompt", "Only this prompt, if no tool is given"),
+        ("resource", "Only this resource, by its URI, if neither a tool nor a prompt is given"),
+    ];
+    list(&reference("Usage"), [times(), texts(&filters)].concat())
+}
+
+fn events() -> RouteDescription {
+    let severity = json!({"type": "string", "enum": Severity::ALL.map(Severity::as_str)});
+    let what = format!(
+        "An event for each thing that happens, and `missed` if some were dropped before they were read. The data is JSON with \
+         `id`, `type`, `timestamp`, `severity`, `server`, `endpoint`, `key_id` and `data`. Types: {}",
+        EventKind::ALL.map(EventKind::as_str).join(", ")
+    );
+    let query = texts(&[
+        ("type", "Only these types, separated by commas: names, or groups such as `call.*`"),
+        ("server", "Only events of this server"),
+        ("endpoint", "Only events of this endpoint, or of `servers/NAME`"),
+        ("key", "Only events of the key with this id; for administrators"),
+    ]);
+    RouteDescription {
+        query: query
+            .into_iter()
+            .chain([("severity", severity, "Only events of at least this severity")])
+            .collect(),
+        headers: vec![LAST_EVENT_ID],
+        problems: vec![429],
+        ..one(200, "Events", EVENTS, json!({"type": "string", "description": what}))
     }
 }
 

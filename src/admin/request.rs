@@ -1,5 +1,7 @@
 //! Reads requests apart from their path: query, body and preconditions.
 
+use std::fmt::Display;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -81,6 +83,16 @@ impl QueryReader {
             self.fail(name, format!("is not one of: {form}"));
         }
         found
+    }
+
+    /// Returns what `parse` makes of a value; its error says what is wrong with it.
+    pub fn parsed<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        parse(&text).map_err(|error| self.fail(name, error.to_string())).ok()
     }
 
     /// Returns the page requested with `limit` and `cursor`.

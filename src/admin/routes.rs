@@ -61,6 +61,8 @@ pub enum Operation {
     ListAudit,
     ListSessions,
     ImportServers,
+    StreamEvents,
+    StreamHealth,
 }
 
 /// The inputs and outputs of a route.
@@ -93,6 +95,8 @@ pub enum RouteShape {
     Audit,
     Sessions,
     Import,
+    Events,
+    HealthEvents,
 }
 
 /// The result of looking up a request.
@@ -234,6 +238,8 @@ pub static ROUTES: &[Route] = &[
     route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, RouteShape::Usage, "List usage by hour, key, server, and tool, prompt or resource"),
     route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, RouteShape::Audit, "List administrative changes, newest first"),
     route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, RouteShape::Sessions, "List sessions of this process, oldest first"),
+    route("GET", "/api/v1/events", Client, O::StreamEvents, 0, RouteShape::Events, "Stream what happens: servers, calls, keys, configuration"),
+    route("GET", "/api/v1/events/health", Admin, O::StreamHealth, 0, RouteShape::HealthEvents, "Stream how the gateway is, every five seconds"),
     route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, RouteShape::Import, "Import the servers of an `mcpServers` file; errors in an entry do not affect the others"),
 ];
 

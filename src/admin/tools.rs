@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::ACCEPT;
+use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use super::body::ControlPlaneBody;
 use super::call::{self, ToolCall};
 use super::call_meter::{CallMeter, begin_record};
 use super::control_plane::ControlPlane;
+use super::event_stream::stream_response;
 use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
 use super::problem::Problem;
@@ -258,7 +259,7 @@ impl ControlPlane {
     }
 
     /// Completes when the key is no longer valid.
-    fn key_invalidation(&self, identity: Identity) -> KeyInvalidation {
+    pub(super) fn key_invalidation(&self, identity: Identity) -> KeyInvalidation {
         let (auth, changes) = (Arc::clone(&self.parts.auth), self.parts.keys.clone());
         Box::pin(async move {
             while timeout(KEY_CHECK_INTERVAL, auth.wait_for_revocation(&identity, changes.clone()))
@@ -346,17 +347,10 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 fn answer_events(begun: CallStart, owner: Identity) -> Result<Response<ControlPlaneBody>, Problem> {
-    let body = match begun {
-        CallStart::Events(events) => ControlPlaneBody::Events(events, owner),
+    Ok(stream_response(match begun {
+        CallStart::Events(events) => ControlPlaneBody::Stream(events, owner),
         CallStart::Whole(event, permit) => ControlPlaneBody::Whole(event?, Some(permit)),
-    };
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
-    // Keeps caches and buffering proxies from delaying events.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    }))
 }
 
 fn from_fault(fault: &Fault) -> Problem {

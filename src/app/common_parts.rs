@@ -15,6 +15,7 @@ use crate::journal::usage::UsageTables;
 use crate::limits::Limits;
 use crate::server::{ListenTarget, ServerTls, SharedState};
 use crate::session::{ResumableStreams, SessionTable};
+use crate::telemetry::events::EventLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
 use crate::topology::Topology;
@@ -33,6 +34,7 @@ pub struct CommonParts {
     limits: Arc<Limits>,
     metrics: Option<Arc<Metrics>>,
     records: Option<Arc<CallRecords>>,
+    events: Arc<EventLog>,
     topology: watch::Receiver<Arc<Topology>>,
     phase: watch::Receiver<ShutdownPhase>,
     keys: watch::Receiver<u64>,
@@ -51,6 +53,7 @@ impl CommonParts {
         config: &Config,
         auth: &Arc<Authenticator>,
         topology: &Arc<Topology>,
+        events: &Arc<EventLog>,
     ) -> (Self, ChangeSenders, CatalogInbox) {
         let (catalog, inbox) = Catalog::new(config.catalog.clone(), topology);
         let senders = ChangeSenders {
@@ -67,6 +70,7 @@ impl CommonParts {
             limits: Arc::new(Limits::new(&config.limits)),
             metrics,
             records,
+            events: Arc::clone(events),
             topology: senders.topology.subscribe(),
             phase: senders.phase.subscribe(),
             keys: senders.keys.subscribe(),
@@ -95,6 +99,7 @@ impl CommonParts {
             metrics: trace_export::scraped_metrics(config, self.metrics.as_ref()),
             phase: self.phase.clone(),
             keys: self.keys.clone(),
+            events: Arc::clone(&self.events),
         })
     }
 
@@ -118,6 +123,7 @@ impl CommonParts {
             usage,
             metrics: self.metrics,
             records: self.records,
+            events: self.events,
             control_plane: Arc::new(AdminControlPlane(control_plane)),
             phase: self.phase,
             keys: self.keys,

@@ -24,7 +24,7 @@ impl ControlService for AdminControlPlane {
             let response = self.0.respond(request).await;
             response.map(|body| match body {
                 admin::ControlPlaneBody::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
-                admin::ControlPlaneBody::Events(events, owner) => ControlBody::Stream(events, owner),
+                admin::ControlPlaneBody::Stream(events, owner) => ControlBody::Stream(events, owner),
             })
         })
     }

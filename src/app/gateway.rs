@@ -33,9 +33,10 @@ use crate::catalog::{CatalogInbox, CatalogTask};
 use crate::journal;
 use crate::journal::usage::UsageSpool;
 use crate::server::{self, ListenTarget, ListeningSockets, SharedState, Workers};
+use crate::telemetry::events::EventLog;
 use crate::topology::{Topology, TopologyBuilder};
-use crate::upstream::Upstream;
 use crate::upstream::stdio::{BehaviorStore, StdioHealth};
+use crate::upstream::{Surroundings, Upstream};
 use metamcp_config::Config;
 use metamcp_config::sections::RetentionPolicy;
 use metamcp_http::TlsRoots;
@@ -129,11 +130,12 @@ impl App {
         set_gateway_id(gateway_id_of(&auth, &door));
         let (store, roots) = (auth.store().clone(), TlsRoots::system());
         let live = LiveConfig::new(&config, &door);
-        let mut builder = topology_builder(&config, &live, &auth, roots.clone());
+        let events = Arc::<EventLog>::default();
+        let mut builder = topology_builder(&config, &live, &auth, &events, roots.clone());
         let (source, state) = read_stored_config(&config, &auth, &live).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
-        let (parts, senders, catalog_inbox) = CommonParts::new(&config, &auth, &topology);
+        let (parts, senders, catalog_inbox) = CommonParts::new(&config, &auth, &topology, &events);
         let (counters, spool, usage_folder) = open_journal(&config, &door, is_successor).await?;
         let (admin_jobs, runner) = AdminJobs::new();
         let admin = parts.control_plane((&config, &live), &state, admin_jobs, &roots);
@@ -243,7 +245,8 @@ fn spawn_store_sync(
     let (auth, catalog) = (Arc::clone(&shared.auth), Arc::clone(&shared.catalog));
     let pin_sync = tool_pins::PinSync { store: auth.store().clone(), sealer: auth.sealer().clone(), catalog };
     spawn_local(tool_pins::sync(pin_sync, changes.clone()));
-    spawn_local(watch_keys(auth, changes, keys_changed));
+    let events = Arc::clone(&shared.events);
+    spawn_local(watch_keys(auth, changes, keys_changed, events));
 }
 
 /// The same for all gateways that share secrets and serve the network, so that a replica or a successor recognizes the
@@ -258,11 +261,13 @@ fn topology_builder(
     config: &Config,
     live: &LiveConfig,
     auth: &Authenticator,
+    events: &Arc<EventLog>,
     roots: TlsRoots,
 ) -> TopologyBuilder {
     let bridge = || Arc::clone(&live.bridge);
+    let behavior = BehaviorStore::open(config.data_dir.join(PROGRAM_BEHAVIOR));
     TopologyBuilder::new(roots)
-        .with_behavior(BehaviorStore::open(config.data_dir.join(PROGRAM_BEHAVIOR)))
+        .within(Surroundings { behavior, events: Some(Arc::clone(events)) })
         .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(bridge())))
         .with_adapter(Era::Modern, ModernAdapter::new(bridge(), Arc::clone(auth.sealer())))
 }
@@ -291,7 +296,7 @@ fn spawn_jobs(
     spawn_local(end_grace_periods(store.clone()));
     spawn_local(retention::enforce(store.clone(), retention));
     spawn_local(runner.run());
-    spawn_local(CatalogTask::new(inbox).run())
+    spawn_local(CatalogTask::new(inbox, Arc::clone(&shared.events)).run())
 }
 
 /// Reads what keys with a quota have used, before any of them calls. Also delivers what other processes left in the data

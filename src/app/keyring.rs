@@ -1,5 +1,6 @@
 //! The keyring: opened at startup, created at a first start, and refreshed when keys change in the store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::error::AppError;
 use super::first_key::FirstKey;
 use super::startup_info::StartupKeys;
+use crate::telemetry::events::{Event, EventKind, EventLog};
 use metamcp_config::Config;
 use metamcp_config::sections::AuthMode;
-use metamcp_core::base::unix_seconds;
+use metamcp_core::base::{KeyId, unix_seconds};
 use metamcp_store::auth::{
     self, AuthError, Authenticator, CreateKeyError, EncryptionKey, FirstStartError, InstallationSecrets,
-    KeyRequest, KeySource, Sealer, WrongEncryptionKey, check_first_start, encryption_key_place, generate_key,
-    jwt_secret_place, parse_encryption_key, parse_jwt_secret,
+    KeyRequest, KeySource, KeyState, Sealer, WrongEncryptionKey, check_first_start, encryption_key_place,
+    generate_key, jwt_secret_place, parse_encryption_key, parse_jwt_secret,
 };
 use metamcp_store::store::{Audit, ForeignTables, Grants, KeyRow, KeyStatus, Store, WatchState};
 use zeroize::Zeroizing;
@@ -273,8 +275,10 @@ pub async fn watch_keys(
     authenticator: Arc<Authenticator>,
     mut watch: watch::Receiver<WatchState>,
     changed: watch::Sender<u64>,
+    events: Arc<EventLog>,
 ) {
     let mut known = None;
+    let mut told = authenticator.key_states();
     loop {
         let WatchState { epochs, away, asked } = watch.borrow_and_update().clone();
         if asked {
@@ -286,6 +290,7 @@ pub async fn watch_keys(
                 Ok(_) => {
                     known = Some((epochs.keys, epochs.jwt_keys));
                     changed.send_modify(|version| *version += 1);
+                    tell_changed_keys(&mut told, authenticator.key_states(), &events);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot refresh the keyring; the known keys stay in use");
@@ -297,6 +302,31 @@ pub async fn watch_keys(
             tracing::error!("store watch ended: revoked keys are still accepted; restart the gateway");
             return;
         }
+    }
+}
+
+/// Tells which keys differ from those that were told last.
+fn tell_changed_keys(
+    told: &mut HashMap<KeyId, KeyState>,
+    states: HashMap<KeyId, KeyState>,
+    events: &EventLog,
+) {
+    let before = std::mem::replace(told, states);
+    let was_active = |key_id: &KeyId| before.get(key_id).is_some_and(|before| before.is_active);
+    let mut changes: Vec<(KeyId, EventKind)> = told
+        .iter()
+        .filter(|(key_id, state)| before.get(key_id) != Some(state))
+        .filter_map(|(key_id, state)| match (before.get(key_id), state.is_active) {
+            (None, true) => Some((*key_id, EventKind::KeyCreated)),
+            (Some(_), true) => Some((*key_id, EventKind::KeyChanged)),
+            (_, false) => was_active(key_id).then_some((*key_id, EventKind::KeyRevoked)),
+        })
+        .collect();
+    let removed = before.keys().filter(|key_id| !told.contains_key(key_id) && was_active(key_id));
+    changes.extend(removed.map(|key_id| (*key_id, EventKind::KeyRevoked)));
+    changes.sort_unstable_by_key(|(key_id, _)| *key_id);
+    for (key_id, kind) in changes {
+        events.add(Event::of_key(kind, key_id));
     }
 }
 

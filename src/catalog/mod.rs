@@ -36,6 +36,8 @@ mod server_state;
 mod state_log;
 mod stored_pins;
 mod task;
+mod told_states;
+mod told_tools;
 mod tool_override;
 mod view;
 

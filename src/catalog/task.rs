@@ -21,8 +21,11 @@ use super::missing::{ListFailure, MissingReason, MissingServer};
 use super::refresher::{AbortOnDrop, IDLE_TIMEOUT, ListObserver, ListRefresher};
 use super::server_approvals::ToolVisibility;
 use super::state_log::StateLog;
+use super::told_states::ToldStates;
+use super::told_tools::ToldTools;
 use super::view::View;
 use crate::route::{Endpoint, EndpointId};
+use crate::telemetry::events::EventLog;
 use crate::topology::{Topology, UpstreamPools};
 use crate::upstream::{UpstreamId, UpstreamPool};
 
@@ -41,6 +44,9 @@ struct CatalogState {
     /// The snapshots that are kept up to date.
     active: RefCell<HashMap<SnapshotKey, ActiveSnapshot>>,
     state_log: RefCell<StateLog>,
+    told_states: RefCell<ToldStates>,
+    told_tools: RefCell<ToldTools>,
+    events: Arc<EventLog>,
 }
 
 /// Each refresher with its task.
@@ -60,7 +66,7 @@ const SNAPSHOTS_MAX: usize = 64;
 
 impl CatalogTask {
     /// Creates the task, on the thread that it will run on: its pools cannot move between threads.
-    pub fn new(inbox: CatalogInbox) -> Self {
+    pub fn new(inbox: CatalogInbox, events: Arc<EventLog>) -> Self {
         let CatalogInbox { catalog, topology, list_requests, topologies, approval_changes } = inbox;
         let state = Rc::new(CatalogState {
             catalog,
@@ -68,6 +74,9 @@ impl CatalogTask {
             refreshers: RefCell::default(),
             active: RefCell::default(),
             state_log: RefCell::new(StateLog::new()),
+            told_states: RefCell::default(),
+            told_tools: RefCell::default(),
+            events,
         });
         Self { state, list_requests, topologies, approval_changes }
     }
@@ -108,6 +117,10 @@ impl ListObserver for CatalogState {
 
     fn record_change(&self, pool: &UpstreamPool, view: View, lists: &ServerLists) {
         let tools = ToolApprovals::listed_tools(lists);
+        let server = (pool.upstream().id, pool.upstream().name());
+        if let Some(event) = self.told_tools.borrow_mut().update(server, view, &tools) {
+            self.events.add(event);
+        }
         self.catalog.approvals().record_listing(pool.upstream(), view, tools);
     }
 
@@ -142,6 +155,7 @@ impl CatalogState {
         if !self.pools.adopt(topology) {
             return;
         }
+        self.told_tools.borrow_mut().retain(|upstream| topology.upstream(upstream).is_some());
         self.catalog.adopt_servers(topology);
         let successor =
             |snapshot: &ActiveSnapshot| topology.table.find_by_scope(&snapshot.endpoint.scope).cloned();
@@ -295,13 +309,17 @@ impl CatalogState {
         self.log_states();
     }
 
-    /// Logs the servers that fail or work again.
+    /// Logs and tells of the servers that fail or work again.
     fn log_states(&self) {
         let topology = Arc::clone(&self.pools.topology());
         let states = topology
             .upstreams()
-            .map(|upstream| (upstream.id, upstream.name(), self.catalog.server_state(upstream)));
-        let lines = self.state_log.borrow_mut().update(states);
+            .map(|upstream| (upstream.id, upstream.name(), self.catalog.server_state(upstream)))
+            .collect::<Vec<_>>();
+        for event in self.told_states.borrow_mut().update(&states) {
+            self.events.add(event);
+        }
+        let lines = self.state_log.borrow_mut().update(states.into_iter());
         for line in lines {
             line.log(&topology);
         }

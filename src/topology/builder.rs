@@ -8,8 +8,7 @@ use foldhash::fast::RandomState;
 use super::error::TopologyError;
 use super::version::Topology;
 use crate::route::{RouteTable, RoutedServer};
-use crate::upstream::stdio::BehaviorStore;
-use crate::upstream::{EraAdapter, Upstream, UpstreamId};
+use crate::upstream::{EraAdapter, Surroundings, Upstream, UpstreamId};
 use metamcp_config::sections::{EndpointConfig, EndpointMember, EndpointMembers, NAME_SEPARATOR};
 use metamcp_core::base::{EndpointName, ServerName};
 use metamcp_core::protocol::Era;
@@ -19,8 +18,7 @@ use metamcp_http::TlsRoots;
 pub struct TopologyBuilder {
     roots: TlsRoots,
     adapters: Vec<(Era, Arc<dyn EraAdapter>)>,
-    /// What programs were seen to do.
-    behavior: Arc<BehaviorStore>,
+    surroundings: Surroundings,
     current: Arc<Topology>,
     /// The id of the next upstream. It never decreases, so ids are not reused.
     next_upstream: u32,
@@ -45,7 +43,7 @@ impl TopologyBuilder {
             rejected: Vec::new(),
             upstreams: HashMap::default(),
         });
-        Self { roots, adapters: Vec::new(), behavior: Arc::default(), current, next_upstream: 0 }
+        Self { roots, adapters: Vec::new(), surroundings: Surroundings::default(), current, next_upstream: 0 }
     }
 
     /// Uses `adapter` for servers that do not speak `era`.
@@ -55,10 +53,10 @@ impl TopologyBuilder {
         self
     }
 
-    /// Uses what programs were seen to do before.
+    /// Builds servers within these surroundings.
     #[must_use]
-    pub fn with_behavior(self, behavior: Arc<BehaviorStore>) -> Self {
-        Self { behavior, ..self }
+    pub fn within(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
     }
 
     /// The version built last.
@@ -131,7 +129,7 @@ impl TopologyBuilder {
         config: metamcp_config::server::ServerConfig,
     ) -> Result<Arc<Upstream>, metamcp_http::InvalidTarget> {
         let upstream =
-            Upstream::with_behavior(UpstreamId(self.next_upstream), config, &self.roots, &self.behavior)?;
+            Upstream::within(UpstreamId(self.next_upstream), config, &self.roots, &self.surroundings)?;
         self.next_upstream += 1;
         for (era, adapter) in &self.adapters {
             upstream.set_adapter(*era, Arc::clone(adapter));

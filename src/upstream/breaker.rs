@@ -7,13 +7,14 @@
 //! others must go on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use tokio::time::Instant;
 
 use super::stdio::ProcessStats;
+use crate::telemetry::events::{Event, EventKind, EventLog};
 use metamcp_core::base::{ServerName, unix_seconds};
 use metamcp_http::multiplex::Backoff;
 use metamcp_http::{FailureStage, UpstreamError};
@@ -50,6 +51,7 @@ pub struct Breaker {
     failures_max: u32,
     /// Guards what must change together. Locked only while something is wrong.
     state: Mutex<BreakerState>,
+    events: Option<Arc<EventLog>>,
 }
 
 /// Every request reads them; only failures, recoveries and the first answer write them.
@@ -76,9 +78,9 @@ const FAILURES_MAX: u32 = 5;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Breaker {
-    /// Creates a closed breaker.
-    pub fn new() -> Self {
-        Self::with_threshold(FAILURES_MAX)
+    /// Creates a closed breaker, which tells when it opens and closes.
+    pub fn new(events: Option<Arc<EventLog>>) -> Self {
+        Self { events, ..Self::with_threshold(FAILURES_MAX) }
     }
 
     /// Creates a breaker that never opens and only records failures, for servers whose transport backs off
@@ -88,7 +90,7 @@ impl Breaker {
     }
 
     fn with_threshold(failures_max: u32) -> Self {
-        Self { counters: CachePadded::default(), failures_max, state: Mutex::default() }
+        Self { counters: CachePadded::default(), failures_max, state: Mutex::default(), events: None }
     }
 
     /// Checks whether a request may be sent now.
@@ -130,6 +132,7 @@ impl Breaker {
         self.counters.has_answered.store(true, Ordering::Relaxed);
         if self.counters.failures.swap(0, Ordering::Relaxed) >= self.failures_max {
             tracing::debug!(%server, "server is reachable again, circuit breaker closed");
+            self.tell(Event::of_server(EventKind::ServerBreakerClosed, server));
         }
     }
 
@@ -153,6 +156,8 @@ impl Breaker {
             }
             if failures == self.failures_max {
                 tracing::debug!(%server, %error, "server is unreachable, circuit breaker opened");
+                let event = Event::of_server(EventKind::ServerBreakerOpened, server);
+                self.tell(event.with("reason", error.to_string()));
             }
         }
         state.last_failure = Some(UpstreamFailure { stage: error.stage, reason: error.to_string(), at });
@@ -170,6 +175,12 @@ impl Breaker {
             failing_since: state.failing_since,
             last_failure: state.last_failure.clone(),
             processes: None,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = &self.events {
+            events.add(event);
         }
     }
 
@@ -233,14 +244,14 @@ mod tests {
             // Failures of requests that were in flight do not extend the wait.
             "xxxxxxxxxxxxxxxxxxxx!1?",
         ] {
-            check(&Breaker::new(), events).await;
+            check(&Breaker::new(None), events).await;
         }
         check(&Breaker::never_open(), "xxxxxxxxxxxxxxxx?").await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn reports_status() {
-        let breaker = Breaker::new();
+        let breaker = Breaker::new(None);
         assert_eq!(breaker.status(), UpstreamStatus::default());
         check(&breaker, "xxxx").await;
         let status = breaker.status();

@@ -16,9 +16,11 @@ mod message_limit;
 mod pool;
 mod sse;
 pub mod stdio;
+mod surroundings;
 mod transport;
 
 pub use breaker::{UpstreamFailure, UpstreamStatus};
 pub use id::UpstreamId;
 pub use message_limit::MESSAGES_IN_FLIGHT_MAX;
 pub use pool::{EraAdapter, ResponseFuture, Upstream, UpstreamPool};
+pub use surroundings::Surroundings;

@@ -12,7 +12,8 @@ use super::breaker::{Breaker, UpstreamStatus};
 use super::era::EraSupport;
 use super::id::UpstreamId;
 use super::message_limit::new_message_limit;
-use super::stdio::{BehaviorStore, StdioHealth, StdioRequest, behavior_key};
+use super::stdio::{StdioHealth, StdioRequest, behavior_key};
+use super::surroundings::Surroundings;
 use super::transport::Transport;
 use metamcp_config::server::{EraChoice, ServerAddress, ServerConfig, Sharing};
 use metamcp_core::base::ServerName;
@@ -95,25 +96,27 @@ impl Upstream {
     /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
     /// thread that will.
     pub fn new(id: UpstreamId, config: ServerConfig, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        Self::with_behavior(id, config, roots, &Arc::default())
+        Self::within(id, config, roots, &Surroundings::default())
     }
 
-    /// As [`Self::new`], with what programs were seen to do.
-    pub fn with_behavior(
+    /// As [`Self::new`], with what the gateway keeps for all servers.
+    pub fn within(
         id: UpstreamId,
         config: ServerConfig,
         roots: &TlsRoots,
-        behavior: &Arc<BehaviorStore>,
+        surroundings: &Surroundings,
     ) -> Result<Arc<Self>, InvalidTarget> {
-        let transport = Transport::new(&config, roots, behavior)?;
+        let transport = Transport::new(&config, roots, surroundings)?;
         let has_sent_request = match &config.address {
             ServerAddress::Stdio(program) => {
-                behavior.find(&behavior_key(&config.name, program)).has_sent_request()
+                surroundings.behavior.find(&behavior_key(&config.name, program)).has_sent_request()
             }
             _ => false,
         };
         let breaker = match &transport {
-            Transport::Http(_) | Transport::HttpOrSse(..) if config.has_breaker => Breaker::new(),
+            Transport::Http(_) | Transport::HttpOrSse(..) if config.has_breaker => {
+                Breaker::new(surroundings.events.clone())
+            }
             // The thread of the transport backs off between two attempts, and reports that.
             _ => Breaker::never_open(),
         };

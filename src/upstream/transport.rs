@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::message_limit::new_message_limit;
 use super::sse::{SseCandidate, SseServer, SseTarget};
-use super::stdio::{BehaviorStore, StdioServer, StdioTarget};
+use super::stdio::{StdioServer, StdioTarget};
+use super::surroundings::Surroundings;
 use metamcp_config::server::{ServerAddress, ServerConfig};
 use metamcp_http::{HttpServer, InFlightLimit, InvalidTarget, TlsRoots};
 
@@ -25,7 +26,7 @@ impl Transport {
     pub fn new(
         config: &ServerConfig,
         roots: &TlsRoots,
-        behavior: &Arc<BehaviorStore>,
+        surroundings: &Surroundings,
     ) -> Result<Self, InvalidTarget> {
         let no_thread =
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));
@@ -36,7 +37,8 @@ impl Transport {
                     program: program.as_ref().clone(),
                     era: config.settings.era,
                     queue_timeout: config.settings.queue_timeout,
-                    behavior: Arc::clone(behavior),
+                    behavior: Arc::clone(&surroundings.behavior),
+                    events: surroundings.events.clone(),
                 };
                 Ok(Self::Stdio(StdioServer::start(target).map_err(no_thread)?))
             }

@@ -137,7 +137,10 @@ fn every_route_answers_everybody_as_the_table_says() {
             if let Some(credential) = credential {
                 asked = asked.with("Authorization", bearer(credential));
             }
-            let found = Client::once(house.address(), &asked);
+            let mut client = Client::connect(house.address());
+            client.send(&asked.bytes());
+            // Streams of events do not end.
+            let found = if row[1].starts_with("/api/v1/events") { client.head() } else { client.response() };
             assert_eq!(&found.status.to_string(), expected, "{} {}: {}", row[0], row[1], found.text());
             let problem = found.header("content-type") == Some("application/problem+json");
             assert_eq!(problem, found.status >= 400, "{} {}", row[0], row[1]);

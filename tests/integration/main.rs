@@ -21,6 +21,7 @@ mod credentials;
 mod fast_lane;
 mod endings;
 mod endings_unread;
+mod events;
 mod event_streams;
 mod faults;
 mod flood;

@@ -89,7 +89,7 @@ struct QuotaSnapshot {
 struct UndeliveredUsage<'a> {
     /// Unix time in seconds.
     at: u64,
-    /// By key id.
+    /// By the id of the key, which is one with a quota.
     keys: HashMap<&'a str, KeyTotals>,
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -13,6 +14,7 @@ use tracing::field::{DebugValue, debug};
 use crate::runtime::MemoryPurger;
 use crate::server::SharedState;
 use crate::session::SessionTerminator;
+use crate::telemetry::events::{Event, EventKind, EventLog};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use metamcp_config::sections::EndpointConfig;
 use metamcp_core::base::{LogList, unix_seconds};
@@ -92,6 +94,7 @@ impl Publisher {
         let terminator = Rc::clone(&self.terminator);
         spawn_local(terminator.enqueue_when_idle(sessions.take_detached(), Rc::clone(&self.pools)));
         log_changes(&before, &topology);
+        tell_changes(&before, &topology, &self.shared.events);
         log_left_out(&topology);
         topology
     }
@@ -112,6 +115,23 @@ fn log_changes(before: &Topology, topology: &Topology) {
             tracing::info!(epoch, what, added, changed, removed, "configuration applied");
         }
     }
+}
+
+fn tell_changes(before: &Topology, topology: &Topology, events: &EventLog) {
+    let changes = topology.changes_since(before);
+    if changes.is_empty() {
+        return;
+    }
+    let names = |changes: &NameChanges| json!({"added": clip(&changes.added), "changed": clip(&changes.changed), "removed": clip(&changes.removed)});
+    let event = Event::now(EventKind::ConfigurationChanged);
+    events.add(event.with("servers", names(&changes.servers)).with("endpoints", names(&changes.endpoints)));
+}
+
+/// Names in one event; with more of them, people look at the lists.
+const NAMES_TOLD_MAX: usize = 100;
+
+fn clip<T: std::fmt::Display>(names: &[T]) -> Vec<String> {
+    names.iter().take(NAMES_TOLD_MAX).map(ToString::to_string).collect()
 }
 
 /// Names as a log field; the field is absent without any.

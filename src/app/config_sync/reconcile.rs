@@ -20,6 +20,7 @@ use crate::admin::StoreStatus;
 use crate::app::background::tls_files;
 use crate::app::handover::ServiceManager;
 use crate::server::SharedState;
+use crate::telemetry::events::{Event, EventKind};
 use crate::topology::Topology;
 use arc_swap::ArcSwap;
 use metamcp_config::Config;
@@ -113,6 +114,7 @@ impl ServingState {
         publisher: &mut Publisher,
         changes: u64,
     ) -> Option<Config> {
+        let events = Arc::clone(&publisher.shared().events);
         triggers.manager.reloading();
         let loaded = self.load(triggers, publisher.shared()).await;
         if let Some(config) = &loaded {
@@ -123,6 +125,9 @@ impl ServingState {
             let topology = self.publish(publisher).await;
             self.publish_standing(&topology, changes);
             tracing::info!(epoch = topology.epoch, "configuration reloaded");
+            events.add(Event::now(EventKind::ConfigurationReloaded));
+        } else {
+            events.add(Event::now(EventKind::ConfigurationRefused));
         }
         triggers.manager.ready();
         loaded

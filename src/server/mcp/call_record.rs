@@ -12,10 +12,10 @@ use crate::telemetry::traces::{TraceContext, TraceId};
 use metamcp_core::base::Fault;
 use metamcp_core::protocol::McpMethod;
 
-/// Begins the record of a request. `None` if calls are not recorded.
+/// Begins the record of a request. `None` if nobody wants it.
 pub fn begin(metering: &Metering, call: &mut Call) -> Option<Rc<RecordTicket>> {
-    let recorder = metering.records.as_ref()?;
-    if !call.is_request() {
+    let recorder = &metering.recorder;
+    if !recorder.is_wanted() || !call.is_request() {
         return None;
     }
     let request_id = metering.next_request_id();

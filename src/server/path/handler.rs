@@ -210,11 +210,10 @@ async fn ask_control_plane(
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
     });
     let (counters, metrics) = (worker.metering.counters.as_ref(), worker.metering.metrics.as_ref());
-    let records = worker.metering.records.as_ref();
-    let records = records.map(|recorder| {
-        let request_id = worker.metering.next_request_id();
-        RequestRecorder { recorder, request_id }
-    });
+    let recorder = &worker.metering.recorder;
+    let records = recorder
+        .is_wanted()
+        .then(|| RequestRecorder { recorder, request_id: worker.metering.next_request_id() });
     let certificate = activity.certificate.get();
     let request = ControlRequest { head, certificate, body: take, counters, metrics, records };
     let (head, body) = worker.shared.control_plane.answer(request).await.into_parts();

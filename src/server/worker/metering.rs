@@ -21,8 +21,8 @@ pub struct Metering {
     pub metrics: Option<Rc<MetricsWriter>>,
     /// The tracer, if traces are exported.
     pub tracer: Option<Tracer>,
-    /// The record of calls, if there is one.
-    pub records: Option<CallRecorder>,
+    /// Records calls, and tells of them, if that is wanted.
+    pub recorder: CallRecorder,
     /// Distinguishes listed tools from names that clients made up.
     pub catalog: Arc<Catalog>,
     /// For request ids and trace sampling.

@@ -11,6 +11,7 @@ use crate::limits::Limits;
 use crate::server::http1::control_plane::ControlService;
 use crate::server::tls::{ClientGeneration, ServerTls};
 use crate::session::{ResumableStreams, SessionTable};
+use crate::telemetry::events::EventLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
 use crate::topology::Topology;
@@ -40,6 +41,7 @@ pub struct SharedState {
     pub metrics: Option<Arc<Metrics>>,
     /// The queue of call records, if calls are recorded.
     pub records: Option<Arc<CallRecords>>,
+    pub events: Arc<EventLog>,
     /// Serves every path that is not an MCP endpoint.
     pub control_plane: Arc<dyn ControlService>,
     pub phase: watch::Receiver<ShutdownPhase>,

@@ -73,7 +73,7 @@ impl Worker {
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             metrics: metrics.and_then(|metrics| metrics.writer(number)).map(Rc::new),
             tracer: metrics.and_then(|metrics| metrics.traces()?.tracer()),
-            records: shared.records.as_ref().map(CallRecorder::new),
+            recorder: CallRecorder::new(shared.records.as_ref(), &shared.events),
             catalog: Arc::clone(&shared.catalog),
             clock: Rc::clone(&clock),
             number,

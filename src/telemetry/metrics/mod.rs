@@ -24,7 +24,7 @@ pub use exposition::{ExpositionFormat, MetricFamily, MetricSample, MetricUnit, S
 pub use label::{LABELS_MAX, LabelId, LabelInterner, OTHER};
 pub use operation::{MetricsWriter, OpenStreamGuard, Operation, UpstreamOperation};
 pub use outcome::{OperationOutcome, StreamKind};
-pub use process::collect_process_metrics;
+pub use process::{ProcessUsage, collect_process_metrics};
 pub use registry::Metrics;
 pub use worker::{ConnectionCounts, SERIES_MAX};
 

@@ -7,41 +7,60 @@ use super::exposition::{MetricFamily, MetricSample, MetricUnit, SampleValue};
 /// `USER_HZ`, the unit of CPU times in `/proc`: 100 on every architecture that the program is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// What this process uses. Each is `None` where `/proc` does not tell.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessUsage {
+    /// CPU time, user and system.
+    pub cpu_seconds: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    pub threads: Option<u64>,
+    pub open_files: Option<u64>,
+    pub open_files_max: Option<u64>,
+}
+
+impl ProcessUsage {
+    /// Blocks on file reads, so a worker must not call it.
+    pub fn read() -> Self {
+        let read = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        let (stat, status, limits) = (read("stat"), read("status"), read("limits"));
+        let descriptors = fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+        let bytes = |field| number(&status, field).map(|kib| kib << 10);
+        Self {
+            cpu_seconds: cpu_seconds(&stat),
+            resident_bytes: bytes("VmRSS:"),
+            virtual_bytes: bytes("VmSize:"),
+            threads: number(&status, "Threads:"),
+            // Without the descriptor of the directory that is being read.
+            open_files: descriptors.map(|count| count.saturating_sub(1) as u64),
+            open_files_max: number(&limits, "Max open files"),
+        }
+    }
+}
+
 /// Collects CPU time, memory, file descriptors and threads. Empty where there is no `/proc`. Blocks on file reads, so a
 /// worker must not call it.
 pub fn collect_process_metrics() -> Vec<MetricFamily> {
-    let read = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
-    let (stat, status, limits) = (read("stat"), read("status"), read("limits"));
-    let descriptors = fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+    let usage = ProcessUsage::read();
     let single =
         |value: Option<SampleValue>| value.into_iter().map(|value| MetricSample::new([], value)).collect();
     let level = |count: Option<u64>| {
         single(count.and_then(|count| i64::try_from(count).ok()).map(SampleValue::Level))
     };
-    let bytes = |field| level(number(&status, field).map(|kib| kib << 10));
     vec![
         MetricFamily::counter(
             "process_cpu",
             "CPU time, user and system",
             MetricUnit::Seconds,
-            single(cpu_seconds(&stat).map(SampleValue::Number)),
+            single(usage.cpu_seconds.map(SampleValue::Number)),
         ),
-        MetricFamily::gauge("process_resident_memory", "Resident memory", bytes("VmRSS:"))
+        MetricFamily::gauge("process_resident_memory", "Resident memory", level(usage.resident_bytes))
             .in_unit(MetricUnit::Bytes),
-        MetricFamily::gauge("process_virtual_memory", "Virtual memory", bytes("VmSize:"))
+        MetricFamily::gauge("process_virtual_memory", "Virtual memory", level(usage.virtual_bytes))
             .in_unit(MetricUnit::Bytes),
-        MetricFamily::gauge("process_threads", "Threads", level(number(&status, "Threads:"))),
-        // Without the descriptor of the directory that is being read.
-        MetricFamily::gauge(
-            "process_open_fds",
-            "Open file descriptors",
-            level(descriptors.map(|count| count.saturating_sub(1) as u64)),
-        ),
-        MetricFamily::gauge(
-            "process_max_fds",
-            "Limit of open file descriptors",
-            level(number(&limits, "Max open files")),
-        ),
+        MetricFamily::gauge("process_threads", "Threads", level(usage.threads)),
+        MetricFamily::gauge("process_open_fds", "Open file descriptors", level(usage.open_files)),
+        MetricFamily::gauge("process_max_fds", "Limit of open file descriptors", level(usage.open_files_max)),
     ]
 }
 

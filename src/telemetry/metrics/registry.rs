@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use super::cells::SingleWriterCell;
 use super::collect;
 use super::exposition::{MetricFamily, MetricSample, MetricUnit, SampleValue};
 use super::label::{LabelId, LabelInterner};
 use super::operation::MetricsWriter;
-use super::worker::{SeriesRegistry, WorkerMetrics};
+use super::worker::{ConnectionCounts, SeriesRegistry, WorkerMetrics};
 use crate::telemetry::records::CallRecords;
 use crate::telemetry::traces::Traces;
 
@@ -67,6 +68,20 @@ impl Metrics {
     /// Idle connections to a server, over all workers, at most a second old.
     pub fn idle_connections(&self, server: LabelId) -> u64 {
         self.workers.iter().map(|worker| worker.idle_connections(server)).sum()
+    }
+
+    /// Open event streams of all kinds.
+    pub fn open_streams(&self) -> u64 {
+        self.workers.iter().flat_map(|worker| &worker.streams).map(SingleWriterCell::get).sum()
+    }
+
+    /// The client connections of all workers.
+    pub fn connection_counts(&self) -> ConnectionCounts {
+        let sum = |at: usize| {
+            let counts = self.workers.iter().map(|worker| worker.connections[at].get());
+            usize::try_from(counts.sum::<u64>()).unwrap_or(usize::MAX)
+        };
+        ConnectionCounts { open: sum(0), idle: sum(1), requests_in_flight: sum(2) }
     }
 
     /// Sums all workers into metric families. `endpoints` and `servers` resolve the label ids to names.

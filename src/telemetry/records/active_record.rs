@@ -14,11 +14,16 @@ use metamcp_core::base::{RequestId, ServerName};
 use super::json::RecordFormatter;
 use super::queue::{CallRecords, RecordBatch};
 use super::record::{CallDescription, CallOutcome, CallRecord, CallTarget};
+use crate::telemetry::events::{CallEvent, Event, EventLog};
 
-/// The records of one worker. Stays on its thread, where records are formatted: what they refer to is then never freed by
-/// another thread, nor are reference counts shared with one.
+/// Records the calls of one worker, and tells the log of events of them. Stays on its thread, where records are formatted: what
+/// they refer to is then never freed by another thread, nor are reference counts shared with one.
 #[derive(Clone)]
-pub struct CallRecorder(Rc<WorkerRecords>);
+pub struct CallRecorder {
+    /// `None` if calls are not recorded.
+    records: Option<Rc<WorkerRecords>>,
+    events: Arc<EventLog>,
+}
 
 struct WorkerRecords {
     records: Arc<CallRecords>,
@@ -43,6 +48,8 @@ pub struct ActiveRecord {
     recorder: CallRecorder,
     /// `None` once it has ended.
     record: Option<Box<CallRecord>>,
+    /// Whether the log of events knows of it.
+    is_told: bool,
     began: Instant,
 }
 
@@ -53,33 +60,34 @@ pub struct RecordTicket {
 }
 
 impl CallRecorder {
-    /// Runs in a `LocalSet`, on which it spawns the task that queues batches which do not become full.
-    pub fn new(records: &Arc<CallRecords>) -> Self {
-        let worker = Rc::new(WorkerRecords {
-            records: Arc::clone(records),
-            batch: RefCell::new(records.new_batch()),
-            formatter: RefCell::default(),
-            begun: Notify::new(),
+    /// Runs in a `LocalSet`, on which it spawns the task that queues batches which do not become full. `records` is `None` if
+    /// calls are not recorded.
+    pub fn new(records: Option<&Arc<CallRecords>>, events: &Arc<EventLog>) -> Self {
+        let records = records.map(|records| {
+            let worker = Rc::new(WorkerRecords {
+                records: Arc::clone(records),
+                batch: RefCell::new(records.new_batch()),
+                formatter: RefCell::default(),
+                begun: Notify::new(),
+            });
+            spawn_local(flush_old_batches(Rc::clone(&worker)));
+            worker
         });
-        spawn_local(flush_old_batches(Rc::clone(&worker)));
-        Self(worker)
+        Self { records, events: Arc::clone(events) }
     }
 
-    /// Adds a record to the batch, and queues the batch once it is full or old.
+    /// Whether calls are recorded, or somebody reads their events. Asked for each call.
+    pub fn is_wanted(&self) -> bool {
+        self.records.is_some() || self.events.wants_calls()
+    }
+
+    /// Takes the record of a call that has ended.
     fn add(&self, record: CallRecord) {
-        let mut batch = self.0.batch.borrow_mut();
-        match &mut *batch {
-            RecordBatch::Lines(lines) => {
-                lines.push(|line| self.0.formatter.borrow_mut().write(line, &record));
-            }
-            RecordBatch::Records(records) => records.push(record),
+        if self.events.wants_calls() {
+            self.events.add(Event::of_call(CallEvent::Ended, &record));
         }
-        let records = batch.len();
-        drop(batch);
-        if records >= self.0.records.batch_records_max() {
-            self.0.flush();
-        } else if records == 1 {
-            self.0.begun.notify_one();
+        if let Some(records) = &self.records {
+            records.add(record);
         }
     }
 
@@ -96,7 +104,8 @@ impl CallRecorder {
             duration_ms: 0,
             bytes_out: 0,
         };
-        ActiveRecord { recorder: self.clone(), record: Some(Box::new(record)), began: Instant::now() }
+        let record = Some(Box::new(record));
+        ActiveRecord { recorder: self.clone(), record, is_told: false, began: Instant::now() }
     }
 }
 
@@ -110,6 +119,24 @@ async fn flush_old_batches(worker: Rc<WorkerRecords>) {
 }
 
 impl WorkerRecords {
+    /// Adds a record to the batch, and queues the batch once it is full or old.
+    fn add(&self, record: CallRecord) {
+        let mut batch = self.batch.borrow_mut();
+        match &mut *batch {
+            RecordBatch::Lines(lines) => {
+                lines.push(|line| self.formatter.borrow_mut().write(line, &record));
+            }
+            RecordBatch::Records(records) => records.push(record),
+        }
+        let records = batch.len();
+        drop(batch);
+        if records >= self.records.batch_records_max() {
+            self.flush();
+        } else if records == 1 {
+            self.begun.notify_one();
+        }
+    }
+
     /// Queues the batch, unless it is empty.
     fn flush(&self) {
         let batch = self.batch.replace(self.records.new_batch());
@@ -132,6 +159,10 @@ impl ActiveRecord {
         record.server = Some(server.clone());
         if let (Some(target), Some(name)) = (&mut record.call.target, original_name) {
             *target = CallTarget::new(target.kind, name);
+        }
+        // A read that several servers may have starts once.
+        if !std::mem::replace(&mut self.is_told, true) && self.recorder.events.wants_calls() {
+            self.recorder.events.add(Event::of_call(CallEvent::Started, record));
         }
     }
 

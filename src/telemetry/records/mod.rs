@@ -21,6 +21,7 @@ mod writer;
 
 pub use active_record::{ActiveRecord, CallRecorder, RecordTicket, RequestRecorder};
 pub use file_log::FileLog;
+pub use json::endpoint_name;
 pub use lines::Lines;
 pub use queue::CallRecords;
 pub use record::{CallDescription, CallOutcome, CallRecord, CallTarget, TargetKind};

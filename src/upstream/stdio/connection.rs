@@ -19,6 +19,7 @@ use super::lines::write_line;
 use super::process_stats::ProcessCounters;
 use super::request_ids::RequestIds;
 use crate::runtime::LargeMessage;
+use crate::telemetry::events::EventLog;
 use metamcp_config::server::Program;
 use metamcp_core::base::{KeyId, MemoryCharge, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span};
@@ -49,6 +50,8 @@ pub struct ServerContext {
     pub message_counters: MessageCounters,
     /// What the program was seen to do.
     pub behavior: BehaviorRecorder,
+    /// Where it is told what happens to processes.
+    pub events: Option<Arc<EventLog>>,
 }
 
 /// Counters of messages, over all processes of a server.
@@ -104,6 +107,8 @@ pub struct ProcessConnection {
     pub settled: Notify,
     /// Whether the process was started before a session needed it.
     pub is_spare: Cell<bool>,
+    /// Whether it is only asked which era it speaks, and may exit at that.
+    pub is_probe: Cell<bool>,
     /// Whether the process was started for one session and ends with it.
     pub is_exclusive: Cell<bool>,
     /// Whether the session that the process was started for is still being opened.
@@ -242,6 +247,7 @@ impl ProcessConnection {
             has_answered: Cell::new(false),
             settled: Notify::new(),
             is_spare: Cell::new(false),
+            is_probe: Cell::new(false),
             is_exclusive: Cell::new(false),
             is_opening: Cell::new(false),
             is_closed: Cell::new(false),

@@ -37,6 +37,7 @@ mod start_limit;
 mod stderr;
 mod supervisor;
 mod target;
+mod told;
 
 pub use behavior::BehaviorStore;
 pub use health::{ProcessHealth, StdioHealth};

@@ -22,6 +22,7 @@ use super::process::SpawnedProcess;
 use super::process_stats::ProcessStage;
 use super::slots::{InitializedProcess, ProcessKey, ProcessOwner};
 use super::supervisor::Supervisor;
+use crate::telemetry::events::EventKind;
 use metamcp_config::server::{EraChoice, Sharing};
 use metamcp_core::frame::{Envelope, MessageKind};
 use metamcp_core::protocol::{Era, McpMethod, code};
@@ -102,6 +103,9 @@ impl Supervisor {
             self.context.counters.record_failure(ProcessStage::Start, error.to_string());
             self.context.backoff.borrow_mut().fail(Duration::ZERO);
             tracing::debug!(server = %self.context.name, %error, "cannot start a server process");
+            self.context.tell(EventKind::ServerFailed, |event| {
+                event.with("reason", error.to_string()).with("stage", ProcessStage::Start.text())
+            });
             let reason = describe_spawn_error(&error, &self.context.program);
             UpstreamError::start_failure(reason, Some(error.to_string()))
         })
@@ -257,6 +261,7 @@ impl Supervisor {
             return Ok(era == Era::Modern);
         }
         let connection = self.start(Era::Modern, &Rc::default()).await?;
+        connection.is_probe.set(true);
         let backoff_before = self.context.backoff.borrow().clone();
         let stats_before = self.context.counters.snapshot();
         let discovering = connection.send_request(McpMethod::Discover, DISCOVER_PARAMS);

@@ -18,6 +18,7 @@ use super::process_stats::ProcessStage;
 use super::stderr::{StderrTail, drain_stderr};
 use crate::child::{self, SpawnSpec};
 use crate::runtime::MemoryPurger;
+use crate::telemetry::events::{Event, EventKind};
 use metamcp_config::server::Program;
 use metamcp_http::FailureStage;
 
@@ -78,7 +79,9 @@ impl SpawnedProcess {
         else {
             return Err(io::Error::other("the process has no pipes"));
         };
-        context.counters.record_start();
+        let is_restart = context.counters.record_start();
+        let kind = if is_restart { EventKind::ServerRestarted } else { EventKind::ServerStarted };
+        context.tell(kind, |event| event.with("pid", pid));
         // What a program says that fails again and again was logged the first time.
         let is_logged = context.backoff.borrow().failures() == 0;
         let tail = Rc::new(RefCell::new(StderrTail::new(is_logged)));
@@ -105,6 +108,7 @@ impl SpawnedProcess {
         drop(self.stdin);
         end(self.child, self.pid).await;
         record_end(&context, self.pid);
+        tell_stopped(&context, self.pid);
     }
 }
 
@@ -203,6 +207,7 @@ async fn supervise(
 ) {
     let cause = wait_for_end(&mut child, &mut reading, &mut writing, &connection).await;
     let context = Rc::clone(&connection.context);
+    let is_expected = matches!(cause, ExitCause::Requested) || connection.is_probe.get();
     if !matches!(cause, ExitCause::Requested) {
         if !connection.has_answered.get() {
             // Standard error usually says why a program cannot start, and its callers are told.
@@ -222,6 +227,9 @@ async fn supervise(
     end(child, connection.pid).await;
     reading.abort();
     record_end(&context, connection.pid);
+    if is_expected {
+        tell_stopped(&context, connection.pid);
+    }
 }
 
 async fn wait_for_end(
@@ -271,6 +279,10 @@ async fn end(mut child: Child, pid: u32) {
     }
 }
 
+fn tell_stopped(context: &ServerContext, reaper: u32) {
+    context.tell(EventKind::ServerStopped, |event| event.with("pid", reaper));
+}
+
 fn record_end(context: &ServerContext, reaper: u32) {
     child::forget_reaper(reaper);
     // Its buffers are freed.
@@ -293,6 +305,16 @@ fn report_failure(connection: &ProcessConnection, cause: &ExitCause, stderr: &St
     // JSON has no number of 128 bits.
     let ran_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
     let (server, stderr) = (&context.name, lines.join(" | "));
+    if !connection.is_probe.get() {
+        let complete = |event: Event| {
+            event
+                .with("pid", connection.pid)
+                .with("reason", &*reason)
+                .with("stage", stage.text())
+                .with("ran_ms", ran_ms)
+        };
+        context.tell(EventKind::ServerFailed, complete);
+    }
     if is_news {
         tracing::warn!(%server, reason, ran_ms, stderr, "server process failed");
     } else {

@@ -83,15 +83,17 @@ impl ProcessCounters {
         self.lock().running
     }
 
-    /// Counts a started process.
-    pub fn record_start(&self) {
+    /// Counts a started process. Returns whether it was started in place of a failed one.
+    pub fn record_start(&self) -> bool {
         let mut stats = self.lock();
         stats.running += 1;
         stats.started += 1;
-        if stats.awaiting_restart > 0 {
+        let is_restart = stats.awaiting_restart > 0;
+        if is_restart {
             stats.awaiting_restart -= 1;
             stats.restarts += 1;
         }
+        is_restart
     }
 
     /// Counts a process that has ended.

@@ -79,7 +79,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 impl Supervisor {
     /// Creates the supervisor of a server without processes.
     pub fn new(target: StdioTarget, counters: Arc<ProcessCounters>) -> Rc<Self> {
-        let StdioTarget { name, program, era, queue_timeout, behavior } = target;
+        let StdioTarget { name, program, era, queue_timeout, behavior, events } = target;
         let behavior = BehaviorRecorder::new(behavior, behavior_key(&name, &program));
         let context = ServerContext {
             name,
@@ -95,6 +95,7 @@ impl Supervisor {
             has_warned_of_ids: Cell::new(false),
             message_counters: MessageCounters::default(),
             behavior,
+            events,
         };
         Rc::new(Self {
             context: Rc::new(context),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::behavior::BehaviorStore;
+use crate::telemetry::events::EventLog;
 use metamcp_config::server::{EraChoice, Program};
 use metamcp_core::base::ServerName;
 
@@ -17,6 +18,8 @@ pub struct StdioTarget {
     pub queue_timeout: Duration,
     /// What programs were seen to do.
     pub behavior: Arc<BehaviorStore>,
+    /// Where it is told what happens to processes.
+    pub events: Option<Arc<EventLog>>,
 }
 
 #[cfg(test)]
@@ -29,6 +32,7 @@ impl StdioTarget {
             era: EraChoice::Auto,
             queue_timeout: Duration::from_secs(5),
             behavior: Arc::default(),
+            events: None,
         }
     }
 }

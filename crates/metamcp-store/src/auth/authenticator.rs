@@ -8,6 +8,7 @@
 //! The tag of a credential is computed before the keyring is searched, so that an unknown key id takes as long as a
 //! known one.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use super::health::AuthHealth;
 use super::identity::Identity;
 use super::jwt_keyring;
 use super::key::ParsedApiKey;
-use super::keyring::CachedVerdict;
+use super::keyring::{CachedVerdict, KeyState};
 use super::live_keys::LiveKeys;
 use super::mac::{MacKey, MacTag};
 use super::rejection_cache::RejectionCache;
@@ -185,6 +186,11 @@ impl Authenticator {
     /// Whether a key is known and active, or keys are not required. Its end of validity is not looked at.
     pub fn is_active(&self, key_id: KeyId) -> bool {
         self.mode == AuthMode::Open || self.keys.keyring().is_active(key_id)
+    }
+
+    /// The state of each key, disabled ones included.
+    pub fn key_states(&self) -> HashMap<KeyId, KeyState> {
+        self.keys.keyring().key_states()
     }
 
     /// The keys that have a quota.

@@ -40,6 +40,14 @@ pub struct KeyringEntry {
     verified: ArcSwapOption<VerifiedSecret>,
 }
 
+/// What tells whether a key has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyState {
+    /// Increases with each change.
+    pub epoch: u64,
+    pub is_active: bool,
+}
+
 struct VerifiedSecret {
     tag: MacTag,
     renew_from: Instant,
@@ -163,6 +171,12 @@ impl Keyring {
     /// Whether a key is known and active. Its expiry is not looked at.
     pub fn is_active(&self, key_id: KeyId) -> bool {
         self.entries.get(&key_id).is_some_and(|entry| entry.row.status == KeyStatus::Active)
+    }
+
+    /// The state of each key, disabled ones included.
+    pub fn key_states(&self) -> HashMap<KeyId, KeyState> {
+        let state = |row: &KeyRow| KeyState { epoch: row.epoch, is_active: row.status == KeyStatus::Active };
+        self.entries.iter().map(|(key_id, entry)| (*key_id, state(&entry.row))).collect()
     }
 
     /// The keys that have a quota.
