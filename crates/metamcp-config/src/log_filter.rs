@@ -1,6 +1,20 @@
-//! The check of a log filter.
+//! The log filter, and its check.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Libraries whose lines clients and servers cause, such as a warning for each client that asks for a renegotiation. They
+/// say nothing that an operator could act on, and nothing bounds them.
+const QUIET: &str = "rustls=error,tokio_postgres=error,h2=error,hyper=error";
+
+/// The filter for the log. Some libraries log errors alone, unless the filter names them.
+pub(super) fn parse(filter: &str) -> Result<EnvFilter, ParseError> {
+    if filter.trim().is_empty() {
+        return EnvFilter::builder().parse(filter);
+    }
+    // What follows replaces what it repeats.
+    EnvFilter::builder().parse(format!("{QUIET},{filter}"))
+}
 
 /// Why a log filter cannot be what was meant. `None` if it can be.
 pub(super) fn mistake(filter: &str) -> Option<&'static str> {
@@ -21,6 +35,19 @@ fn is_level(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        let check = |filter: &str, expected: &str| {
+            let parsed = super::parse(filter).expect("a filter").to_string();
+            let mut found: Vec<&str> = parsed.split(',').collect();
+            found.sort_unstable();
+            assert_eq!(found.join(","), expected, "{filter}");
+        };
+        check("info", "h2=error,hyper=error,info,rustls=error,tokio_postgres=error");
+        check("info,rustls=debug", "h2=error,hyper=error,info,rustls=debug,tokio_postgres=error");
+        check("", "");
+    }
+
     #[test]
     fn filters_without_a_level_are_mistakes() {
         #[track_caller]

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::database::DatabaseConfig;
 use super::json_log::JsonLines;
+use super::log_filter;
 use super::mistakes::{ConfigNotice, SourceLocation};
 use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
@@ -121,7 +122,7 @@ fn note_filter_handle<S: 'static>(handle: Handle<EnvFilter, S>) {
 impl LogConfig {
     /// Installs the process-wide log subscriber, which writes to standard error. Only the first call has an effect.
     pub fn install(&self) -> Result<(), ParseError> {
-        let filter = EnvFilter::builder().parse(&self.filter)?;
+        let filter = log_filter::parse(&self.filter)?;
         let subscriber = fmt::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
         // On a terminal, `NO_COLOR` decides (https://no-color.org), which the subscriber reads.
         let subscriber = if io::stderr().is_terminal() { subscriber } else { subscriber.with_ansi(false) };
@@ -143,7 +144,7 @@ impl LogConfig {
 
     /// Replaces the filter of the installed subscriber. Does nothing before [`Self::install`].
     pub fn apply_filter(&self) -> Result<(), ParseError> {
-        let filter = EnvFilter::builder().parse(&self.filter)?;
+        let filter = log_filter::parse(&self.filter)?;
         if let Some(replace) = REPLACE_FILTER.get() {
             replace(filter);
         }
