@@ -74,7 +74,7 @@ impl ControlPlane {
     ) -> Result<Response<ControlPlaneBody>, Problem> {
         let mut query = QueryReader::new(call.query());
         let mut filter = EventFilter::default();
-        query.parsed("type", |text| filter.add_kinds(text));
+        query.parsed("type", |text| filter.set_kinds(text));
         query.parsed("severity", |text| filter.set_severity(text));
         query.parsed("server", |text| filter.set_server(text));
         query.parsed("key", |text| filter.set_key(text));

@@ -106,6 +106,9 @@ pub enum AppError {
     /// The address of the collector of call records cannot be used.
     #[error("records.endpoint: {0}")]
     RecordsCollector(InvalidTarget),
+    /// The address of a webhook cannot be used.
+    #[error("webhooks.url: {0}")]
+    Webhook(InvalidTarget),
     /// The client cannot be connected to the endpoint of `metamcp connect`.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -143,7 +143,7 @@ impl App {
         let shared = parts.into_shared_state((&config, &door, &live), counters, admin)?;
         let workers_ended = watch::Sender::new(ShutdownPhase::Serve);
         let delivery = prepare_delivery((&config, &door), spool, &shared, &workers_ended).await;
-        let telemetry = TelemetryDelivery::start(&shared, &roots, &workers_ended)?;
+        let telemetry = TelemetryDelivery::start(&config, &shared, &roots, &workers_ended)?;
         let keys = keys_of_successor(is_successor, (&config, &store, &auth)).await?;
         let workers = server::start(&shared, &door, sockets)?;
         let keys = create_key_at_first_start(keys, &config, &store, &auth).await?;

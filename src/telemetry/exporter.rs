@@ -40,9 +40,9 @@ pub struct ExportBatch {
     pub items: u64,
 }
 
-/// The collector's response to one batch.
+/// The response of a collector, or of a webhook, to one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CollectorResponse {
+pub struct PostResponse {
     pub status: u16,
     /// The delay that the header `Retry-After` asks for.
     pub retry_after: Option<Duration>,
@@ -50,10 +50,10 @@ pub struct CollectorResponse {
     pub body: Bytes,
 }
 
-/// Why a batch got no response; a text for the log.
+/// Why a message got no response; a text for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ExportError(pub String);
+pub struct PostError(pub String);
 
 /// The interval at which the queue is checked.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// its own.
 pub async fn export<Q: ExportQueue>(
     queue: Arc<Q>,
-    post: impl AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>,
+    post: impl AsyncFn(Bytes) -> Result<PostResponse, PostError>,
     mut phase: watch::Receiver<ShutdownPhase>,
 ) {
     let mut exporter =
@@ -132,7 +132,7 @@ enum ExportOutcome {
     Rejected,
 }
 
-impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<Q, P> {
+impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<PostResponse, PostError>> Exporter<Q, P> {
     /// Never returns. Cancel safe: a batch that is being sent stays in `batch`.
     async fn run(&mut self) {
         let jitter = SplitMix64::from_system();
@@ -196,7 +196,7 @@ impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>
         outcome
     }
 
-    fn log_failure(&mut self, response: Result<CollectorResponse, ExportError>) {
+    fn log_failure(&mut self, response: Result<PostResponse, PostError>) {
         let Some(line) = self.outage.fail(Instant::now()) else { return };
         let why = match response {
             Ok(response) => format!("it responded with HTTP {}", response.status),
@@ -214,7 +214,7 @@ impl<Q: ExportQueue, P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>
 
 //= https://opentelemetry.io/docs/specs/otlp/#failures-1
 //# The requests that receive a response status code listed in following table SHOULD be retried.
-fn classify(response: Result<&CollectorResponse, &ExportError>) -> ExportOutcome {
+fn classify(response: Result<&PostResponse, &PostError>) -> ExportOutcome {
     match response {
         Err(_) => ExportOutcome::Retry(None),
         Ok(response) => match response.status {

@@ -75,3 +75,4 @@ mod tls;
 mod traces;
 mod transports;
 mod usage;
+mod webhooks;

@@ -125,6 +125,9 @@ pub(super) const BRIDGE_SESSION_IDLE: SettingRange<Duration> =
 /// Metrics name every server and endpoint, and show the load of each.
 pub(super) const METRICS_ACCESS: MetricsAccess = MetricsAccess::Key;
 
+/// Standard Webhooks recommends 15 to 30 seconds at most; a receiver only has to accept an event.
+pub(super) const WEBHOOK_TIMEOUT: SettingRange<Duration> =
+    SettingRange { default: secs(10), min: millis(100), max: secs(30) };
 /// The default of OpenTelemetry: a collector is nearby and responds quickly.
 pub(super) const TRACES_TIMEOUT: SettingRange<Duration> =
     SettingRange { default: secs(10), min: millis(100), max: secs(60) };

@@ -52,6 +52,13 @@ impl fmt::Display for Summary<'_> {
                 }
             }
         }
+        for webhook in &self.0.webhooks {
+            writeln!(
+                f,
+                "webhook    {}",
+                address::format_redacted(&ServerAddress::Http(webhook.url.clone()))
+            )?;
+        }
         for path in &self.0.sources {
             writeln!(f, "read       {}", path.display())?;
         }

@@ -43,6 +43,7 @@ mod tls;
 mod endpoint_members;
 mod traces;
 mod upstream_tls;
+mod webhooks;
 
 pub use cli::{BUILD_VERSION, Cli, Command, ConnectArgs, ConnectCli, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{ConnectConfig, load_connect};

@@ -18,6 +18,7 @@ use super::section::{Section, TomlFile};
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat, SecretPlaces};
 use super::{
     cli, defaults as d, endpoints, mcp_json_entries, memory_limit, process, records, servers, tls, traces,
+    webhooks,
 };
 use crate::sections::AuthMode;
 use crate::sections::MetricsAccess;
@@ -47,6 +48,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
     let context = Context { variables: &raw.variables, report: &report, workspace: None };
     let (metrics_access, traces) = telemetry(&root, context);
     let records = records::read(&root, &raw.data_dir, context);
+    let webhooks = webhooks::read(&root, context);
     let workspace = raw.mcp_json.as_ref().and_then(|file| workspace_of(&file.path));
     // A gateway for one client listens on no port.
     let listen = (raw.audience == Audience::Network).then_some(server.listen);
@@ -82,6 +84,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Diagnostics) -> Result<Config, Conf
         metrics_access,
         traces,
         records,
+        webhooks,
         database,
         sources: files.map(|file| &file.path).chain(&raw.variables.path).cloned().collect(),
         candidates: raw.candidates.clone(),

@@ -808,6 +808,7 @@ fn the_documentation_is_true() {
     assert_eq!(written.traces, bare.traces);
     assert!(bare.traces.is_some());
     assert_eq!(written.records, plain.records);
+    assert_eq!(written.webhooks.len(), 1);
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
     assert_eq!(

@@ -19,7 +19,7 @@ use crate::sections::MetricsAccess;
 use crate::sections::{AuthMode, RetentionPolicy};
 use crate::sections::{
     BridgeConfig, CatalogConfig, EndpointConfig, HttpConfig, LimitsConfig, RecordsConfig, SessionConfig,
-    TraceConfig,
+    TraceConfig, WebhookConfig,
 };
 use crate::server::ServerConfig;
 use crate::server::ServingPolicy;
@@ -66,6 +66,8 @@ pub struct Config {
     pub traces: Option<TraceConfig>,
     /// Where the records of calls go. `None` if calls are not recorded.
     pub records: Option<RecordsConfig>,
+    /// Where events are posted to.
+    pub webhooks: Vec<WebhookConfig>,
     /// The PostgreSQL database. Without it the store is SQLite.
     pub database: Option<DatabaseConfig>,
     /// The files that were read.

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::super::error::AppError;
 use super::super::shutdown_signals::install_hangup;
-use super::collector::Collector;
+use super::http_sender::{HttpSender, PROTOBUF};
 use crate::telemetry::exporter::export;
 use crate::telemetry::records::{CallRecords, FileLog, RecordSink, RecordsWriter, Syslog, start_writer};
 use metamcp_config::sections::{RecordsCollector, RecordsConfig, RecordsFile, RecordsTarget};
@@ -105,7 +105,8 @@ fn spawn_export(
     workers_ended: watch::Receiver<ShutdownPhase>,
 ) -> Result<JoinHandle<()>, AppError> {
     let RecordsCollector { endpoint, headers, timeout, .. } = config;
-    let collector = Collector::new(&endpoint, headers, timeout, roots).map_err(AppError::RecordsCollector)?;
-    let post = async move |batch: Bytes| collector.post(batch).await;
+    let collector = HttpSender::new(&endpoint, (PROTOBUF, headers), timeout, roots)
+        .map_err(AppError::RecordsCollector)?;
+    let post = async move |batch: Bytes| collector.post(batch, []).await;
     Ok(spawn_local(export(records, post, workers_ended)))
 }

@@ -2,7 +2,7 @@
 //! traces, and the delivery of call records.
 
 mod call_records;
-mod collector;
+mod http_sender;
 pub mod quotas;
 pub mod retention;
 pub mod telemetry;
@@ -11,6 +11,7 @@ pub mod tool_pins;
 pub mod trace_export;
 pub mod usage;
 mod usage_journal;
+pub mod webhooks;
 
 pub use call_records::check_records;
 pub use usage_journal::open_journal;

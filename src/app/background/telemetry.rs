@@ -1,4 +1,4 @@
-//! What is created and delivered of telemetry: metrics, traces, and records of calls.
+//! What is created and delivered of telemetry: metrics, traces, records of calls, and events.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::super::error::AppError;
 use super::call_records::{self, RecordDelivery};
-use super::trace_export;
+use super::{trace_export, webhooks};
 use crate::server::SharedState;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::CallRecords;
@@ -25,19 +25,26 @@ pub fn new_registries(config: &Config) -> (Option<Arc<Metrics>>, Option<Arc<Call
 pub struct TelemetryDelivery {
     traces: Option<JoinHandle<()>>,
     records: Option<RecordDelivery>,
+    webhooks: Vec<JoinHandle<()>>,
+    /// Changed when nothing more happens.
+    events_ended: watch::Sender<ShutdownPhase>,
 }
 
 impl TelemetryDelivery {
     /// Starts the deliveries. `workers_ended` changes when nothing more is traced or recorded.
     pub fn start(
+        config: &Config,
         shared: &SharedState,
         roots: &TlsRoots,
         workers_ended: &watch::Sender<ShutdownPhase>,
     ) -> Result<Self, AppError> {
         let records = shared.records.as_ref();
+        let events_ended = watch::Sender::new(ShutdownPhase::Serve);
         Ok(Self {
             traces: trace_export::spawn_export(shared, roots, workers_ended.subscribe())?,
             records: call_records::start(records, roots, workers_ended.subscribe())?,
+            webhooks: webhooks::start(&config.webhooks, &shared.events, roots, &events_ended)?,
+            events_ended,
         })
     }
 
@@ -49,6 +56,12 @@ impl TelemetryDelivery {
         }
         if let Some(records) = self.records {
             records.stop().await;
+        }
+        // The servers have been stopped by now, which are the last events.
+        self.events_ended.send_replace(ShutdownPhase::Abort);
+        for webhook in self.webhooks {
+            // All have the same deadline, so they are not waited for one after the other.
+            let _ = webhook.await;
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::super::error::AppError;
-use super::collector::Collector;
+use super::http_sender::{HttpSender, PROTOBUF};
 use crate::server::SharedState;
 use crate::telemetry::exporter::export;
 use crate::telemetry::metrics::Metrics;
@@ -52,8 +52,8 @@ pub fn spawn_export(
     let traces = shared.metrics.as_ref().and_then(|metrics| metrics.traces());
     let Some(traces) = traces.map(Arc::clone) else { return Ok(None) };
     let config = traces.config().clone();
-    let collector = Collector::new(&config.endpoint, config.headers, config.timeout, roots);
+    let collector = HttpSender::new(&config.endpoint, (PROTOBUF, config.headers), config.timeout, roots);
     let collector = collector.map_err(AppError::Collector)?;
-    let post = async move |batch: Bytes| collector.post(batch).await;
+    let post = async move |batch: Bytes| collector.post(batch, []).await;
     Ok(Some(spawn_local(export(traces, post, workers_ended))))
 }

@@ -88,6 +88,7 @@ fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("telemetry.metrics", running.metrics_access != loaded.metrics_access),
         ("telemetry.traces", running.traces != loaded.traces),
         ("records", running.records != loaded.records),
+        ("webhooks", running.webhooks != loaded.webhooks),
         ("log.format", running.log.format != loaded.log.format),
         ("data directory", running.data_dir != loaded.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),

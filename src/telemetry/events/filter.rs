@@ -1,8 +1,7 @@
 //! Which events a reader wants.
 
-use metamcp_core::base::{KeyId, ServerName};
+use metamcp_core::base::{EventKind, KeyId, ServerName, Severity};
 
-use super::event::{EventKind, Severity};
 use super::logged_event::LoggedEvent;
 
 /// Which events a reader wants: those that satisfy every part that is set.
@@ -35,26 +34,14 @@ fn kinds() -> String {
 }
 
 impl EventFilter {
-    /// Adds kinds: names, or groups such as `server.*`, separated by commas.
-    pub fn add_kinds(&mut self, text: &str) -> Result<(), FilterError> {
-        for name in text.split(',').map(str::trim) {
-            let is_meant = |kind: &EventKind| match name.strip_suffix('*') {
-                Some(group) => group.ends_with('.') && kind.as_str().starts_with(group),
-                None => kind.as_str() == name,
-            };
-            let before = self.kinds.len();
-            self.kinds.extend(EventKind::ALL.into_iter().filter(is_meant));
-            if self.kinds.len() == before {
-                return Err(FilterError::Kind);
-            }
-        }
-        // Kinds that are named twice are wanted once.
-        let mut seen = Vec::new();
-        self.kinds.retain(|kind| {
-            let is_new = !seen.contains(kind);
-            seen.push(*kind);
-            is_new
-        });
+    /// Admits these types, or all if there are none, from this severity on.
+    pub fn new(kinds: &[EventKind], severity: Severity) -> Self {
+        Self { kinds: kinds.to_vec(), severity: Some(severity), ..Self::default() }
+    }
+
+    /// Admits only these types: names, or groups such as `server.*`, separated by commas.
+    pub fn set_kinds(&mut self, text: &str) -> Result<(), FilterError> {
+        self.kinds = EventKind::parse_list(text).ok_or(FilterError::Kind)?;
         Ok(())
     }
 

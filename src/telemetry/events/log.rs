@@ -251,9 +251,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use metamcp_core::base::ServerName;
+    use metamcp_core::base::{EventKind, ServerName};
 
-    use super::super::event::EventKind;
     use super::*;
 
     fn event(kind: EventKind, server: &str) -> Event {
@@ -262,7 +261,7 @@ mod tests {
 
     fn filter(kinds: &str) -> EventFilter {
         let mut filter = EventFilter::default();
-        filter.add_kinds(kinds).expect("kinds");
+        filter.set_kinds(kinds).expect("kinds");
         filter
     }
 

@@ -1,9 +1,7 @@
 //! An event as the log keeps it.
 
 use bytes::Bytes;
-use metamcp_core::base::{KeyId, ServerName};
-
-use super::event::{EventKind, Severity};
+use metamcp_core::base::{EventKind, KeyId, ServerName, Severity};
 
 /// An event in the log: its JSON, and what filters ask for.
 #[derive(Debug)]

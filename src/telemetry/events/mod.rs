@@ -9,12 +9,15 @@
 //!
 //! Does not know: HTTP, or who may read which events.
 
+mod delivery;
 mod event;
 mod filter;
 mod log;
 mod logged_event;
 
-pub use event::{CallEvent, Event, EventKind, Severity};
+pub use delivery::{Receiver, SignedEvent, deliver};
+pub use event::{CallEvent, Event};
 pub use filter::{EventFilter, FilterError};
 pub use log::{EventId, EventLog, EventRead, EventReader};
 pub use logged_event::LoggedEvent;
+pub use metamcp_core::base::{EventKind, Severity};

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::*;
-use crate::telemetry::exporter::{CollectorResponse, ExportError, ExportQueue as _, export};
+use crate::telemetry::exporter::{ExportQueue as _, PostError, PostResponse, export};
 use metamcp_config::sections::{ParentPolicy, SamplingRatio, TraceConfig};
 use metamcp_core::base::{FaultKind, ShutdownPhase};
 
@@ -143,7 +143,7 @@ type Arrivals = Rc<RefCell<Vec<(Instant, usize)>>>;
 /// and the counters (exported, dropped).
 async fn export_spans(
     spans: usize,
-    responses: Vec<CollectorResponse>,
+    responses: Vec<PostResponse>,
     stop_after: Duration,
 ) -> (Vec<(Instant, usize)>, (u64, u64)) {
     let traces = Traces::new(config(SamplingRatio::ALL, ParentPolicy::Follow, 10_000), 1);
@@ -162,7 +162,7 @@ async fn export_spans(
             arrivals.borrow_mut().push((Instant::now(), spans));
             let response = responses.borrow_mut().pop_front();
             match response {
-                Some(response) if response.status == 0 => Err(ExportError("refused".into())),
+                Some(response) if response.status == 0 => Err(PostError("refused".into())),
                 Some(response) => Ok(response),
                 None => std::future::pending().await,
             }
@@ -181,21 +181,21 @@ async fn export_spans(
     (arrivals.take(), counts)
 }
 
-fn status(status: u16) -> CollectorResponse {
-    CollectorResponse { status, retry_after: None, body: Bytes::new() }
+fn status(status: u16) -> PostResponse {
+    PostResponse { status, retry_after: None, body: Bytes::new() }
 }
 
-fn retry_after(seconds: u64) -> CollectorResponse {
-    CollectorResponse { status: 429, retry_after: Some(Duration::from_secs(seconds)), body: Bytes::new() }
+fn retry_after(seconds: u64) -> PostResponse {
+    PostResponse { status: 429, retry_after: Some(Duration::from_secs(seconds)), body: Bytes::new() }
 }
 
 /// The collector is unreachable.
-fn unreachable() -> CollectorResponse {
+fn unreachable() -> PostResponse {
     status(0)
 }
 
 /// Checks the sizes of the batches that arrived, and the counters (exported, dropped).
-async fn check(spans: usize, responses: Vec<CollectorResponse>, batches: &[usize], counts: (u64, u64)) {
+async fn check(spans: usize, responses: Vec<PostResponse>, batches: &[usize], counts: (u64, u64)) {
     let shown = format!("{spans} {responses:?}");
     let began = Instant::now();
     let (arrivals, found) = export_spans(spans, responses, Duration::from_mins(10)).await;
@@ -227,18 +227,18 @@ async fn batches_are_bounded_and_retried() {
     check(3, vec![partial_success(2)], &[3], (1, 2)).await;
     check(3, vec![partial_success(i64::MIN)], &[3], (3, 0)).await;
     check(3, vec![partial_success(i64::MAX)], &[3], (0, 3)).await;
-    let garbage = CollectorResponse { body: Bytes::from(vec![0xff; 60_000]), ..status(200) };
+    let garbage = PostResponse { body: Bytes::from(vec![0xff; 60_000]), ..status(200) };
     check(3, vec![garbage], &[3], (3, 0)).await;
 }
 
 /// A response by which the collector rejected some spans.
-fn partial_success(rejected_spans: i64) -> CollectorResponse {
+fn partial_success(rejected_spans: i64) -> PostResponse {
     use opentelemetry_proto::tonic::collector::trace::v1::{
         ExportTracePartialSuccess, ExportTraceServiceResponse,
     };
     let partial = ExportTracePartialSuccess { rejected_spans, error_message: "x".repeat(1000) };
     let body = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec().into();
-    CollectorResponse { status: 200, retry_after: None, body }
+    PostResponse { status: 200, retry_after: None, body }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod streams;
 mod tls;
 mod tool_view;
 mod traces;
+mod webhooks;
 
 pub use auth_mode::AuthMode;
 pub use bridge::BridgeConfig;
@@ -29,3 +30,4 @@ pub use streams::StreamsConfig;
 pub use tls::{CertificateField, ClientAction, ClientCertificates, ClientRule, TlsFiles};
 pub use tool_view::{ToolOverride, ToolView};
 pub use traces::{ParentPolicy, SamplingRatio, TraceConfig};
+pub use webhooks::{WebhookConfig, WebhookSecret};

@@ -5,6 +5,7 @@
 mod clock;
 mod credential;
 mod decimal;
+mod event_kind;
 mod fault;
 mod gateway_id;
 mod glob;
@@ -27,6 +28,7 @@ pub use body_reader::BodyReader;
 pub use clock::unix_seconds;
 pub use credential::CredentialLifetime;
 pub use decimal::write_decimal;
+pub use event_kind::{EventKind, Severity};
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use gateway_id::{GATEWAY_ID_MEMBER, gateway_id, set_gateway_id};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};

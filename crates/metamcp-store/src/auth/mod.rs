@@ -55,6 +55,7 @@ pub use jwt_keyring::generate_jwt_key;
 pub use key::{ApiKey, MalformedApiKey, ParsedApiKey};
 pub use key_creation::{CreateKeyError, create_key, generate_key, import_key};
 pub use keyring::KeyState;
+pub use mac::hmac_sha256;
 pub use metamcp_config::format_time;
 pub use rekey::{RekeyReport, rekey};
 pub use seal::{Purpose, Sealer, SealerError, UnsealError};

@@ -1,4 +1,4 @@
-//! A collector of telemetry: OTLP over HTTP, each batch on its own connection.
+//! Posts telemetry and events to a collector or a webhook, each message on its own connection.
 
 use std::time::Duration;
 
@@ -11,53 +11,63 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::telemetry::exporter::{CollectorResponse, ExportError};
+use crate::telemetry::exporter::{PostError, PostResponse};
 use metamcp_http::{InvalidTarget, TlsRoots, UrlTarget, connect, resolve_url};
 
-/// Where batches of one signal are posted to.
-pub struct Collector {
+/// Posts messages to one URL.
+pub struct HttpSender {
     url: UrlTarget,
+    content_type: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// For one batch, from connecting to the last byte of the response.
+    /// For one message, from connecting to the last byte of the response.
     timeout: Duration,
 }
+
+/// The media type of OTLP over HTTP (OTLP specification, binary protobuf encoding).
+pub const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
 /// A collector's response body: a few bytes that count the rejected spans. Longer ones are not read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
 
-impl Collector {
+impl HttpSender {
+    /// `headers` are those of each request.
     pub fn new(
         endpoint: &Url,
-        headers: Vec<(HeaderName, HeaderValue)>,
+        (content_type, headers): (HeaderValue, Vec<(HeaderName, HeaderValue)>),
         timeout: Duration,
         roots: &TlsRoots,
     ) -> Result<Self, InvalidTarget> {
-        Ok(Self { url: resolve_url(endpoint, roots)?, headers, timeout })
+        Ok(Self { url: resolve_url(endpoint, roots)?, content_type, headers, timeout })
     }
 
-    /// Sends one batch, within the timeout. Cancel safe: dropping it closes the connection.
-    pub async fn post(&self, batch: Bytes) -> Result<CollectorResponse, ExportError> {
-        match timeout(self.timeout, send(self, batch)).await {
+    /// Sends one message, with more headers, within the timeout. Cancel safe: dropping it closes the connection.
+    pub async fn post(
+        &self,
+        body: Bytes,
+        more: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    ) -> Result<PostResponse, PostError> {
+        let mut request = request(self, body);
+        request.headers_mut().extend(more);
+        match timeout(self.timeout, send(self, request)).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(ExportError("it did not answer in time".to_owned())),
+            Err(_elapsed) => Err(PostError("it did not answer in time".to_owned())),
         }
     }
 }
 
-/// Sends one batch. Cancel safe: dropping it closes the connection.
-async fn send(collector: &Collector, batch: Bytes) -> Result<CollectorResponse, ExportError> {
-    let failed = |error: &dyn std::error::Error| ExportError(error.to_string());
+/// Sends one message. Cancel safe: dropping it closes the connection.
+async fn send(sender: &HttpSender, request: Request<Full<Bytes>>) -> Result<PostResponse, PostError> {
+    let failed = |error: &dyn std::error::Error| PostError(error.to_string());
     // Private addresses are allowed: the address is the operator's own, and usually on the local network.
-    let stream = connect(&collector.url.target, true).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) =
+    let stream = connect(&sender.url.target, true).await.map_err(|error| failed(&error))?;
+    let (mut connected, connection) =
         http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    let request = request(collector, batch);
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let response = connected.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, body) = response.into_parts();
-        // The status tells whether the batch was accepted, so an unreadable body is ignored.
+        // The status tells whether the message was accepted, so an unreadable body is ignored.
         let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
-        Ok(CollectorResponse {
+        Ok(PostResponse {
             status: head.status.as_u16(),
             retry_after: head.headers.get(RETRY_AFTER).and_then(parse_retry_after),
             body: body.map(http_body_util::Collected::to_bytes).unwrap_or_default(),
@@ -73,15 +83,15 @@ async fn send(collector: &Collector, batch: Bytes) -> Result<CollectorResponse, 
     exchange.await
 }
 
-fn request(collector: &Collector, batch: Bytes) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(batch));
+fn request(sender: &HttpSender, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = collector.url.path.clone().into();
+    *request.uri_mut() = sender.url.path.clone().into();
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("metamcp/", env!("CARGO_PKG_VERSION"))));
-    headers.extend(collector.headers.iter().cloned());
-    headers.insert(HOST, collector.url.host.clone());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    headers.extend(sender.headers.iter().cloned());
+    headers.insert(HOST, sender.url.host.clone());
+    headers.insert(CONTENT_TYPE, sender.content_type.clone());
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     request
 }
