@@ -1,10 +1,10 @@
 //! What is told of an event.
 
-use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use metamcp_core::base::{EventKind, KeyId, ServerName, Severity};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::telemetry::records::{CallOutcome, CallRecord, TargetKind, endpoint_name};
@@ -115,27 +115,42 @@ impl Event {
         }
     }
 
-    /// The event as one JSON object: its type, its time, whom it is about, and the members of its kind in `data`.
-    pub(super) fn to_json(&self, id: &str) -> String {
+    /// The members of the event as JSON after `{`, so that the log can put its id in front while it holds its lock, and the rest is
+    /// made before: its type, its time, whom it is about, and the members of its kind in `data`.
+    pub(super) fn json_members(&self) -> Vec<u8> {
         let time = i64::try_from(self.unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let mut object = json!({
-            "id": id,
-            "type": self.kind.as_str(),
-            "timestamp": format!("{:.3}", time.unwrap_or(Timestamp::MAX)),
-            "severity": self.severity.as_str(),
-            "data": self.data,
-        });
-        for (name, value) in [
-            ("server", self.server.as_ref().map(ServerName::as_str).map(Cow::from)),
-            ("endpoint", self.endpoint.as_deref().map(Cow::from)),
-            ("key_id", self.key.as_ref().map(|key| key.as_str().to_owned().into())),
-        ] {
-            if let Some(value) = value {
-                object[name] = json!(value);
-            }
-        }
-        object.to_string()
+        let members = EventMembers {
+            kind: self.kind.as_str(),
+            timestamp: format!("{:.3}", time.unwrap_or(Timestamp::MAX)),
+            severity: self.severity.as_str(),
+            server: self.server.as_ref().map(ServerName::as_str),
+            endpoint: self.endpoint.as_deref(),
+            key_id: self.key.as_ref().map(KeyId::as_str),
+            data: &self.data,
+        };
+        let mut json = Vec::with_capacity(EVENT_BYTES);
+        // Neither memory nor a map of texts can fail.
+        let _ = serde_json::to_writer(&mut json, &members);
+        json.split_off(1)
     }
+}
+
+/// Most events of calls are not longer.
+const EVENT_BYTES: usize = 512;
+
+#[derive(Serialize)]
+struct EventMembers<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    timestamp: String,
+    severity: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<&'a str>,
+    data: &'a Map<String, Value>,
 }
 
 const fn severity_of(outcome: CallOutcome) -> Severity {

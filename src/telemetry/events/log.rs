@@ -115,11 +115,12 @@ impl EventLog {
 
     /// Adds an event. Drops the oldest if there are too many.
     pub fn add(&self, event: Event) {
+        let members = event.json_members();
+        let Event { kind, severity, server, endpoint, key, .. } = event;
         let mut kept = lock(&self.kept);
         kept.newest += 1;
-        let id = EventId { instance: self.instance, number: kept.newest };
-        let json = Bytes::from(event.to_json(&id.to_string()));
-        let Event { kind, severity, server, endpoint, key, .. } = event;
+        let id = self.id(kept.newest);
+        let json = Bytes::from([format!("{{\"id\":\"{id}\",").as_bytes(), &members].concat());
         kept.bytes += json.len();
         let number = kept.newest;
         kept.events.push_back(Arc::new(LoggedEvent { number, kind, severity, server, endpoint, key, json }));
