@@ -1,15 +1,19 @@
 //! The log filter, and its check.
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 /// Libraries whose lines clients and servers cause, such as a warning for each client that asks for a renegotiation. They
 /// say nothing that an operator could act on, and nothing bounds them.
 const QUIET: &str = "rustls=error,tokio_postgres=error,h2=error,hyper=error";
 
-/// The filter for the log. Some libraries log errors alone, unless the filter names them.
+/// The filter for the log. Some libraries log errors alone, unless the filter names them, or wants to debug all.
 pub(super) fn parse(filter: &str) -> Result<EnvFilter, ParseError> {
-    if filter.trim().is_empty() {
+    let debugs_all = filter
+        .split(',')
+        .filter_map(|word| word.parse::<LevelFilter>().ok())
+        .any(|level| level > LevelFilter::INFO);
+    if filter.trim().is_empty() || debugs_all {
         return EnvFilter::builder().parse(filter);
     }
     // What follows replaces what it repeats.
@@ -30,7 +34,7 @@ pub(super) fn mistake(filter: &str) -> Option<&'static str> {
 }
 
 fn is_level(word: &str) -> bool {
-    word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
+    word.parse::<LevelFilter>().is_ok()
 }
 
 #[cfg(test)]
@@ -45,6 +49,12 @@ mod tests {
         };
         check("info", "h2=error,hyper=error,info,rustls=error,tokio_postgres=error");
         check("info,rustls=debug", "h2=error,hyper=error,info,rustls=debug,tokio_postgres=error");
+        check(
+            "info,metamcp=trace",
+            "h2=error,hyper=error,info,metamcp=trace,rustls=error,tokio_postgres=error",
+        );
+        check("trace", "trace");
+        check("metamcp=info,DEBUG", "debug,metamcp=info");
         check("", "");
     }
 
