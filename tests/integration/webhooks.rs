@@ -39,14 +39,18 @@ impl Receiver {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 let mut fields = HashMap::new();
                 let mut line = String::new();
-                while reader.read_line(&mut line).unwrap() > 2 {
+                while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
                     if let Some((name, value)) = line.trim_end().split_once(": ") {
                         fields.insert(name.to_ascii_lowercase(), value.to_owned());
                     }
                     line.clear();
                 }
-                let mut body = vec![0; fields["content-length"].parse().unwrap()];
-                reader.read_exact(&mut body).unwrap();
+                // An attempt that the shutdown interrupts breaks off, and is repeated.
+                let length = fields.get("content-length").map_or(0, |length| length.parse().unwrap());
+                let mut body = vec![0; length];
+                if length == 0 || reader.read_exact(&mut body).is_err() {
+                    continue;
+                }
                 let (state, arrived) = &*serving.0;
                 let mut state = state.lock().unwrap();
                 let status = if state.statuses.is_empty() { 204 } else { state.statuses.remove(0) };
