@@ -208,8 +208,9 @@ fn keys_and_configuration_are_told() {
 
 #[test]
 fn the_life_of_a_program_is_told() {
-    let told = Told::start(Setup::new().with(&program("\"legacy\"")));
+    let told = Told::start(Setup::new());
     let mut reader = told.open("?type=server.started,server.stopped,server.failed,server.restarted");
+    told.gateway.reload(&Setup::new().with(&program("\"legacy\"")), "configuration reloaded");
     let session = || open_session(&told.gateway, "/servers/p/mcp", Some(&told.admin));
     let call = |session: &str, tool: &str| {
         let call = legacy_call("/servers/p/mcp", session, "1", tool, r#"{"text":"x"}"#);
@@ -242,27 +243,24 @@ fn the_life_of_a_program_is_told() {
 fn the_health_and_the_tools_of_a_server_are_told() {
     let peer = Peer::script([]);
     let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-    let setup = Setup::new().server("a", peer.address).server("b", gone);
-    let setup = setup.with("[catalog]\nrefresh_after = \"1s\"");
-    let told = Told::start(setup);
-    let mut reader = told.open_with(&told.admin, "?type=server.*&severity=error", None);
-    // It may have been found before the stream was opened, of which this is the first event.
-    let first = told.open("").0;
-    drop(first);
+    let setup = Setup::new().with("[catalog]\nrefresh_after = \"1s\"").server("a", peer.address);
+    let told = Told::start(setup.clone());
+    let lists = |tool: &str| {
+        let list =
+            crate::support::modern("/mcp", "tools/list", "").with("Authorization", bearer(&told.admin));
+        Client::once(told.gateway.address, &list).text().contains(tool)
+    };
+    until("the list is read", || lists("a__echo"));
+    let mut reader = told.open("?type=server.*&severity=error");
     let mut tools = told.open("?type=server.tools_changed&server=a");
-    for _ in 0..6 {
-        told.call(&told.admin, "/mcp", "b__x");
-    }
+    // A server that nobody has called is tried when it is added.
+    told.gateway.reload(&setup.server("b", gone), "configuration reloaded");
     let event = reader.next();
     assert_eq!((&event["type"], &event["server"]), (&json!("server.unhealthy"), &json!("b")));
     peer.list_tools(
         r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"new","inputSchema":{"type":"object"}}],"resultType":"complete"}}"#,
     );
-    until("the list is read again", || {
-        let list =
-            crate::support::modern("/mcp", "tools/list", "").with("Authorization", bearer(&told.admin));
-        Client::once(told.gateway.address, &list).text().contains("a__new")
-    });
+    until("the list is read again", || lists("a__new"));
     let event = tools.next();
     assert_eq!(event["data"], json!({"added": ["new"], "changed": [], "removed": ["echo", "other"]}));
 }
@@ -273,8 +271,10 @@ fn a_breaker_is_told_when_it_opens_and_closes() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let told = Told::start(Setup::new().server("a", address).server("b", peer.address));
+    let setup = Setup::new().server("b", peer.address);
+    let told = Told::start(setup.clone());
     let mut reader = told.open("?type=server.breaker_opened,server.breaker_closed");
+    told.gateway.reload(&setup.server("a", address), "configuration reloaded");
     for _ in 0..6 {
         told.call(&told.admin, "/servers/a/mcp", "x");
     }
